@@ -1,0 +1,57 @@
+"""What every command line shares: one line and exit code 2 for a user's mistake."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from kdjax.errors import UsageError
+
+_INTERRUPTED = 130  # what shells report after Ctrl-C
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Parses the flags, calls `main(argv)` and exits.
+
+    A mistake in the flags or the config, a `UsageError`, and a file system that refuses
+    (`OSError`) print one line and exit with 2.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise UsageError(f"unexpected argument {argv[1]!r}; flags start with --")
+            main(argv)
+        except UsageError as error:
+            _fail(error)
+        except OSError as error:
+            if error.errno is None:  # a library's own error, not the file system's
+                raise
+            _fail(f"{error.strerror}: {error.filename or 'while writing'}")
+        except KeyboardInterrupt:
+            print("stopped; run the same command again to go on", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
+
+    app.run(guarded, flags_parser=_parse)
+    sys.exit(0)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    if {"--help", "-h", "-help"} & set(argv):
+        print(sys.modules["__main__"].__doc__, flags.FLAGS.main_module_help(), sep="\n")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # absl would choose INFO
+        return rest
+    # A config file is the user's own code, run while the flags are parsed: whatever
+    # it raises is the user's to mend.
+    except Exception as error:
+        _fail(error)
+
+
+def _fail(message: object) -> NoReturn:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)

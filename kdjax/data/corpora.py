@@ -1,0 +1,238 @@
+"""Corpora: named sources of documents, in splits.
+
+To add one: write a function of `DataConfig` that returns a `Corpus` and give it an entry
+in `CORPORA` (and its name in `config._check_data`). Splits are functions, so that a
+corpus can be walked several times without being held in memory.
+"""
+
+import glob
+import hashlib
+import importlib
+import json
+import pathlib
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from kdjax.config import DataConfig
+from kdjax.errors import UsageError
+
+# Directories of the standard library that are not the library's own sources, or that
+# not every installation carries.
+_NOT_LIBRARY = {
+    *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
+    *("ensurepip", "lib2to3", "pydoc_data"),
+}
+_SUFFIXES = {".txt", ".md", ".jsonl"}
+# With fewer files than this, whole files would make too coarse a held-out split.
+_ENOUGH_FILES = 20
+_PART = 1 << 16  # characters
+
+
+class Document(NamedTuple):
+    """One text; its name decides the split it belongs to."""
+
+    name: str
+    text: str
+
+
+class Corpus(NamedTuple):
+    """Documents in splits; "train" and "validation" are always there.
+
+    Attributes:
+        splits: For each split a function that walks its documents from the start.
+        skipped: Names of unreadable files, filled while walking.
+    """
+
+    splits: dict[str, Callable[[], Iterator[Document]]]
+    skipped: set[str]
+
+
+def open_corpus(config: DataConfig) -> Corpus:
+    """Returns the corpus that the config names.
+
+    Raises:
+        UsageError: Nothing matches the pattern, the data set is not prepared, or it has
+            no such text feature.
+    """
+    return CORPORA[config.source.partition(":")[0]](config)
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Returns whether the name's hash falls in the held-out fraction.
+
+    The answer depends on the name alone, so adding files moves no other file.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def stdlib(config: DataConfig) -> Corpus:
+    """Returns the running Python's own library: sources, and its manual as prose."""
+    root = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    paths = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not _NOT_LIBRARY & set(path.relative_to(root).parts)
+    ]
+    skipped: set[str] = set()
+
+    def walk(held_out: bool) -> Iterator[Document]:
+        for path in paths:
+            name = path.relative_to(root).as_posix()
+            if is_held_out(name, config.validation_fraction) == held_out:
+                text = _read(path, "skip", skipped)
+                yield from () if text is None else (Document(name, text),)
+
+    def prose() -> Iterator[Document]:
+        topics = importlib.import_module("pydoc_data.topics").topics
+        yield from (Document(name, text) for name, text in sorted(topics.items()))
+
+    splits = {"train": lambda: walk(False), "validation": lambda: walk(True)}
+    return Corpus(splits | {"prose": prose}, skipped)
+
+
+def files(config: DataConfig) -> Corpus:
+    """Returns the user's own .txt, .md and .jsonl files."""
+    matches = glob.glob(config.pattern, recursive=True)
+    paths = sorted(p for p in map(pathlib.Path, matches) if p.suffix in _SUFFIXES)
+    if not paths:
+        raise UsageError(
+            f"config.data.pattern = {config.pattern!r} matches no .txt, .md or .jsonl "
+            f"file (seen from {pathlib.Path.cwd()})"
+        )
+    skipped: set[str] = set()
+
+    def documents() -> Iterator[tuple[str, Document]]:
+        for path in paths:
+            text = _read(path, config.unreadable, skipped)
+            if text is None:
+                continue
+            for document in _documents(path, text, config.text_field):
+                by_file = len(paths) >= _ENOUGH_FILES
+                yield path.as_posix() if by_file else document.name, document
+
+    return Corpus(_held_out_splits(documents, config.validation_fraction), skipped)
+
+
+def tfds_text(config: DataConfig) -> Corpus:
+    """Returns the text feature of any tensorflow-datasets data set."""
+    name = config.source.partition(":")[2]
+    builder = _tfds_builder(name, config.allow_download)
+    if config.text_field not in builder.info.features:
+        listed = ", ".join(builder.info.features)
+        raise UsageError(
+            f"config.data.text_field = {config.text_field!r} is no feature of {name}; "
+            f"it has: {listed}"
+        )
+
+    def walk(split: str) -> Iterator[Document]:
+        for index, row in enumerate(builder.as_data_source(split=split)):
+            text = row[config.text_field]
+            yield Document(f"{split}:{index}", text.decode("utf-8", "replace"))
+
+    held_out = next((s for s in ("validation", "test") if s in builder.info.splits), "")
+    if held_out:
+        return Corpus(
+            {"train": lambda: walk("train"), "validation": lambda: walk(held_out)},
+            set(),
+        )
+
+    def documents() -> Iterator[tuple[str, Document]]:
+        yield from ((document.name, document) for document in walk("train"))
+
+    return Corpus(_held_out_splits(documents, config.validation_fraction), set())
+
+
+CORPORA: dict[str, Callable[[DataConfig], Corpus]] = {
+    "stdlib": stdlib,
+    "files": files,
+    "tfds": tfds_text,
+}
+
+
+def _held_out_splits(
+    documents: Callable[[], Iterable[tuple[str, Document]]], fraction: float
+) -> dict[str, Callable[[], Iterator[Document]]]:
+    """Returns train and validation, by the hash of each document's key."""
+
+    def walk(held_out: bool) -> Iterator[Document]:
+        for key, document in documents():
+            if is_held_out(key, fraction) == held_out:
+                yield document
+
+    return {"train": lambda: walk(False), "validation": lambda: walk(True)}
+
+
+def _read(path: pathlib.Path, unreadable: str, skipped: set[str]) -> str | None:
+    """Returns the file's text, or None after noting that it was skipped."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if unreadable == "refuse":
+            raise UsageError(
+                f"{path} cannot be read as UTF-8 ({error}); mend it, or set "
+                "config.data.unreadable = 'skip'"
+            ) from None
+        skipped.add(path.as_posix())
+        return None
+
+
+def _documents(path: pathlib.Path, text: str, field: str) -> Iterator[Document]:
+    """Cuts a file into documents: lines of .jsonl, parts of anything else."""
+    name = path.as_posix()
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield Document(f"{name}:{number}", _json_text(line, field, name, number))
+    else:
+        for start in range(0, len(text), _PART):
+            yield Document(f"{name}:{start}", text[start : start + _PART])
+
+
+def _json_text(line: str, field: str, name: str, number: int) -> str:
+    try:
+        text = json.loads(line)[field]
+    except (ValueError, KeyError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise UsageError(
+            f"{name} line {number} is no JSON object with a text in {field!r}; set "
+            "config.data.text_field to the right name"
+        )
+    return text
+
+
+def _tfds_builder(name: str, allow_download: bool) -> Any:
+    """Returns a prepared builder, downloading only where that is allowed."""
+    alternatives = (
+        "use config.data.source = 'stdlib' (needs no download) or 'files' with "
+        "config.data.pattern"
+    )
+    try:
+        builder = tfds.builder(name, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
+        first = str(error).partition("\n")[0]
+        raise UsageError(f"no tfds data set {name!r} ({first}); {alternatives}") from None
+    if builder.is_prepared():
+        return builder
+    if not allow_download:
+        raise UsageError(
+            f"tfds data set {name!r} is not prepared in {builder.data_dir}; set "
+            f"config.data.allow_download = True to download it, or {alternatives}"
+        )
+    _give_up_early()
+    try:
+        builder.download_and_prepare()
+    except OSError as error:  # what requests raises derives from it
+        first = str(error).partition("\n")[0][:120]
+        raise UsageError(f"cannot download {name!r} ({first}); {alternatives}") from None
+    return builder
+
+
+def _give_up_early() -> None:
+    """Makes tfds fail at the first refused connection, not after minutes of retries."""
+    downloader = importlib.import_module("tensorflow_datasets.core.download.downloader")
+    downloader.MAX_RETRIES = 0  # type: ignore[attr-defined]

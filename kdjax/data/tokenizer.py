@@ -1,0 +1,98 @@
+"""Tokenizers: trained here, bytes only, or a Hugging Face tokenizer.json."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+from etils import epath
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from kdjax.config import TokenizerConfig
+from kdjax.errors import UsageError
+
+_BATCH = 256  # documents handed to the library's threads at once
+
+
+class TextTokenizer(NamedTuple):
+    """A tokenizer, the id that ends a document, and the hash of its content."""
+
+    tokenizer: tokenizers.Tokenizer
+    end_of_text: int
+    sha256: str
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yields each text's ids, ended by `end_of_text`; uses all cores."""
+        batch: list[str] = []
+        for text in texts:
+            batch.append(text)
+            if len(batch) == _BATCH:
+                yield from self._encode_batch(batch)
+                batch = []
+        yield from self._encode_batch(batch)
+
+    def _encode_batch(self, batch: list[str]) -> Iterator[np.ndarray]:
+        for encoding in self.tokenizer.encode_batch_fast(
+            batch, add_special_tokens=False
+        ):
+            yield np.array([*encoding.ids, self.end_of_text], np.int32)
+
+    def save(self, path: epath.Path) -> None:
+        """Writes a tokenizer.json, atomically."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(self.tokenizer.to_str())
+        temporary.replace(path)
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokenizer:
+    """Returns a byte-level BPE trained on the texts, or the bytes-only tokenizer."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # 256 bytes and the end of text leave no room for a merge.
+    size = 257 if config.kind == "bytes" else config.vocab_size
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[config.end_of_text],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(() if config.kind == "bytes" else texts, trainer)
+    return _wrap(tokenizer, config.end_of_text, "the trained tokenizer")
+
+
+def load_tokenizer(path: epath.Path, end_of_text: str) -> TextTokenizer:
+    """Returns the tokenizer in a tokenizer.json.
+
+    Raises:
+        UsageError: The file is missing or is none, or has no such token.
+    """
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
+    # The library raises bare Exception for a file it cannot parse.
+    except Exception as error:
+        raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
+    return _wrap(tokenizer, end_of_text, str(path))
+
+
+def _wrap(
+    tokenizer: tokenizers.Tokenizer, end_of_text: str, source: str
+) -> TextTokenizer:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    end = tokenizer.token_to_id(end_of_text)
+    if end is None:
+        raise UsageError(
+            f"{source} has no token {end_of_text!r}; set config.tokenizer.end_of_text "
+            "to the token that ends a document"
+        )
+    content = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True)
+    return TextTokenizer(tokenizer, end, hashlib.sha256(content.encode()).hexdigest())

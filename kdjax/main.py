@@ -1,0 +1,65 @@
+"""Distils a student from a teacher, as a config file says.
+
+    python -m kdjax.main --config=configs/gpt_small.py
+
+Prepares the data, trains or loads the teacher, trains the student and its hard-label
+twin, and writes a report. The same command again goes on where it was stopped. Any key
+of the config can be changed: --config.distill.temperature=2
+"""
+
+import pathlib
+
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from kdjax import cli, config, workdir
+from kdjax.errors import UsageError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment, as FILE or FILE:ARGUMENT.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where everything is written; default: runs/ and the config's name."
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Delete a different experiment found in the workdir."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment of the flags."""
+    del argv
+    if _CONFIG.value is None:
+        raise UsageError("--config is missing, such as --config=configs/gpt_small.py")
+    settings = config.validate(_CONFIG.value)
+    directory = epath.Path(_WORKDIR.value or _default_workdir())
+    done = workdir.finished_report(directory, settings)
+    if done is not None and not _OVERWRITE.value:
+        print(f"finished before; the report: {done}")
+        return
+    # Imported only when needed: a mistake is answered before seconds of imports.
+    from kdjax.sharding import join_processes
+
+    is_first = join_processes() == 0
+    if is_first:
+        workdir.claim(directory, settings, overwrite=_OVERWRITE.value)
+    from kdjax import experiment, report
+
+    results = experiment.run(settings, directory)
+    if is_first:
+        path = report.write(results, directory / "report")
+        print(report.table(results))
+        print(f"report: {path}")
+
+
+def _default_workdir() -> pathlib.Path:
+    """Returns runs/NAME for configs/NAME.py, runs/NAME-ARG for configs/NAME.py:ARG."""
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    path, _, argument = name.partition(":")
+    stem = pathlib.Path(path).stem
+    return pathlib.Path("runs", f"{stem}-{argument}" if argument else stem)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,125 @@
+"""The decoder's block: normalisation, attention and MLP as Flax Linen modules."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from kdjax.config import ModelConfig
+from kdjax.models.attention import attend, rotate
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+INIT_SCALE = 0.02
+
+
+def dtype_of(config: ModelConfig) -> jnp.dtype:
+    """Returns the computation's dtype; parameters are always float32."""
+    return jnp.dtype(config.dtype)
+
+
+def norm(config: ModelConfig, name: str) -> nn.Module:
+    """Returns the normalisation layer; its statistics run in float32."""
+    kind = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}[config.norm]
+    return kind(epsilon=config.norm_epsilon, dtype=dtype_of(config), name=name)
+
+
+def residual_init(config: ModelConfig) -> nn.initializers.Initializer:
+    """Returns GPT-2's initialiser for layers that write to the residual stream."""
+    return nn.initializers.normal(INIT_SCALE / (2 * config.layers) ** 0.5)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped key-value heads."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B 1 T T"],
+        angles: Float[Array, "B T R"] | None,
+    ) -> Float[Array, "B T D"]:
+        """Returns what the positions gather from those they may see."""
+        config = self.config
+        head_width = config.head_width or config.width // config.heads
+        project = partial(
+            nn.DenseGeneral,
+            dtype=dtype_of(config),
+            use_bias=config.qkv_bias,
+            kernel_init=nn.initializers.normal(INIT_SCALE),
+        )
+        kv_heads = config.kv_heads or config.heads
+        query = project((config.heads, head_width), name="query")(x)
+        key = project((kv_heads, head_width), name="key")(x)
+        value = project((kv_heads, head_width), name="value")(x)
+        if config.qk_norm:
+            query, key = norm(config, "query_norm")(query), norm(config, "key_norm")(key)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        mixed = attend(query, key, value, mask, implementation=config.attention)
+        return nn.DenseGeneral(
+            config.width,
+            axis=(-2, -1),
+            dtype=dtype_of(config),
+            use_bias=config.out_bias,
+            kernel_init=residual_init(config),
+            name="out",
+        )(mixed)
+
+
+class Mlp(nn.Module):
+    """The position-wise network, gated (arXiv:2002.05202) or plain."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Returns the transformed positions."""
+        config = self.config
+        dense = partial(nn.Dense, dtype=dtype_of(config), use_bias=config.mlp_bias)
+        wide = partial(
+            dense,
+            config.ffn_width or 4 * config.width,
+            kernel_init=nn.initializers.normal(INIT_SCALE),
+        )
+        activation = ACTIVATIONS[config.activation]
+        if config.mlp == "gated":
+            inner = activation(wide(name="gate")(x)) * wide(name="up")(x)
+        else:
+            inner = activation(wide(name="up")(x))
+        return dense(config.width, kernel_init=residual_init(config), name="down")(inner)
+
+
+class Block(nn.Module):
+    """One layer; shaped for `nn.scan`, with the residual stream as its carry."""
+
+    config: ModelConfig
+    constrain: Callable[[Array], Array]
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B 1 T T"],
+        angles: Float[Array, "B T R"] | None,
+    ) -> tuple[Float[Array, "B T D"], None]:
+        """Returns the residual stream after this layer."""
+        config = self.config
+        attention = Attention(config, name="attention")
+        mlp = Mlp(config, name="mlp")
+        mixed = attention(norm(config, "attention_norm")(x), mask, angles)
+        if config.parallel_residual:
+            x = x + mixed + mlp(norm(config, "mlp_norm")(x))
+        else:
+            x = x + mixed
+            x = x + mlp(norm(config, "mlp_norm")(x))
+        return self.constrain(x), None

@@ -1,0 +1,35 @@
+"""What training changes: one frozen pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from kdjax.models import Model
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a step updates, and so everything a checkpoint must hold.
+
+    Attributes:
+        step: How many steps were taken; schedules read it.
+        params: The student's parameters.
+        opt_state: The optimiser's state.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+def create_state(
+    model: Model, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+    """Returns the state before the first step; call it under `jit` or `eval_shape`."""
+    params = model.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

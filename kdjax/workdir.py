@@ -1,0 +1,116 @@
+"""The directory of one experiment: who owns it, and whether it is finished."""
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from kdjax.config import Config
+from kdjax.errors import UsageError
+
+_CONFIG = "config.json"
+# What may change between two starts of one experiment, because it changes where and
+# how long it runs but no result that is already there.
+_FREE = ("mesh", "seeds", "cache_dir", "log_every")
+
+
+def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
+    """Makes the directory this experiment's own, or finds that it is already.
+
+    Args:
+        workdir: Where the experiment lives.
+        config: What it does.
+        overwrite: Delete a different experiment found there.
+
+    Raises:
+        UsageError: It belongs to another config, or cannot be written to.
+    """
+    wanted = _plain(config)
+    stored = workdir / _CONFIG
+    if overwrite and workdir.exists():
+        _clear(workdir)
+    if stored.exists():
+        found = json.loads(stored.read_text())
+        differences = list(_differences(found, wanted))
+        if differences:
+            raise UsageError(
+                f"{workdir} belongs to a different config: {'; '.join(differences)}. "
+                "Choose another --workdir, or pass --overwrite to delete what is there"
+            )
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise UsageError(
+            f"{workdir} is not empty and holds no {_CONFIG}; choose another --workdir"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(stored, wanted)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
+        ) from None
+
+
+def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
+    """Returns the report's path if this very experiment has been finished here."""
+    try:
+        report = json.loads((workdir / "report" / "report.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    path = workdir / "report" / "report.html"
+    same = report.get("config") == _plain(config)
+    return path if same and path.exists() else None
+
+
+def check_space(directory: epath.Path, needed: int) -> None:
+    """Raises unless the directory's file system has `needed` bytes free."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UsageError(
+            f"{directory} has {free / 2**20:.0f} MiB free and the run may need "
+            f"{needed / 2**20:.0f} MiB; free some or choose another --workdir"
+        )
+
+
+def cache_directory(config: Config) -> epath.Path:
+    """Returns where rows, tokenizers and teachers are shared between experiments."""
+    if config.cache_dir:
+        return epath.Path(config.cache_dir).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return epath.Path(root).expanduser() / "kdjax"
+
+
+def write_json(path: epath.Path, content: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never half."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _plain(config: Config) -> Any:
+    """Returns the config as JSON would give it back (lists for tuples)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            if path == "config" and key in _FREE:
+                continue
+            yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}")
+    elif found != wanted:
+        yield f"{path} is {found!r} there and {wanted!r} now"
+
+
+def _clear(workdir: epath.Path) -> None:
+    """Deletes an experiment, and nothing that is not one."""
+    if any(workdir.iterdir()) and not (workdir / _CONFIG).exists():
+        raise UsageError(
+            f"{workdir} holds no {_CONFIG}, so --overwrite does not delete it; remove "
+            "it yourself or choose another --workdir"
+        )
+    workdir.rmtree()
