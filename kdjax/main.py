@@ -44,13 +44,13 @@ def main(argv: list[str]) -> None:
     is_first = join_processes() == 0
     if is_first:
         workdir.claim(directory, settings, overwrite=_OVERWRITE.value)
-    from kdjax import experiment, report
+    from kdjax import experiment, report, summary
 
     results = experiment.run(settings, directory)
     if is_first:
         path = report.write(results, directory / "report")
-        print(report.table(results))
-        print(f"report: {path}")
+        verdict = summary.summarise(results)["verdict"]
+        print(report.table(results), verdict, f"report: {path}", sep="\n\n")
 
 
 def _default_workdir() -> pathlib.Path:

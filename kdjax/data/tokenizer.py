@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kdjax.config import TokenizerConfig
 from kdjax.errors import UsageError
+from kdjax.workdir import write_bytes
 
 _BATCH = 256  # documents handed to the library's threads at once
 
@@ -47,9 +47,7 @@ class TextTokenizer(NamedTuple):
 
     def save(self, path: epath.Path) -> None:
         """Writes a tokenizer.json, atomically."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(self.tokenizer.to_str())
-        temporary.replace(path)
+        write_bytes(path, self.tokenizer.to_str().encode())
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokenizer:
@@ -76,7 +74,7 @@ def load_tokenizer(path: epath.Path, end_of_text: str) -> TextTokenizer:
         UsageError: The file is missing or is none, or has no such token.
     """
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
     # The library raises bare Exception for a file it cannot parse.
     except Exception as error:
         raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
