@@ -21,7 +21,9 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     def guarded(argv: list[str]) -> None:
         try:
             if len(argv) > 1:
-                raise UsageError(f"unexpected argument {argv[1]!r}; flags start with --")
+                raise UsageError(
+                    f"unexpected argument {argv[1]!r}; flags start with --"
+                )
             main(argv)
         except UsageError as error:
             _fail(error)
@@ -44,7 +46,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.WARNING  # absl would choose INFO
+            logging.set_verbosity(logging.WARNING)  # absl would choose INFO
         return rest
     # A config file is the user's own code, run while the flags are parsed: whatever
     # it raises is the user's to mend.
@@ -53,5 +55,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: object) -> NoReturn:
+    if isinstance(message, KeyError):  # its str() is the repr of what it says
+        message = message.args[0]
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)

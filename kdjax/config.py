@@ -7,15 +7,12 @@ mistake is answered at once.
 """
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import ml_collections
 
 from kdjax.errors import UsageError
+from kdjax.parsing import from_mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +22,9 @@ class ScheduleConfig:
     kind: Literal["linear", "cosine"] = "linear"
     start: float = 1.0
     end: float = 1.0
+
+
+SOURCES = ("stdlib", "files", "tfds")  # the keys of `data.CORPORA`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,66 +213,20 @@ def validate(config: ml_collections.ConfigDict) -> Config:
     return parsed
 
 
-def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
-    """Returns `cls` made from a nested mapping; `path` names it in error messages."""
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise UsageError(f"{path}.{key} does not exist; did you mean {near[0]}?")
-    return cls(
-        **{k: _convert(v, hints[k], f"{path}.{k}") for k, v in values.items()},
-    )
-
-
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """Returns `value` as the annotated type, or raises naming the key."""
-    origin, choices = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_mapping(typing.cast(type, hint), value, path)
-    if origin is types.UnionType:
-        mapping = next(filter(dataclasses.is_dataclass, choices))
-        return _convert(
-            value, mapping if isinstance(value, Mapping) else choices[0], path
-        )
-    if origin is Literal:
-        if value not in choices:
-            listed = ", ".join(map(repr, choices))
-            raise UsageError(f"{path} must be one of {listed}; it is {value!r}")
-        return value
-    if hint == Rules:
-        return _rules(value, path)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        name = "a mapping" if dataclasses.is_dataclass(hint) else hint.__name__
-        raise UsageError(
-            f"{path} must be {name}; it is {value!r} ({type(value).__name__})"
-        )
-    return value
-
-
-def _rules(value: Any, path: str) -> Rules:
-    try:
-        return tuple((str(pattern), tuple(spec)) for pattern, spec in value)
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"{path} must be pairs (regular expression, axes), such as "
-            f"(('mlp/down', (None, 'tensor', None)),); it is {value!r}"
-        ) from None
-
-
 def _check(config: Config) -> None:
     """Raises on the first contradiction that needs no device and no file to see."""
-    _at_least(config.seeds, 1, "config.seeds")
-    _at_least(config.log_every, 1, "config.log_every")
+    for value, name in (
+        (config.seeds, "seeds"),
+        (config.log_every, "log_every"),
+        (config.evaluate.every, "evaluate.every"),
+        (config.evaluate.rows, "evaluate.rows"),
+        (config.checkpoint.every, "checkpoint.every"),
+        (config.checkpoint.keep, "checkpoint.keep"),
+    ):
+        _at_least(value, 1, f"config.{name}")
     _at_least(config.data.length, 2, "config.data.length")
-    _at_least(config.evaluate.every, 1, "config.evaluate.every")
-    _at_least(config.evaluate.rows, 1, "config.evaluate.rows")
-    _at_least(config.checkpoint.every, 1, "config.checkpoint.every")
-    _at_least(config.checkpoint.keep, 1, "config.checkpoint.keep")
     _between(
-        config.data.validation_fraction, 0, 0.5, "config.data.validation_fraction"
+        config.data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction"
     )
     _check_data(config)
     _check_distill(config.distill)
@@ -285,9 +239,9 @@ def _check(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data, tokenizer = config.data, config.tokenizer
-    if data.source not in ("stdlib", "files") and not data.source.startswith("tfds:"):
+    if data.source.partition(":")[0] not in SOURCES:
         raise UsageError(
-            "config.data.source must be 'stdlib', 'files' or 'tfds:<name>'; "
+            f"config.data.source must be one of {', '.join(SOURCES)} (as 'tfds:NAME'); "
             f"it is {data.source!r}"
         )
     if data.source == "files" and not data.pattern:
@@ -311,7 +265,7 @@ def _check_distill(distill: DistillConfig) -> None:
         if not 0 < value < float("inf"):
             raise UsageError(f"config.distill.temperature must be > 0; it is {value:g}")
     for value in _ends(distill.alpha):
-        _between(value, 0, 1, "config.distill.alpha")
+        _between(value, 0.0, 1.0, "config.distill.alpha")
 
 
 def _ends(value: float | ScheduleConfig) -> tuple[float, ...]:
@@ -346,7 +300,7 @@ def _check_train(train: TrainConfig, mesh: MeshConfig, path: str) -> None:
         if not getattr(optimizer, name) > 0:
             raise UsageError(f"{path}.optimizer.{name} must be > 0")
     for name in ("warmup_fraction", "final_fraction"):
-        _between(getattr(optimizer, name), 0, 1, f"{path}.optimizer.{name}")
+        _between(getattr(optimizer, name), 0.0, 1.0, f"{path}.optimizer.{name}")
 
 
 def check_batch(train: TrainConfig, shards: int, path: str) -> None:

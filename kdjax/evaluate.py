@@ -42,9 +42,7 @@ def _calibration(confidence: Mean, accuracy: Mean) -> dict[str, Any]:
         "calibration_error": float(share @ np.abs(mean_accuracy - mean_confidence)),
         "calibration": [
             {"confidence": float(c), "accuracy": float(a), "count": int(n)}
-            for c, a, n in zip(
-                mean_confidence, mean_accuracy, count[used], strict=True
-            )
+            for c, a, n in zip(mean_confidence, mean_accuracy, count[used], strict=True)
         ],
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -53,6 +54,12 @@ def join_processes() -> int:
         except ValueError:  # no cluster was found
             return 0
     return jax.process_index()
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes to come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -148,13 +155,21 @@ def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     spans processes, several of them need the same rows.
     """
     sharding = NamedSharding(mesh, BATCH)
-    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    indices = _indices(sharding, (batch_size,)).values()
     blocks = sorted({index[0].indices(batch_size)[:2] for index in indices})
     low, high = blocks[0][0], blocks[-1][1]
     size = high - low
     if sum(b - a for a, b in blocks) != size or batch_size % size or low % size:
         return 0, 1  # not one block of equal size: feed everything
     return low // size, batch_size // size
+
+
+def _indices(
+    sharding: NamedSharding, shape: tuple[int, ...]
+) -> dict[jax.Device, tuple[slice, ...]]:
+    """Returns which part of a global array each of this process's devices holds."""
+    found = sharding.addressable_devices_indices_map(shape)
+    return {device: index for device, index in found.items() if index is not None}
 
 
 def to_devices(
@@ -174,7 +189,7 @@ def to_devices(
 
         # Not `make_array_from_callback`: the loop's transfer guard takes its copies
         # for accidental ones.
-        where = sharding.addressable_devices_indices_map(shape)
+        where = _indices(sharding, shape)
         pieces = [jax.device_put(rows(i), device) for device, i in where.items()]
         return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 

@@ -72,8 +72,8 @@ def make_train_step(
         inputs = batch["tokens"], batch["segments"]
         hidden, head = student.hidden(params, *inputs), student.head(params)
         if distillation is None:
-            total, parts = linear_cross_entropy(hidden, head, labels, weights)
-            metrics = {}
+            total, hard = linear_cross_entropy(hidden, head, labels, weights)
+            metrics = {"hard": Mean.of(hard, weights)}
         else:
             teacher = distillation.teacher
             frozen = jax.lax.stop_gradient(teacher_params)
@@ -88,8 +88,10 @@ def make_train_step(
                 temperature=distillation.temperature(step),
                 kind=distillation.kind,
             )
-            metrics = {"soft": Mean.of(parts.soft, weights)}
-        metrics["hard"] = Mean.of(parts.hard, weights)
+            metrics = {
+                "hard": Mean.of(parts.hard, weights),
+                "soft": Mean.of(parts.soft, weights),
+            }
         metrics["loss"] = Mean(jax.lax.stop_gradient(total), weights.sum())
         return total / norm, metrics
 

@@ -19,11 +19,12 @@ from kdjax.metrics import Mean
 from kdjax.models import Model
 from kdjax.optimizers import make_optimizer
 from kdjax.sharding import data_shard, shardings, to_devices
-from kdjax.state import TrainState, create_state
+from kdjax.state import create_state
 from kdjax.step import Batch, Distillation, make_eval_step, make_train_step
 from kdjax.writers import MetricWriter, Progress, read_metrics, say
 
 _MAX_SKIPPED = 10  # non-finite steps in a row
+_RECENT = 20  # steps whose median time makes the speed shown
 
 
 class Job(NamedTuple):
@@ -54,7 +55,7 @@ class Result(NamedTuple):
     """What a run leaves behind."""
 
     params: Any
-    curve: list[dict[str, float]]
+    curve: list[dict[str, Any]]
     training: dict[str, Any]
 
 
@@ -105,6 +106,7 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
             meter.record(step, metrics)
             is_save = step == last or not step % config.checkpoint.every
             if is_save or not step % config.evaluate.every:
+                meter.catch_up()  # so that evaluating does not count as training
                 loss = held_out.loss(state.params)
                 meter.held_out(step, loss)
                 if is_save:
@@ -163,18 +165,17 @@ class Meter:
 
     def record(self, step: int, metrics: dict[str, Mean]) -> None:
         """Takes the metrics of a step just dispatched; reads those before them."""
-        self._flush()
+        self.catch_up()
         self._pending = step, metrics
 
     def held_out(self, step: int, loss: dict[str, float]) -> None:
-        """Writes a held-out evaluation; its time does not count as training."""
-        self._flush()
+        """Writes a held-out evaluation and starts the clock anew."""
         self._writer.write(step, {f"eval/{name}": v for name, v in loss.items()})
         self._read = time.perf_counter()
 
     def close(self) -> dict[str, Any]:
         """Returns the summary of the run."""
-        self._flush()
+        self.catch_up()
         self._writer.close()
         self._progress.__exit__(None, None, None)
         # The first step compiles and the second waits for it.
@@ -187,7 +188,8 @@ class Meter:
             "skipped_steps": self._skipped,
         }
 
-    def _flush(self) -> None:
+    def catch_up(self) -> None:
+        """Reads the pending metrics, waiting for their step."""
         if self._pending is None:
             return
         step, metrics = self._pending
@@ -197,9 +199,9 @@ class Meter:
         self._durations.append(now - self._read)
         self._read = now
         self._count_skipped(step, values["skipped"])
-        speed = self._tokens / self._durations[-1]
+        usual = statistics.median(self._durations[-_RECENT:])
+        speed, mfu = self._tokens / usual, self._mfu(usual)
         note = f"loss {values['loss']:.3f}, {speed:,.0f} tokens/s"
-        mfu = self._mfu(self._durations[-1])
         self._progress.update(1, note + (f", MFU {mfu:.0%}" if mfu else ""))
         if step == self._last or not step % self._log_every:
             scalars = {f"train/{name}": value for name, value in values.items()}
@@ -228,7 +230,7 @@ def _flops_per_token(job: Job, length: int) -> float:
     return total
 
 
-def _curve(directory: epath.Path) -> list[dict[str, float]]:
+def _curve(directory: epath.Path) -> list[dict[str, Any]]:
     """Returns the held-out points of the whole run, earlier starts included."""
     prefix = "eval/"
     return [

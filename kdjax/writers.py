@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import tensorboardX
 import tqdm
@@ -50,7 +51,7 @@ class MetricWriter:
             self._board.close()
 
 
-def read_metrics(directory: epath.Path) -> list[dict[str, float]]:
+def read_metrics(directory: epath.Path) -> list[dict[str, Any]]:
     """Returns the records of a run; a last line cut short by a kill is left out."""
     path = directory / "metrics.jsonl"
     if not path.exists():

@@ -1,7 +1,7 @@
 """Corpora: named sources of documents, in splits.
 
-To add one: write a function of `DataConfig` that returns a `Corpus` and give it an entry
-in `CORPORA` (and its name in `config._check_data`). Splits are functions, so that a
+To add one: write a function of `DataConfig` that returns a `Corpus`, give it an entry
+in `CORPORA` and add its name to `config.SOURCES`. Splits are functions, so that a
 corpus can be walked several times without being held in memory.
 """
 
@@ -186,7 +186,9 @@ def _documents(path: pathlib.Path, text: str, field: str) -> Iterator[Document]:
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
-                yield Document(f"{name}:{number}", _json_text(line, field, name, number))
+                yield Document(
+                    f"{name}:{number}", _json_text(line, field, name, number)
+                )
     else:
         for start in range(0, len(text), _PART):
             yield Document(f"{name}:{start}", text[start : start + _PART])
@@ -215,7 +217,9 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
         builder = tfds.builder(name, file_format="array_record")
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         first = str(error).partition("\n")[0]
-        raise UsageError(f"no tfds data set {name!r} ({first}); {alternatives}") from None
+        raise UsageError(
+            f"no tfds data set {name!r} ({first}); {alternatives}"
+        ) from None
     if builder.is_prepared():
         return builder
     if not allow_download:
@@ -228,7 +232,9 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
         builder.download_and_prepare()
     except OSError as error:  # what requests raises derives from it
         first = str(error).partition("\n")[0][:120]
-        raise UsageError(f"cannot download {name!r} ({first}); {alternatives}") from None
+        raise UsageError(
+            f"cannot download {name!r} ({first}); {alternatives}"
+        ) from None
     return builder
 
 

@@ -39,7 +39,9 @@ def training_batches(
     index, count = shard
     dataset = grain.MapDataset.source(rows).seed(seed)
     if fraction < 1:
-        dataset = dataset.shuffle()[: max(1, round(fraction * len(rows)))].seed(seed + 1)
+        dataset = dataset.shuffle()[: max(1, round(fraction * len(rows)))].seed(
+            seed + 1
+        )
     dataset = dataset.shuffle().repeat()
     dataset = dataset.batch(batch_size // count, drop_remainder=True)[index::count]
     return iter(dataset.to_iter_dataset(_READ))
@@ -58,8 +60,9 @@ def held_out_batches(
     left out. With a limit, the rows are spread evenly over the split.
     """
     index, count = shard
-    stride = max(1, len(rows) // limit) if limit else 1
-    chosen = range(0, len(rows), stride)[:limit]
+    chosen: Sequence[int] = range(len(rows))
+    if limit and limit < len(rows):
+        chosen = [i * len(rows) // limit for i in range(limit)]
     local = batch_size // count
     for start in range(0, len(chosen), batch_size):
         mine = chosen[start : start + batch_size][index * local : (index + 1) * local]

@@ -188,7 +188,10 @@ def _measure(documents: Iterable[Document]) -> dict[str, Any]:
 
 
 def _tokenizer(
-    config: TokenizerConfig, corpus: Corpus, train: dict[str, Any], cache_dir: epath.Path
+    config: TokenizerConfig,
+    corpus: Corpus,
+    train: dict[str, Any],
+    cache_dir: epath.Path,
 ) -> TextTokenizer:
     """Returns the tokenizer the config asks for, trained only if not there yet."""
     if config.kind == "file":

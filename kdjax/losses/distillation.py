@@ -15,7 +15,7 @@ class Parts(NamedTuple):
     """The loss's ingredients per token, for metrics; no gradient flows through them."""
 
     hard: Float[Array, "*batch"]  # cross-entropy with the labels, nats
-    soft: Float[Array, "*batch"] | None  # divergence from the teacher, nats
+    soft: Float[Array, "*batch"]  # divergence from the teacher, nats
 
 
 def hard_loss(
@@ -123,8 +123,7 @@ def linear_cross_entropy(
     head: Head,
     labels: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
-) -> tuple[Float[Array, ""], Parts]:
-    """Returns the weighted SUM of the hard loss; the twin of `linear_distillation`."""
+) -> tuple[Float[Array, ""], Float[Array, "*batch"]]:
+    """Returns the weighted SUM of the hard loss, and the loss per token for metrics."""
     hard = hard_loss(apply_head(head, hidden), labels)
-    parts = Parts(hard=jax.lax.stop_gradient(hard), soft=None)
-    return jnp.sum(weights * hard), parts
+    return jnp.sum(weights * hard), jax.lax.stop_gradient(hard)

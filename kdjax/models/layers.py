@@ -36,6 +36,15 @@ def residual_init(config: ModelConfig) -> nn.initializers.Initializer:
     return nn.initializers.normal(INIT_SCALE / (2 * config.layers) ** 0.5)
 
 
+def flatten(x: Float[Array, "B T *features"]) -> Float[Array, "N *features"]:
+    """Returns the tokens of all rows in one dimension.
+
+    The weight gradient of a product over two batch dimensions makes XLA's CPU backend
+    transpose a whole activation first; over one it does not.
+    """
+    return x.reshape(-1, *x.shape[2:])
+
+
 class Attention(nn.Module):
     """Multi-head attention with grouped key-value heads."""
 
@@ -58,11 +67,22 @@ class Attention(nn.Module):
             kernel_init=nn.initializers.normal(INIT_SCALE),
         )
         kv_heads = config.kv_heads or config.heads
-        query = project((config.heads, head_width), name="query")(x)
-        key = project((kv_heads, head_width), name="key")(x)
-        value = project((kv_heads, head_width), name="value")(x)
+        shape, x = x.shape[:2], flatten(x)
+        query, key, value = (
+            project((heads, head_width), name=name)(x).reshape(
+                *shape, heads, head_width
+            )
+            for name, heads in (
+                ("query", config.heads),
+                ("key", kv_heads),
+                ("value", kv_heads),
+            )
+        )
         if config.qk_norm:
-            query, key = norm(config, "query_norm")(query), norm(config, "key_norm")(key)
+            query, key = (
+                norm(config, "query_norm")(query),
+                norm(config, "key_norm")(key),
+            )
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         mixed = attend(query, key, value, mask, implementation=config.attention)
@@ -73,7 +93,7 @@ class Attention(nn.Module):
             use_bias=config.out_bias,
             kernel_init=residual_init(config),
             name="out",
-        )(mixed)
+        )(flatten(mixed)).reshape(*shape, config.width)
 
 
 class Mlp(nn.Module):
@@ -92,11 +112,13 @@ class Mlp(nn.Module):
             kernel_init=nn.initializers.normal(INIT_SCALE),
         )
         activation = ACTIVATIONS[config.activation]
+        shape, x = x.shape, flatten(x)
         if config.mlp == "gated":
             inner = activation(wide(name="gate")(x)) * wide(name="up")(x)
         else:
             inner = activation(wide(name="up")(x))
-        return dense(config.width, kernel_init=residual_init(config), name="down")(inner)
+        down = dense(config.width, kernel_init=residual_init(config), name="down")
+        return down(inner).reshape(shape)
 
 
 class Block(nn.Module):

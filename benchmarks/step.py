@@ -1,0 +1,123 @@
+"""Times the distillation step against its two halves, and compilation against depth.
+
+    python -m benchmarks.step
+
+Prints, measured in one run: the distillation step, the same student's hard-label step,
+the teacher's forward pass, and the ratio step / (student + teacher): what distillation
+costs beyond the work that cannot be avoided. Then seconds to compile the hard-label
+step of 4 and of 24 layers, which scanning over layers keeps the same.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from benchmarks import common
+from kdjax import config
+from kdjax.config import ModelConfig
+from kdjax.models import Model, build
+from kdjax.optimizers import make_optimizer
+from kdjax.schedules import make_schedule
+from kdjax.state import create_state
+from kdjax.step import Batch, Distillation, TrainStep, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/gpt_small.py")
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed rounds, after one warm-up.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the benchmark."""
+    del argv
+    settings = config.validate(_CONFIG.value)
+    common.save("step", times(settings, _ROUNDS.value) | {"compile": compile_times()})
+
+
+def times(settings: config.Config, rounds: int) -> dict[str, Any]:
+    """Returns milliseconds of the step and its parts, and the ratio."""
+    vocab = settings.tokenizer.vocab_size
+    teacher = build(dataclasses.replace(settings.teacher.model, vocab_size=vocab))
+    student = build(dataclasses.replace(settings.student.model, vocab_size=vocab))
+    train, distill = settings.student.train, settings.distill
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    distillation = Distillation(
+        teacher,
+        distill.kind,
+        make_schedule(distill.alpha, train.steps),
+        make_schedule(distill.temperature, train.steps),
+    )
+    batch = _batch(train.batch_size, settings.data.length, vocab)
+    teacher_params = jax.jit(teacher.init)(jax.random.key(1))
+    forward = jax.jit(teacher.logits)
+
+    def repeat(step: TrainStep, teacher_params: Any) -> Callable[[], Any]:
+        state = create_state(student, optimizer, jax.random.key(0))
+
+        def once() -> Any:
+            nonlocal state
+            state, metrics = step(state, teacher_params, batch)
+            return state, metrics
+
+        return once
+
+    functions = {
+        "distillation_step": repeat(
+            make_train_step(student, optimizer, distillation), teacher_params
+        ),
+        "student_step": repeat(make_train_step(student, optimizer), None),
+        "teacher_forward": lambda: forward(
+            teacher_params, batch["tokens"], batch["segments"]
+        ),
+    }
+    spent = common.interleaved(functions, rounds)
+    parts = [
+        a + b
+        for a, b in zip(spent["student_step"], spent["teacher_forward"], strict=True)
+    ]
+    milliseconds = {k: round(1e3 * statistics.median(v), 1) for k, v in spent.items()}
+    ratio = common.median_ratio(spent["distillation_step"], parts)
+    return {
+        "batch": list(batch["tokens"].shape),
+        "vocabulary": vocab,
+        "milliseconds": milliseconds,
+        "step / (student + teacher)": round(ratio, 3),
+    }
+
+
+def compile_times() -> dict[str, float]:
+    """Returns seconds to compile the hard-label step, by number of layers."""
+    seconds = {}
+    for layers in (4, 24):
+        model = build(ModelConfig(layers=layers, width=96, heads=4, vocab_size=1024))
+        seconds[f"{layers} layers"] = round(_compile_time(model), 2)
+    return seconds
+
+
+def _compile_time(model: Model) -> float:
+    optimizer = make_optimizer(config.OptimizerConfig(), 100)
+    state = jax.eval_shape(
+        lambda key: create_state(model, optimizer, key), jax.random.key(0)
+    )
+    batch = jax.eval_shape(lambda: _batch(32, 128, 1024))
+    step: Any = make_train_step(model, optimizer)
+    started = time.perf_counter()
+    step.lower(state, None, batch).compile()
+    return time.perf_counter() - started
+
+
+def _batch(rows: int, length: int, vocab: int) -> Batch:
+    tokens = np.random.default_rng(0).integers(0, vocab, (rows, length), np.int32)
+    return {
+        "tokens": jax.numpy.asarray(tokens),
+        "segments": jax.numpy.ones_like(tokens),
+    }
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,51 @@
+"""GPT-2 small as the teacher (124M), half its layers as the student.
+
+    python -m kdjax.main --config=configs/gpt2_124m.py \
+        --config.data.source=files --config.data.pattern='corpus/**/*.txt' \
+        --config.tokenizer.kind=file --config.tokenizer.path=tokenizer.json
+
+The same file serves one accelerator and a pod: `mesh.data = -1` takes every device that
+is there. Without the data flags it trains on the embedded corpus with a tokenizer of
+its own, which is far too little text for models of this size.
+
+Shapes and parameter counts are checked by a test; no run of it is reported here.
+"""
+
+import ml_collections
+
+from kdjax.config import default
+
+GPT2 = {
+    "width": 768,
+    "heads": 12,
+    "vocab_size": 50_257,
+    "vocab_multiple": 128,
+    "positions": "learned",
+    "max_length": 1024,
+    "norm": "layernorm",
+    "mlp": "plain",
+    "activation": "gelu_tanh",
+    "qkv_bias": True,
+    "out_bias": True,
+    "mlp_bias": True,
+    "dtype": "bfloat16",
+    "remat": "dots",
+}
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the config."""
+    config = default()
+    config.data.length = 1024
+    config.tokenizer.vocab_size = 50_257
+    config.teacher.model.update(GPT2, layers=12)
+    config.student.model.update(GPT2, layers=6)
+    # 8 rows at a time: what 16 GB hold. With more devices, divide by their number.
+    config.teacher.train.update(steps=20_000, batch_size=256, micro_batches=32)
+    config.student.train.update(steps=20_000, batch_size=256, micro_batches=32)
+    config.teacher.train.optimizer.update(learning_rate=6e-4, warmup_fraction=0.02)
+    config.student.train.optimizer.update(learning_rate=6e-4, warmup_fraction=0.02)
+    config.distill.update(alpha=0.5, temperature=2.0)
+    config.evaluate.update(every=500, rows=1024)
+    config.checkpoint.every = 1000
+    return config

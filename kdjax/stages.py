@@ -1,0 +1,230 @@
+"""The experiment's models: a teacher found or trained, students and their twins."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax import checkpoint
+from kdjax.config import Config, ModelConfig, Rules, check_model
+from kdjax.data import Prepared
+from kdjax.errors import UsageError
+from kdjax.evaluate import evaluate
+from kdjax.models import Model, build
+from kdjax.parsing import from_mapping
+from kdjax.schedules import make_schedule
+from kdjax.sharding import barrier, constrain_activations, shardings
+from kdjax.step import Distillation, make_eval_step
+from kdjax.train import Job, device_batches, train
+from kdjax.workdir import cache_directory, check_space, write_json
+from kdjax.writers import say
+
+# Parameters and two moments in float32, for each checkpoint and one being written.
+_BYTES_PER_PARAMETER = 12
+
+
+class Setting(NamedTuple):
+    """What every stage needs."""
+
+    config: Config
+    workdir: epath.Path
+    prepared: Prepared
+    mesh: Mesh
+
+
+class Trained(NamedTuple):
+    """A model with parameters, where it lies, and what is known of it."""
+
+    model: Model
+    params: Any
+    directory: epath.Path
+    card: dict[str, Any]
+
+
+def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
+    """Returns the model that the config calls `name`, checked before it compiles.
+
+    Raises:
+        UsageError: It does not fit the tokenizer, the rows, the mesh or the disk.
+    """
+    config, size = setting.config, setting.prepared.tokenizer.vocab_size
+    path = f"config.{name}.model"
+    if model.vocab_size and model.vocab_size < size:
+        raise UsageError(
+            f"{path}.vocab_size = {model.vocab_size} is smaller than the tokenizer's "
+            f"{size}; set it to 0"
+        )
+    model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
+    check_model(model, config, path)
+    built = build(model, constrain=constrain_activations(setting.mesh))
+    placement(built, getattr(config, name).rules, setting)
+    copies = config.checkpoint.keep + 2
+    needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
+    check_space(setting.workdir, needed)
+    return built
+
+
+def placement(model: Model, rules: Rules, setting: Setting) -> tuple[Any, Any]:
+    """Returns the parameters' shapes and shardings."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return shapes, shardings(shapes, setting.mesh, rules)
+
+
+def count_parameters(model: Model) -> int:
+    """Returns how many numbers a model has learnt, vocabulary padding included."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def teacher_architecture(setting: Setting) -> ModelConfig:
+    """Returns the teacher's architecture, from its directory where one is given.
+
+    Raises:
+        UsageError: There is no model, or it speaks another tokenizer than the data.
+    """
+    config, tokenizer = setting.config, setting.prepared.tokenizer
+    if not config.teacher.path:
+        return config.teacher.model
+    directory = epath.Path(config.teacher.path).expanduser()
+    card = checkpoint.load_card(directory)
+    if card["tokenizer"] != tokenizer.sha256:
+        raise UsageError(
+            f"the teacher in {directory} has another tokenizer "
+            f"({card['tokenizer'][:12]}) than the data ({tokenizer.sha256[:12]}); set "
+            f"config.tokenizer.kind = 'file' and config.tokenizer.path = "
+            f"'{directory / 'tokenizer.json'}'"
+        )
+    return from_mapping(ModelConfig, card["model"], f"{directory}/model.json")
+
+
+def obtain_teacher(model: Model, setting: Setting) -> Trained:
+    """Returns the teacher with its parameters.
+
+    It is loaded from the directory that the config gives, or from the cache where an
+    earlier experiment trained the same one on the same data, or else trained now.
+    """
+    config = setting.config
+    if config.teacher.path:
+        return _load(model, epath.Path(config.teacher.path).expanduser(), setting)
+    directory = cache_directory(config) / "teachers" / _teacher_key(setting)
+    if checkpoint.is_model(directory):
+        return _load(model, directory, setting)
+    job = Job(
+        "teacher",
+        setting.workdir / "teacher",
+        model,
+        config.teacher.train,
+        config.teacher.rules,
+        config.teacher.seed,
+    )
+    return _train_and_save(job, directory, setting)
+
+
+def _load(model: Model, directory: epath.Path, setting: Setting) -> Trained:
+    """Returns a teacher from its directory, placed by the teacher's rules."""
+    shapes, placed = placement(model, setting.config.teacher.rules, setting)
+    params = checkpoint.load_params(directory, checkpoint.abstract(shapes, placed))
+    say(f"teacher: loaded from {directory}")
+    return Trained(model, params, directory, checkpoint.load_card(directory))
+
+
+def _teacher_key(setting: Setting) -> str:
+    """Returns a hash of all that decides what a trained teacher becomes."""
+    config, prepared = setting.config, setting.prepared
+    identity = [
+        dataclasses.asdict(config.teacher),
+        prepared.tokenizer.sha256,
+        prepared.info["splits"]["train"]["sha256"],
+        config.data.length,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def _train_and_save(job: Job, directory: epath.Path, setting: Setting) -> Trained:
+    """Trains to the end and writes the model where others can find it."""
+    say(
+        f"{job.name}: {count_parameters(job.model):,} parameters; metrics in {job.directory}"
+    )
+    result = train(job, setting.config, setting.prepared, setting.mesh)
+    card = {
+        "model": dataclasses.asdict(job.model.config),
+        "tokenizer": setting.prepared.tokenizer.sha256,
+        "curve": result.curve,
+        "training": result.training,
+    }
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        setting.prepared.tokenizer.save(directory / "tokenizer.json")
+    checkpoint.save_model(directory, result.params, card)
+    barrier(f"saved {job.name}")
+    card = checkpoint.load_card(directory)
+    return Trained(job.model, result.params, directory, card)
+
+
+def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
+    """Returns the teacher's row of the results."""
+    return {
+        "role": "teacher",
+        "seed": setting.config.teacher.seed,
+        "curve": teacher.card.get("curve", []),
+        "training": teacher.card.get("training"),
+        "final": _final(teacher, teacher, setting),
+    }
+
+
+def student_results(
+    role: str, seed: int, model: Model, teacher: Trained, setting: Setting
+) -> dict[str, Any]:
+    """Trains one student or twin unless it is done, and returns its results."""
+    directory = setting.workdir / f"{role}-{seed}"
+    path = directory / "result.json"
+    if path.exists():
+        say(f"{role}-{seed}: done before")
+        return dict(json.loads(path.read_text()))
+    config = setting.config
+    job = Job(
+        directory.name,
+        directory,
+        model,
+        config.student.train,
+        config.student.rules,
+        seed,
+    )
+    if role == "student":
+        steps = config.student.train.steps
+        distillation = Distillation(
+            teacher.model,
+            config.distill.kind,
+            make_schedule(config.distill.alpha, steps),
+            make_schedule(config.distill.temperature, steps),
+        )
+        job = job._replace(distillation=distillation, teacher_params=teacher.params)
+    trained = _train_and_save(job, directory / "model", setting)
+    result = {
+        "role": role,
+        "seed": seed,
+        "curve": trained.card["curve"],
+        "training": trained.card["training"],
+        "final": _final(trained, teacher, setting),
+    }
+    if jax.process_index() == 0:
+        write_json(path, result)
+    return result
+
+
+def _final(trained: Trained, teacher: Trained, setting: Setting) -> dict[str, Any]:
+    """Returns all metrics on all held-out rows of all held-out splits."""
+    eval_step = make_eval_step(trained.model, teacher.model)
+    size = setting.config.student.train.batch_size
+    final = {}
+    for split in setting.prepared.splits:
+        if split != "train":
+            batches = device_batches(setting.prepared, split, setting.mesh, size)
+            metrics = evaluate(eval_step, trained.params, teacher.params, batches)
+            bits = setting.prepared.bits_per_byte(metrics["cross_entropy"], split)
+            final[split] = metrics | {"bits_per_byte": bits}
+    return final

@@ -1,0 +1,29 @@
+"""Every test sees 8 fake CPU devices, and no silent broadcast of ranks."""
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home, so that what a test leaves in caches and runs lies in tmp_path."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(home / "tfds"))  # for new processes
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.fixture
+def texts(home):
+    """A glob of 40 small files in the current directory, some of them held out."""
+    (home / "texts").mkdir()
+    for number in range(40):
+        text = " ".join(f"{number} and {n} is {number + n}." for n in range(20))
+        (home / "texts" / f"{number}.txt").write_text(text)
+    return "texts/*.txt"
