@@ -20,13 +20,13 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import common
-from kdjax import config
-from kdjax.config import ModelConfig
+from kdjax.config import Config, ModelConfig, OptimizerConfig
 from kdjax.models import Model, build
 from kdjax.optimizers import make_optimizer
 from kdjax.schedules import make_schedule
 from kdjax.state import create_state
 from kdjax.step import Batch, Distillation, TrainStep, make_train_step
+from kdjax.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/gpt_small.py")
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed rounds, after one warm-up.")
@@ -35,11 +35,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed rounds, after one warm-up.")
 def main(argv: list[str]) -> None:
     """Runs the benchmark."""
     del argv
-    settings = config.validate(_CONFIG.value)
+    settings = validate(_CONFIG.value)
     common.save("step", times(settings, _ROUNDS.value) | {"compile": compile_times()})
 
 
-def times(settings: config.Config, rounds: int) -> dict[str, Any]:
+def times(settings: Config, rounds: int) -> dict[str, Any]:
     """Returns milliseconds of the step and its parts, and the ratio."""
     vocab = settings.tokenizer.vocab_size
     teacher = build(dataclasses.replace(settings.teacher.model, vocab_size=vocab))
@@ -100,7 +100,7 @@ def compile_times() -> dict[str, float]:
 
 
 def _compile_time(model: Model) -> float:
-    optimizer = make_optimizer(config.OptimizerConfig(), 100)
+    optimizer = make_optimizer(OptimizerConfig(), 100)
     state = jax.eval_shape(
         lambda key: create_state(model, optimizer, key), jax.random.key(0)
     )

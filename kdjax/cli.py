@@ -1,12 +1,15 @@
 """What every command line shares: one line and exit code 2 for a user's mistake."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+from kdjax.config import Config
 from kdjax.errors import UsageError
+from kdjax.parsing import check_key
 
 _INTERRUPTED = 130  # what shells report after Ctrl-C
 
@@ -51,11 +54,23 @@ def _parse(argv: list[str]) -> list[str]:
     # A config file is the user's own code, run while the flags are parsed: whatever
     # it raises is the user's to mend.
     except Exception as error:
-        _fail(error)
+        _fail(_explain(error, argv))
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+    """Returns what ml_collections or a config file raised, for the user to read."""
+    # Of overrides that name no key, ml_collections says little.
+    for key in re.findall(r"^--(?:no)?config\.([\w.]+)", "\n".join(argv), re.M):
+        try:
+            check_key(Config, key, "config")
+        except UsageError as better:
+            return str(better)
+    # A config file's own traceback comes within the message; its last line says it all.
+    text = str(error.args[0] if isinstance(error, KeyError) else error)
+    head, is_traced, trace = text.partition("Traceback (most recent call last)")
+    return f"{head} {trace.strip().splitlines()[-1]}" if is_traced else head
 
 
 def _fail(message: object) -> NoReturn:
-    if isinstance(message, KeyError):  # its str() is the repr of what it says
-        message = message.args[0]
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)

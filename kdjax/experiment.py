@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from kdjax.config import Config, check_batch
+from kdjax.config import Config
 from kdjax.data import Document, Prepared, prepare
 from kdjax.evaluate import forward_speed
 from kdjax.models import Model
@@ -21,12 +21,13 @@ from kdjax.stages import (
     count_parameters,
     make_model,
     obtain_teacher,
-    placement,
+    shapes_and_shardings,
     student_results,
     teacher_architecture,
     teacher_results,
 )
 from kdjax.train import device_batches
+from kdjax.validation import check_batch
 from kdjax.workdir import cache_directory
 from kdjax.writers import Progress, say
 
@@ -47,8 +48,9 @@ def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
         check_batch(part.train, count, f"config.{name}.train")
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     setting = Setting(config, workdir, _prepare(config), mesh)
+    architecture = teacher_architecture(setting)
     student = make_model(config.student.model, "student", setting)
-    teacher_model = make_model(teacher_architecture(setting), "teacher", setting)
+    teacher_model = make_model(architecture, "teacher", setting)
     teacher = obtain_teacher(teacher_model, setting)
     runs = [teacher_results(teacher, setting)]
     for seed in range(config.seed, config.seed + config.seeds):
@@ -93,7 +95,7 @@ def _results(
             config.student.train.batch_size,
         )
     )
-    _, placed = placement(student, config.student.rules, setting)
+    _, placed = shapes_and_shardings(student, config.student.rules, setting)
     params = jax.jit(student.init, out_shardings=placed)(jax.random.key(0))
     forwards = {
         "teacher": functools.partial(_forward(teacher.model), teacher.params),

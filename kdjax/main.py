@@ -13,8 +13,9 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from kdjax import cli, config, workdir
+from kdjax import cli, workdir
 from kdjax.errors import UsageError
+from kdjax.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, as FILE or FILE:ARGUMENT.", lock_config=True
@@ -32,7 +33,10 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None:
         raise UsageError("--config is missing, such as --config=configs/gpt_small.py")
-    settings = config.validate(_CONFIG.value)
+    try:
+        settings = validate(_CONFIG.value)
+    except OSError as error:  # kept by ml_collections until the config is looked at
+        raise UsageError(f"--config cannot be read: {error.__cause__}") from None
     directory = epath.Path(_WORKDIR.value or _default_workdir())
     done = workdir.finished_report(directory, settings)
     if done is not None and not _OVERWRITE.value:

@@ -14,12 +14,21 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
     """Returns `cls` made from a nested mapping; `path` names it in error messages."""
     hints = typing.get_type_hints(cls)
     for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise UsageError(f"{path}.{key} does not exist; did you mean {near[0]}?")
+        check_key(cls, str(key), path)
     return cls(
         **{k: _convert(v, hints[k], f"{path}.{k}") for k, v in values.items()},
     )
+
+
+def check_key(cls: type[Any], key: str, path: str) -> None:
+    """Raises, naming the nearest one, if a dotted key leads nowhere in `cls`."""
+    name, _, rest = key.partition(".")
+    hints = typing.get_type_hints(cls)
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
+        raise UsageError(f"{path}.{name} does not exist; did you mean {near[0]}?")
+    if rest and dataclasses.is_dataclass(hints[name]):
+        check_key(hints[name], rest, f"{path}.{name}")
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config import MeshConfig, Rules
 from kdjax.errors import UsageError
+from kdjax.models import Placement
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
@@ -135,17 +136,29 @@ def _check_divides(
             )
 
 
-def constrain_activations(mesh: Mesh) -> Any:
-    """Returns the function that keeps [B, T, D] split over the batch alone."""
-    sharding = NamedSharding(mesh, P(("data", "fsdp"), None, None))
+def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
+    """Returns where activations and weights live while a model runs on the mesh.
 
-    def constrain(x: jax.Array) -> jax.Array:
+    Activations are split over the batch alone. Weights are gathered over `fsdp`, layer
+    by layer, and stay split over `tensor`: `fsdp` shards what is stored, `tensor` what
+    is computed. Left to itself the partitioner cuts products along `fsdp` in both
+    operands, which is slow, and with some rules wrong (jax 0.10.2).
+    """
+    batch = NamedSharding(mesh, P(("data", "fsdp"), None, None))
+
+    def activation(x: jax.Array) -> jax.Array:
         # `Model.init` traces with one row, which cannot be split.
         if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
             return x
-        return jax.lax.with_sharding_constraint(x, sharding)
+        return jax.lax.with_sharding_constraint(x, batch)
 
-    return constrain
+    def weight(path: str, x: jax.Array) -> jax.Array:
+        is_layer = path.startswith("layers/")
+        spec = _spec(path, x.ndim + is_layer, (*rules, *DEFAULT_RULES))[is_layer:]
+        kept = P(*(None if axis in ("data", "fsdp") else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
+
+    return Placement(activation, weight)
 
 
 def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:

@@ -10,16 +10,17 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax import checkpoint
-from kdjax.config import Config, ModelConfig, Rules, check_model
+from kdjax.config import Config, ModelConfig, Rules
 from kdjax.data import Prepared
 from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
 from kdjax.models import Model, build
 from kdjax.parsing import from_mapping
 from kdjax.schedules import make_schedule
-from kdjax.sharding import barrier, constrain_activations, shardings
+from kdjax.sharding import barrier, make_placement, shardings
 from kdjax.step import Distillation, make_eval_step
 from kdjax.train import Job, device_batches, train
+from kdjax.validation import check_model
 from kdjax.workdir import cache_directory, check_space, write_json
 from kdjax.writers import say
 
@@ -60,15 +61,18 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
         )
     model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     check_model(model, config, path)
-    built = build(model, constrain=constrain_activations(setting.mesh))
-    placement(built, getattr(config, name).rules, setting)
+    rules = getattr(config, name).rules
+    built = build(model, placement=make_placement(setting.mesh, rules))
+    shapes_and_shardings(built, rules, setting)
     copies = config.checkpoint.keep + 2
     needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
     check_space(setting.workdir, needed)
     return built
 
 
-def placement(model: Model, rules: Rules, setting: Setting) -> tuple[Any, Any]:
+def shapes_and_shardings(
+    model: Model, rules: Rules, setting: Setting
+) -> tuple[Any, Any]:
     """Returns the parameters' shapes and shardings."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return shapes, shardings(shapes, setting.mesh, rules)
@@ -126,7 +130,7 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
 
 def _load(model: Model, directory: epath.Path, setting: Setting) -> Trained:
     """Returns a teacher from its directory, placed by the teacher's rules."""
-    shapes, placed = placement(model, setting.config.teacher.rules, setting)
+    shapes, placed = shapes_and_shardings(model, setting.config.teacher.rules, setting)
     params = checkpoint.load_params(directory, checkpoint.abstract(shapes, placed))
     say(f"teacher: loaded from {directory}")
     return Trained(model, params, directory, checkpoint.load_card(directory))
@@ -147,7 +151,8 @@ def _teacher_key(setting: Setting) -> str:
 def _train_and_save(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     """Trains to the end and writes the model where others can find it."""
     say(
-        f"{job.name}: {count_parameters(job.model):,} parameters; metrics in {job.directory}"
+        f"{job.name}: {count_parameters(job.model):,} parameters; "
+        f"metrics in {job.directory}"
     )
     result = train(job, setting.config, setting.prepared, setting.mesh)
     card = {

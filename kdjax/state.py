@@ -22,7 +22,7 @@ class TrainState:
         opt_state: The optimiser's state.
     """
 
-    step: Int[Array, ""]
+    step: Int[Array, ""] | Any  # as a tree of shapes or shardings it holds those
     params: Any
     opt_state: Any
 

@@ -64,50 +64,25 @@ def make_train_step(
             memory.
         state_shardings: Where the new state lives; None leaves it to the compiler.
     """
-
-    def loss_fn(
-        params: Any, teacher_params: Any, batch: Batch, step: Array, norm: Array
-    ) -> tuple[Array, dict[str, Mean]]:
-        labels, weights = next_token(batch["tokens"], batch["segments"])
-        inputs = batch["tokens"], batch["segments"]
-        hidden, head = student.hidden(params, *inputs), student.head(params)
-        if distillation is None:
-            total, hard = linear_cross_entropy(hidden, head, labels, weights)
-            metrics = {"hard": Mean.of(hard, weights)}
-        else:
-            teacher = distillation.teacher
-            frozen = jax.lax.stop_gradient(teacher_params)
-            total, parts = linear_distillation(
-                hidden,
-                head,
-                teacher.hidden(frozen, *inputs),
-                teacher.head(frozen),
-                labels,
-                weights,
-                alpha=distillation.alpha(step),
-                temperature=distillation.temperature(step),
-                kind=distillation.kind,
-            )
-            metrics = {
-                "hard": Mean.of(parts.hard, weights),
-                "soft": Mean.of(parts.soft, weights),
-            }
-        metrics["loss"] = Mean(jax.lax.stop_gradient(total), weights.sum())
-        return total / norm, metrics
+    loss_fn = _make_loss(student, distillation)
 
     def train_step(
         state: TrainState, teacher_params: Any, batch: Batch
     ) -> tuple[TrainState, dict[str, Mean]]:
-        norm = _total_weight(batch)
+        norm = jnp.maximum(_total_weight(batch), 1.0)  # all may be padding
+
+        def loss(params: Any, part: Batch) -> tuple[Array, dict[str, Mean]]:
+            total, metrics = loss_fn(params, teacher_params, part, state.step)
+            metrics["loss"] = Mean(total, _total_weight(part))
+            return total / norm, metrics
 
         def gradient(part: Batch) -> tuple[Any, dict[str, Mean]]:
-            grad = jax.grad(loss_fn, has_aux=True)
-            return grad(state.params, teacher_params, part, state.step, norm)
+            return jax.grad(loss, has_aux=True)(state.params, part)
 
         grads, metrics = _accumulate(gradient, batch, micro_batches)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"].total) & jnp.isfinite(grad_norm)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -123,10 +98,52 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 
 
+def _make_loss(
+    student: Model, distillation: Distillation | None
+) -> Callable[[Any, Any, Batch, Array], tuple[Array, dict[str, Mean]]]:
+    """Returns the weighted SUM of the loss over a batch's tokens, with its parts."""
+
+    def hard_only(
+        params: Any, teacher_params: None, batch: Batch, step: Array
+    ) -> tuple[Array, dict[str, Mean]]:
+        labels, weights = next_token(batch["tokens"], batch["segments"])
+        hidden = student.hidden(params, batch["tokens"], batch["segments"])
+        head = student.head(params)
+        total, hard = linear_cross_entropy(hidden, head, labels, weights)
+        return total, {"hard": Mean.of(hard, weights)}
+
+    if distillation is None:
+        return hard_only
+    teacher, kind, alpha, temperature = distillation
+
+    def mixed(
+        params: Any, teacher_params: Any, batch: Batch, step: Array
+    ) -> tuple[Array, dict[str, Mean]]:
+        labels, weights = next_token(batch["tokens"], batch["segments"])
+        frozen = jax.lax.stop_gradient(teacher_params)
+        total, parts = linear_distillation(
+            student.hidden(params, batch["tokens"], batch["segments"]),
+            student.head(params),
+            teacher.hidden(frozen, batch["tokens"], batch["segments"]),
+            teacher.head(frozen),
+            labels,
+            weights,
+            alpha=alpha(step),
+            temperature=temperature(step),
+            kind=kind,
+        )
+        return total, {
+            "hard": Mean.of(parts.hard, weights),
+            "soft": Mean.of(parts.soft, weights),
+        }
+
+    return mixed
+
+
 def _total_weight(batch: Batch) -> Float[Array, ""]:
-    """Returns the weight of the global batch; 1 where nothing weighs, to divide by."""
+    """Returns how many tokens of the batch have a label."""
     _, weights = next_token(batch["tokens"], batch["segments"])
-    return jnp.maximum(weights.sum(), 1.0)
+    return weights.sum()
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:

@@ -31,24 +31,21 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         UsageError: It belongs to another config, or cannot be written to.
     """
     wanted = _plain(config)
-    stored = workdir / _CONFIG
-    if overwrite and workdir.exists():
-        _clear(workdir)
-    if stored.exists():
-        found = json.loads(stored.read_text())
-        differences = list(_differences(found, wanted))
-        if differences:
-            raise UsageError(
-                f"{workdir} belongs to a different config: {'; '.join(differences)}. "
-                "Choose another --workdir, or pass --overwrite to delete what is there"
-            )
-    elif workdir.exists() and any(workdir.iterdir()):
-        raise UsageError(
-            f"{workdir} is not empty and holds no {_CONFIG}; choose another --workdir"
-        )
     try:
+        names = [p.name for p in workdir.iterdir()] if workdir.exists() else []
+        found = _experiment(workdir)
+        if names and found is None:
+            raise UsageError(
+                f"{workdir} is not empty and holds no experiment, so nothing there is "
+                "touched; choose another --workdir"
+            )
+        if overwrite and names:
+            workdir.rmtree()
+        # A start that failed on a mistake leaves its config alone: it binds nobody.
+        elif set(names) > {_CONFIG}:
+            _check_same(found, wanted, workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(stored, wanted)
+        write_json(workdir / _CONFIG, wanted)
     except OSError as error:
         raise UsageError(
             f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
@@ -59,7 +56,7 @@ def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
     """Returns the report's path if this very experiment has been finished here."""
     try:
         report = json.loads((workdir / "report" / "report.json").read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     path = workdir / "report" / "report.html"
     same = report.get("config") == _plain(config)
@@ -111,11 +108,23 @@ def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]
         yield f"{path} is {found!r} there and {wanted!r} now"
 
 
-def _clear(workdir: epath.Path) -> None:
-    """Deletes an experiment, and nothing that is not one."""
-    if any(workdir.iterdir()) and not (workdir / _CONFIG).exists():
+def _experiment(workdir: epath.Path) -> Any:
+    """Returns the config of the experiment that lies there, or None.
+
+    Model directories hold a config.json as well, and none of these keys.
+    """
+    try:
+        found = json.loads((workdir / _CONFIG).read_text())
+    except (OSError, ValueError):
+        return None
+    keys = {"teacher", "student", "distill"}
+    return found if isinstance(found, dict) and keys <= found.keys() else None
+
+
+def _check_same(found: Any, wanted: Any, workdir: epath.Path) -> None:
+    differences = list(_differences(found, wanted))
+    if differences:
         raise UsageError(
-            f"{workdir} holds no {_CONFIG}, so --overwrite does not delete it; remove "
-            "it yourself or choose another --workdir"
+            f"{workdir} belongs to a different config: {'; '.join(differences)}. "
+            "Choose another --workdir, or pass --overwrite to delete what is there"
         )
-    workdir.rmtree()

@@ -8,13 +8,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, tmp_path_factory, monkeypatch):
     """An empty home, so that what a test leaves in caches and runs lies in tmp_path."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(home / "tfds"))  # for new processes
+    fonts = tmp_path_factory.getbasetemp() / "matplotlib"  # slow to list for each test
+    monkeypatch.setenv("MPLCONFIGDIR", str(fonts))
     monkeypatch.chdir(home)
     return home
 

@@ -15,11 +15,12 @@ import pytest
 from etils import epath
 
 from kdjax import checkpoint
-from kdjax.config import ModelConfig, default, validate
+from kdjax.config import ModelConfig, default
 from kdjax.models import build
 from kdjax.optimizers import make_optimizer
 from kdjax.parsing import from_mapping
 from kdjax.state import create_state
+from kdjax.validation import validate
 from kdjax.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]

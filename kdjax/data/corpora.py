@@ -5,10 +5,12 @@ in `CORPORA` and add its name to `config.SOURCES`. Splits are functions, so that
 corpus can be walked several times without being held in memory.
 """
 
+import contextlib
 import glob
 import hashlib
 import importlib
 import json
+import logging
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +30,7 @@ _NOT_LIBRARY = {
 _SUFFIXES = {".txt", ".md", ".jsonl"}
 # With fewer files than this, whole files would make too coarse a held-out split.
 _ENOUGH_FILES = 20
-_PART = 1 << 16  # characters
+_PART = 1 << 13  # characters
 
 
 class Document(NamedTuple):
@@ -121,11 +123,12 @@ def tfds_text(config: DataConfig) -> Corpus:
     """Returns the text feature of any tensorflow-datasets data set."""
     name = config.source.partition(":")[2]
     builder = _tfds_builder(name, config.allow_download)
-    if config.text_field not in builder.info.features:
-        listed = ", ".join(builder.info.features)
+    features = builder.info.features
+    listed = [k for k in features if isinstance(features[k], tfds.features.Text)]
+    if config.text_field not in listed:
         raise UsageError(
-            f"config.data.text_field = {config.text_field!r} is no feature of {name}; "
-            f"it has: {listed}"
+            f"config.data.text_field = {config.text_field!r} is no text feature of "
+            f"{name}; it has: {', '.join(listed) or 'none'}"
         )
 
     def walk(split: str) -> Iterator[Document]:
@@ -184,7 +187,8 @@ def _documents(path: pathlib.Path, text: str, field: str) -> Iterator[Document]:
     """Cuts a file into documents: lines of .jsonl, parts of anything else."""
     name = path.as_posix()
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not `splitlines`: JSON strings may hold U+2028 and the like as they are.
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield Document(
                     f"{name}:{number}", _json_text(line, field, name, number)
@@ -197,9 +201,10 @@ def _documents(path: pathlib.Path, text: str, field: str) -> Iterator[Document]:
 def _json_text(line: str, field: str, name: str, number: int) -> str:
     try:
         text = json.loads(line)[field]
-    except (ValueError, KeyError, TypeError):
+        text.encode()  # half a surrogate pair has no bytes
+    except (ValueError, KeyError, TypeError, AttributeError):
         text = None
-    if not isinstance(text, str):
+    if text is None:
         raise UsageError(
             f"{name} line {number} is no JSON object with a text in {field!r}; set "
             "config.data.text_field to the right name"
@@ -214,13 +219,15 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
         "config.data.pattern"
     )
     try:
-        builder = tfds.builder(name, file_format="array_record")
+        with _quiet():
+            builder = tfds.builder(name, file_format="array_record")
+            is_prepared = builder.is_prepared()
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
         first = str(error).partition("\n")[0]
         raise UsageError(
             f"no tfds data set {name!r} ({first}); {alternatives}"
         ) from None
-    if builder.is_prepared():
+    if is_prepared:
         return builder
     if not allow_download:
         raise UsageError(
@@ -230,12 +237,26 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
     _give_up_early()
     try:
         builder.download_and_prepare()
-    except OSError as error:  # what requests raises derives from it
+    # Refused connections, servers that answer no, checksums, libraries that only this
+    # data set needs: a builder is foreign code.
+    except Exception as error:
         first = str(error).partition("\n")[0][:120]
         raise UsageError(
             f"cannot download {name!r} ({first}); {alternatives}"
         ) from None
     return builder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps tfds from warning of what the error message says better."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _give_up_early() -> None:

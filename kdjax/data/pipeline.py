@@ -37,12 +37,15 @@ def training_batches(
         shard: This process's (index, count) along the batch.
     """
     index, count = shard
-    dataset = grain.MapDataset.source(rows).seed(seed)
     if fraction < 1:
-        dataset = dataset.shuffle()[: max(1, round(fraction * len(rows)))].seed(
-            seed + 1
-        )
-    dataset = dataset.shuffle().repeat()
+        # Chosen here and not by slicing a shuffled dataset: grain would shuffle under
+        # the slice anew in every epoch, and sooner or later every row would come.
+        order = grain.MapDataset.range(len(rows)).shuffle(seed=seed)
+        kept = grain.MapDataset.range(max(1, round(fraction * len(rows))))
+        dataset = kept.map(lambda index: rows[order[index]])
+    else:
+        dataset = grain.MapDataset.source(rows)
+    dataset = dataset.seed(seed).shuffle().repeat()
     dataset = dataset.batch(batch_size // count, drop_remainder=True)[index::count]
     return iter(dataset.to_iter_dataset(_READ))
 

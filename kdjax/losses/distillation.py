@@ -67,6 +67,12 @@ def distillation_loss(
 
 
 def _mix(hard: Array, soft: Array, alpha: ScalarLike, temperature: ScalarLike) -> Array:
+    # At a constant end of the mixture the other loss must not cost a gradient: XLA
+    # may not drop a product with zero, which could be NaN.
+    if isinstance(alpha, float) and alpha == 1.0:
+        return temperature**2 * soft
+    if isinstance(alpha, float) and alpha == 0.0:
+        return hard
     return alpha * temperature**2 * soft + (1.0 - alpha) * hard
 
 

@@ -29,14 +29,14 @@ class Divergence(NamedTuple):
 
 def _expectation(log_p: Array, value: Array) -> Array:
     """Returns sum(p * value); ids of probability zero count nothing, even at inf."""
-    support = log_p > -jnp.inf
+    support = ~jnp.isneginf(log_p)  # so that a NaN stays one
     # The inner `where` keeps inf - inf out of the gradient as well as out of the sum.
     terms = jnp.where(support, jnp.exp(log_p) * jnp.where(support, value, 0.0), 0.0)
     return terms.sum(-1)
 
 
 def _forward_kl(log_p: Array, log_q: Array) -> Array:
-    support = log_p > -jnp.inf
+    support = ~jnp.isneginf(log_p)
     ratio = jnp.where(support, log_p, 0.0) - jnp.where(support, log_q, 0.0)
     return _expectation(log_p, ratio)
 

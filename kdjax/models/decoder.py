@@ -1,6 +1,5 @@
 """The decoder-only transformer: embeddings, scanned blocks, final norm."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.config import ModelConfig
 from kdjax.models.attention import causal_mask, rope_angles, segment_positions
-from kdjax.models.layers import INIT_SCALE, Block, dtype_of, norm
+from kdjax.models.layers import INIT_SCALE, Block, Placement, dtype_of, norm
 
 
 def table_size(config: ModelConfig) -> int:
@@ -21,6 +20,7 @@ class Embed(nn.Module):
     """Token embeddings, plus learned positions where the config has them."""
 
     config: ModelConfig
+    placement: Placement
 
     @nn.compact
     def __call__(
@@ -28,13 +28,16 @@ class Embed(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Returns the entrance to the residual stream."""
         config = self.config
-        init = nn.initializers.normal(INIT_SCALE)
-        table = self.param("tokens", init, (table_size(config), config.width))
-        x = table.astype(dtype_of(config))[tokens]
+        x = self._table("tokens", table_size(config))[tokens]
         if config.positions == "learned":
-            table = self.param("positions", init, (config.max_length, config.width))
-            x = x + table.astype(x.dtype)[positions]
+            x = x + self._table("positions", config.max_length)[positions]
         return x
+
+    def _table(self, name: str, rows: int) -> Float[Array, "V D"]:
+        init = nn.initializers.normal(INIT_SCALE)
+        table = self.param(name, init, (rows, self.config.width))
+        table = self.placement.weight(f"embed/{name}", table)
+        return table.astype(dtype_of(self.config))
 
 
 class UntiedHead(nn.Module):
@@ -53,7 +56,7 @@ class Decoder(nn.Module):
     """Tokens in, last hidden states out."""
 
     config: ModelConfig
-    constrain: Callable[[Array], Array]
+    placement: Placement
 
     @nn.compact
     def __call__(
@@ -62,33 +65,43 @@ class Decoder(nn.Module):
         """Returns the hidden states that the head reads."""
         config = self.config
         positions = segment_positions(segments)
-        x = self.constrain(Embed(config, name="embed")(tokens, positions))
+        embed = Embed(config, self.placement, name="embed")
+        x = self.placement.activation(embed(tokens, positions))
         angles = None
         if config.positions == "rope":
             head_width = config.head_width or config.width // config.heads
             rotated = int(head_width * config.rope_fraction)
             angles = rope_angles(positions, rotated, config.rope_theta)
         layers = nn.scan(
-            _rematerialised(config),
+            _layer(config, self.placement, self.is_initializing()),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=config.layers,
-        )(config, self.constrain, name="layers")
+        )(config, self.placement, name="layers")
         x, _ = layers(x, causal_mask(segments), angles)
         if not config.tie_embeddings:
             UntiedHead(config, name="head")()
         return norm(config, "final_norm")(x)
 
 
-def _rematerialised(config: ModelConfig) -> Any:
-    """Returns the block with the config's trade of memory against recomputation."""
+def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
+    """Returns the block, its weights placed as they are used, maybe rematerialised."""
+
+    def place(variables: Any) -> Any:
+        def one(path: Any, weight: Array) -> Array:
+            name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+            return placement.weight(f"layers/{name}", weight)
+
+        return jax.tree_util.tree_map_with_path(one, variables)
+
+    block = nn.map_variables(Block, "params", place, init=is_init)
     if config.remat == "none":
-        return Block
+        return block
     policy = {
         "block": None,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[config.remat]
     # Inside a scan XLA cannot merge the recomputation away, so the guard against
     # that (prevent_cse) would only cost speed.
-    return nn.remat(Block, policy=policy, prevent_cse=False)
+    return nn.remat(block, policy=policy, prevent_cse=False)

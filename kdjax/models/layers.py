@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 INIT_SCALE = 0.02
 
 
+class Placement(NamedTuple):
+    """Where arrays live while a model runs; by default wherever they are.
+
+    Attributes:
+        activation: Applied to the residual stream [B, T, D] at the entrance and after
+            every block.
+        weight: Applied to (path, parameter) where it is used; the parameters of a
+            block come without the leading layer axis.
+    """
+
+    activation: Callable[[Array], Array] = lambda x: x
+    weight: Callable[[str, Array], Array] = lambda path, x: x
+
+
 def dtype_of(config: ModelConfig) -> jnp.dtype:
     """Returns the computation's dtype; parameters are always float32."""
     return jnp.dtype(config.dtype)
@@ -36,13 +51,15 @@ def residual_init(config: ModelConfig) -> nn.initializers.Initializer:
     return nn.initializers.normal(INIT_SCALE / (2 * config.layers) ** 0.5)
 
 
-def flatten(x: Float[Array, "B T *features"]) -> Float[Array, "N *features"]:
-    """Returns the tokens of all rows in one dimension.
+def flatten(x: Float[Array, "B T *features"]) -> Float[Array, "..."]:
+    """Returns the tokens of all rows in one dimension, if there is one device.
 
     The weight gradient of a product over two batch dimensions makes XLA's CPU backend
-    transpose a whole activation first; over one it does not.
+    transpose a whole activation first; over one it does not. On several devices the
+    rows stay apart: behind this reshape the partitioner of jax 0.10 was seen to return
+    wrong products for weights that are cut along the batch's own axes.
     """
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(-1, *x.shape[2:]) if jax.device_count() == 1 else x
 
 
 class Attention(nn.Module):
@@ -125,7 +142,7 @@ class Block(nn.Module):
     """One layer; shaped for `nn.scan`, with the residual stream as its carry."""
 
     config: ModelConfig
-    constrain: Callable[[Array], Array]
+    placement: Placement
 
     @nn.compact
     def __call__(
@@ -144,4 +161,4 @@ class Block(nn.Module):
         else:
             x = x + mixed
             x = x + mlp(norm(config, "mlp_norm")(x))
-        return self.constrain(x), None
+        return self.placement.activation(x), None

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from kdjax.config import ModelConfig
 from kdjax.losses import Head, apply_head
 from kdjax.models.decoder import Decoder
+from kdjax.models.layers import Placement
 
 Params = Any
 
@@ -34,19 +35,13 @@ class Model(NamedTuple):
     logits: Callable[..., Array]
 
 
-def _identity(x: Array) -> Array:
-    return x
-
-
-def build(
-    config: ModelConfig, *, constrain: Callable[[Array], Array] = _identity
-) -> Model:
+def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
     """Returns the decoder that the config describes.
 
     Args:
         config: The architecture, with `vocab_size` filled in.
-        constrain: Applied to the residual stream [B, T, D] at the model's entrance and
-            after every block; a sharding policy pins it there.
+        placement: Where activations and parameters live while they are used; without
+            one the compiler decides.
 
     Raises:
         ValueError: `vocab_size` is not set.
@@ -59,7 +54,8 @@ def build(
     """
     if config.vocab_size < 1:
         raise ValueError("vocab_size is not set; fill it in from the tokenizer")
-    module = Decoder(config, constrain)
+    placement = placement or Placement()
+    module = Decoder(config, placement)
 
     def init(key: jax.Array) -> Params:
         tokens = jnp.zeros((1, 2), jnp.int32)
@@ -76,9 +72,9 @@ def build(
 
     def head(params: Params) -> Head:
         if config.tie_embeddings:
-            kernel = params["embed"]["tokens"].T
+            kernel = placement.weight("embed/tokens", params["embed"]["tokens"]).T
         else:
-            kernel = params["head"]["kernel"]
+            kernel = placement.weight("head/kernel", params["head"]["kernel"])
         return Head(kernel, valid=config.vocab_size)
 
     def logits(

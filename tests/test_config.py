@@ -1,0 +1,228 @@
+"""The configuration: every mistake it can see is one line that names the key."""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import pathlib
+import re
+from typing import get_args, get_type_hints
+
+import pytest
+
+from kdjax import config as config_lib
+from kdjax.config import Config, DistillConfig, ScheduleConfig, StudentConfig
+from kdjax.data import CORPORA
+from kdjax.errors import UsageError
+from kdjax.losses import DIVERGENCES
+from kdjax.parsing import from_mapping
+from kdjax.validation import validate
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def changed(changes):
+    """Returns the defaults with some keys set, as a config file could return them."""
+    config = config_lib.default()
+    with config.unlocked():
+        for key, value in changes.items():
+            *path, name = key.split(".")
+            functools.reduce(getattr, path, config)[name] = value
+    return config
+
+
+def documented():
+    """Returns every (config file, argument) that the project ships or mentions."""
+    files = {(path.stem, "") for path in (ROOT / "configs").glob("*.py")}
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.py")]
+    mention = re.compile(r"configs/(\w+)\.py(?::(\w+))?")
+    return sorted(files.union(*(mention.findall(path.read_text()) for path in texts)))
+
+
+def load(name, argument=""):
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"config_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*filter(None, [argument]))
+
+
+def test_the_defaults_are_valid_and_survive_the_way_through_a_config_dict():
+    assert validate(config_lib.default()) == Config()
+
+
+@pytest.mark.parametrize(("name", "argument"), documented())
+def test_every_documented_config_is_locked_and_valid(name, argument):
+    config = load(name, argument)
+    assert config.is_locked
+    validate(config)
+
+
+def test_scarce_keeps_data_from_the_student_alone():
+    scarce = validate(load("gpt_small", "scarce"))
+    assert scarce.student.train.data_fraction == 0.03
+    assert scarce.teacher.train.data_fraction == 1
+    plain = validate(load("gpt_small"))
+    assert plain.student.train.data_fraction == 1
+    assert scarce.teacher == plain.teacher  # so that both share the trained one
+
+
+def test_an_argument_that_a_config_does_not_know_is_refused():
+    with pytest.raises(UsageError, match="scarse"):
+        load("gpt_small", "scarse")
+
+
+@pytest.mark.parametrize(
+    ("choices", "table"),
+    [
+        (get_args(get_type_hints(DistillConfig)["kind"]), DIVERGENCES),
+        (config_lib.SOURCES, CORPORA),
+    ],
+)
+def test_choices_that_need_no_heavy_import_equal_the_tables(choices, table):
+    assert set(choices) == set(table)
+
+
+# What is set, and what the one-line message must contain besides that key.
+MISTAKES = [
+    # Keys that do not exist, with the nearest that does.
+    ({"studnet": {}}, "mean student?"),
+    ({"distill.tempratur": 2.0}, "mean temperature?"),
+    ({"student.train.optimizer.learningrate": 1e-3}, "mean learning_rate?"),
+    ({"distill.alpha": {"strat": 1.0}}, "config.distill.alpha.strat", "mean start?"),
+    # Wrong types.
+    ({"seed": 1.5}, "int", "1.5"),
+    ({"seed": "1"}, "int", "'1'"),
+    ({"seed": True}, "int", "True"),
+    ({"seed": None}, "int", "None"),
+    ({"baseline": 1}, "bool"),
+    ({"distill.alpha": "0.5"}, "float", "'0.5'"),
+    ({"distill.alpha": [0.5]}, "float"),
+    ({"data.source": 3}, "str"),
+    ({"data": 3}, "mapping"),
+    ({"distill.kind": "forward-kl"}, "'forward_kl'"),
+    ({"student.model.dtype": "float16"}, "'bfloat16'"),
+    ({"student.rules": "mlp"}, "'mlp'"),
+    ({"student.rules": (("mlp", (3,)),)}, "3"),
+    ({"student.rules": (("(mlp", ("tensor",)),)}, "(mlp"),
+    # Values.
+    ({"seed": -1}, "-1"),
+    ({"seeds": 0}, "at least 1"),
+    ({"log_every": 0}, "at least 1"),
+    ({"evaluate.every": 0}, "at least 1"),
+    ({"checkpoint.keep": 0}, "at least 1"),
+    ({"distill.temperature": 0.0}, "> 0"),
+    ({"distill.temperature": -1.0}, "> 0"),
+    ({"distill.temperature": math.nan}, "nan"),
+    ({"distill.temperature": math.inf}, "inf"),
+    ({"distill.temperature": {"start": 2.0, "end": 0.0}}, "> 0"),
+    ({"distill.temperature": {"start": -2.0, "end": 1.0}}, "> 0"),
+    ({"distill.alpha": 1.5}, "[0, 1]"),
+    ({"distill.alpha": -0.1}, "[0, 1]"),
+    ({"distill.alpha": math.nan}, "nan"),
+    ({"distill.alpha": {"start": math.nan, "end": 1.0}}, "nan"),
+    ({"distill.alpha": {"start": 0.0, "end": 1.1}}, "[0, 1]"),
+    ({"student.train.steps": 0}, "at least 1"),
+    ({"student.train.data_fraction": 0.0}, "(0, 1]"),
+    ({"student.train.data_fraction": 1.1}, "(0, 1]"),
+    ({"student.train.optimizer.learning_rate": math.nan},),
+    ({"student.train.optimizer.learning_rate": -1e-3},),
+    ({"student.train.optimizer.learning_rate": math.inf},),
+    # The batch, micro-batches and the mesh.
+    ({"student.train.batch_size": 33, "student.train.micro_batches": 2}, "33", "2"),
+    ({"teacher.train.batch_size": 4, "mesh.data": 8}, "mesh.data", "8"),
+    ({"student.train.batch_size": 4, "mesh.data": 2, "mesh.fsdp": 4}, "8"),
+    ({"mesh.data": 0}, "-1 or at least 1"),
+    ({"mesh.tensor": -2}, "-1 or at least 1"),
+    ({"mesh": {"data": -1, "fsdp": -1}}, "only one axis"),
+    # The models.
+    ({"student.model.width": 98}, "98", "heads = 4"),
+    ({"student.model.heads": 0}, "at least 1"),
+    ({"student.model.kv_heads": 3}, "heads = 4", "kv_heads = 3"),
+    ({"student.model.kv_heads": -1}, "-1"),
+    ({"student.model.ffn_width": -8}, "-8"),
+    ({"student.model.head_width": -8}, "-8"),
+    ({"student.model": {"head_width": 7}}, "even"),
+    ({"student.model.rope_fraction": math.nan}, "nan"),
+    ({"student.model.heads": 6, "mesh.tensor": 4}, "mesh.tensor", "6"),
+    ({"teacher.model.kv_heads": 2, "mesh.tensor": 4}, "mesh.tensor", "2"),
+    ({"student.model.max_length": 0, "student.model.positions": "learned"}, "128"),
+    ({"data.length": 65, "student.model": {"positions": "learned", "max_length": 64}},),
+    # The data and the tokenizer.
+    ({"data.length": 1}, "at least 2"),
+    ({"data.validation_fraction": -0.1}, "[0, 0.5]"),
+    ({"data.source": "web"}, "'web'", "stdlib"),
+    ({"data.source": "tfds:"}, "tfds:NAME"),
+    ({"data.source": "tfds"}, "tfds:NAME"),
+    ({"data.pattern": "", "data.source": "files"}, "glob"),
+    ({"tokenizer.vocab_size": 256}, "257"),
+    ({"tokenizer.path": "", "tokenizer.kind": "file"}, "tokenizer.json"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [(changes, words) for changes, *words in MISTAKES],
+    ids=[", ".join(f"{k}={v}" for k, v in row[0].items()) for row in MISTAKES],
+)
+def test_a_mistake_is_refused_in_one_line_that_names_the_key(changes, words):
+    with pytest.raises(UsageError) as caught:
+        validate(changed(changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (f"config.{next(iter(changes))}", *words):
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer.vocab_size": 257},
+        {
+            "data.length": 64,
+            "student.model": {"positions": "learned", "max_length": 64},
+        },
+        {
+            "student.train.batch_size": 32,
+            "mesh.data": 8,
+            "student.train.micro_batches": 4,
+        },
+        {"distill.alpha": {"kind": "cosine", "start": 0.0, "end": 1.0}},
+        {"mesh": {"data": 1, "fsdp": -1, "tensor": 4}},
+        {"student.model": {"width": 98, "heads": 4, "head_width": 16}},
+        # The model of a teacher that is loaded is in its directory, not here.
+        {"teacher.path": "somewhere", "teacher.model.heads": 0},
+    ],
+    ids=str,
+)
+def test_the_last_value_that_is_right_is_accepted(changes):
+    validate(changed(changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"), [(1, True), (True, False), ("1", False)]
+)
+def test_an_int_is_a_float_but_a_bool_or_a_string_is_not(value, accepted):
+    def parse():
+        return from_mapping(DistillConfig, {"temperature": value}, "config.distill")
+
+    if accepted:
+        assert type(parse().temperature) is float
+    else:
+        with pytest.raises(UsageError, match=r"config\.distill\.temperature"):
+            parse()
+
+
+def test_a_schedule_and_rules_become_frozen_and_hashable():
+    rules = [["mlp/down/kernel$", [None, "tensor", None]]]  # lists, as JSON gives them
+    config = changed({"student.rules": rules, "distill.alpha": {"start": 0.25}})
+    parsed = validate(config)
+    assert parsed.student.rules == (("mlp/down/kernel$", (None, "tensor", None)),)
+    assert parsed.distill.alpha == ScheduleConfig("linear", start=0.25, end=1.0)
+    assert hash(parsed) != hash(Config())
+
+
+def test_what_asdict_writes_is_read_back_equal():
+    student = StudentConfig(rules=(("a", (None, "fsdp")),))
+    plain = dataclasses.asdict(student)
+    assert from_mapping(StudentConfig, plain, "config.student") == student

@@ -1,0 +1,201 @@
+"""The command line: a mistake is one line and exit code 2, told before work begins."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+
+from kdjax import workdir
+from kdjax.config import Config, ModelConfig
+from kdjax.config import default as default_config
+from kdjax.validation import validate
+
+ROOT = pathlib.Path(__file__).parents[1]
+DEBUG = f"--config={ROOT}/configs/gpt_debug.py"
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def run(*arguments, python=("-m", "kdjax.main")):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_LOG_COMPILES": "1",  # so that stderr shows whether anything was compiled
+    }
+    return subprocess.run(
+        [sys.executable, *python, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+
+
+def mistake(*arguments):
+    """Runs the command and returns the one line that it must end with.
+
+    Lines about stages that came before the mistake showed may precede it.
+    """
+    done = run(*arguments)
+    *before, last = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert last.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert "ompil" not in done.stderr  # Compiling, compilation
+    assert not [line for line in before if line.startswith(("error", "W", "E"))]
+    assert done.stdout == ""
+    return before, last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--config is missing"]),
+        (["--config"], ["--config"]),
+        (["--config=nowhere.py"], ["nowhere.py"]),
+        (["--config=nowhere.py", "--config.seed=3"], ["nowhere.py"]),
+        (["--config=broken.py"], ["broken.py, line 1"]),
+        (["--config=plain.py"], ["get_config", "ConfigDict"]),
+        ([f"{DEBUG}:scarce"], ["gpt_debug.py:scarce", "1 was given"]),
+        ([f"--config={ROOT}/configs/gpt_small.py:scarse"], ["scarse"]),
+        ([DEBUG, "--wrkdir=x"], ["wrkdir", "workdir"]),
+        ([DEBUG, "stray"], ["stray", "--"]),
+        ([DEBUG, "--overwrite=perhaps"], ["overwrite"]),
+        # Keys that do not exist, with the nearest that does.
+        ([DEBUG, "--config.studnet.model.width=3"], ["studnet", "student"]),
+        ([DEBUG, "--config.sed=3"], ["sed", "seed"]),
+        ([DEBUG, "--config.distill.tempratur=3"], ["tempratur", "temperature"]),
+        ([DEBUG, "--config.distill.t=3"], ["config.distill.t ", "temperature"]),
+        ([DEBUG, "--config.temperature=3"], ["config.temperature ", "did you mean"]),
+        # Wrong types, which ml_collections finds, and wrong values, which we find.
+        ([DEBUG, "--config.distill.alpha=half"], ["config.distill.alpha", "'half'"]),
+        ([DEBUG, "--config.seed=1.5"], ["config.seed", "1.5"]),
+        ([DEBUG, "--config.baseline=perhaps"], ["config.baseline", "perhaps"]),
+        ([DEBUG, "--config.distill=3"], ["config.distill", "3"]),
+        ([DEBUG, "--config.distill.alpha=1.5"], ["config.distill.alpha", "[0, 1]"]),
+        ([DEBUG, "--config.distill.temperature=0"], ["config.distill.temperature"]),
+        ([DEBUG, "--config.student.train.batch_size=9", "--config.mesh.data=2"], ["9"]),
+        ([DEBUG, "--config.student.model.heads=3"], ["config.student.model.heads"]),
+        ([DEBUG, "--config.student.model.positions=learned"], ["max_length = 0", "64"]),
+        ([DEBUG, "--config.data.source=files"], ["config.data.pattern"]),
+    ],
+    ids=lambda value: " ".join(value).replace(f"{ROOT}/configs/", ""),
+)
+def test_a_mistake_that_shows_at_once_is_a_single_line(arguments, words):
+    pathlib.Path("broken.py").write_text("def get_config(:\n")
+    pathlib.Path("plain.py").write_text("def get_config():\n    return {'seed': 1}\n")
+    before, line = mistake(*arguments)
+    assert before == []
+    for word in words:
+        assert word in line
+    assert not pathlib.Path("runs").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/nope"])
+def test_a_workdir_that_cannot_be_written_is_a_single_line(place):
+    pathlib.Path("file").write_text("")
+    before, line = mistake(DEBUG, f"--workdir={place}")
+    assert before == []
+    assert place in line and "choose another --workdir" in line
+
+
+def test_a_workdir_of_another_config_is_a_single_line_with_the_difference(home):
+    directory = home / "run"
+    workdir.claim(epath.Path(directory), Config())
+    (directory / "student-0").mkdir()
+    before, line = mistake(DEBUG, "--workdir=run")
+    assert before == []
+    assert "config.tokenizer.kind is 'bpe' there and 'bytes' now" in line
+    assert "--overwrite" in line
+    assert (directory / "student-0").exists()
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused_before_the_data_is_read():
+    before, line = mistake(DEBUG, "--config.mesh.tensor=2", "--config.mesh.data=4")
+    assert before == []
+    assert "data=4, fsdp=1, tensor=2" in line and "1 cpu device" in line
+    assert not pathlib.Path("cache", "kdjax").exists()
+
+
+def test_a_mistake_in_the_data_may_be_mended_in_the_same_workdir():
+    pattern = "--config.data.pattern=nothing/*.txt"
+    _, line = mistake(DEBUG, "--workdir=run", "--config.data.source=files", pattern)
+    assert "'nothing/*.txt' matches no" in line
+    _, line = mistake(DEBUG, "--workdir=run", "--config.data.source=tfds:imdb_reviews")
+    assert "'imdb_reviews' is not prepared in" in line
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_with_the_way_out(texts, home):
+    card = {
+        "model": dataclasses.asdict(ModelConfig(width=16, vocab_size=257)),
+        "tokenizer": "0123456789abcdef" * 4,
+        "sha256": "",
+    }
+    teacher = home / "teacher"
+    teacher.mkdir()
+    (teacher / "model.json").write_text(json.dumps(card))
+    _, line = mistake(
+        DEBUG,
+        "--config.data.source=files",
+        f"--config.data.pattern={texts}",
+        "--config.data.validation_fraction=0.2",
+        "--config.teacher.path=teacher",
+    )
+    assert "another tokenizer" in line and "0123456789ab" in line
+    assert "config.tokenizer.path = 'teacher/tokenizer.json'" in line
+
+
+def test_a_finished_workdir_answers_with_its_report_at_once(home):
+    config = default_config()
+    report = home / "runs" / "plain-tiny" / "report"
+    report.mkdir(parents=True)
+    (report / "report.html").write_text("<p>")
+    results = {"config": dataclasses.asdict(validate(config))}
+    (report / "report.json").write_text(json.dumps(results))
+    pathlib.Path("plain.py").write_text(
+        "from kdjax.config import default\n\n\ndef get_config(argument):\n"
+        "    return default()\n"
+    )
+    done = run("--config=plain.py:tiny")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "runs/plain-tiny/report/report.html" in done.stdout
+
+
+def processor_seconds():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize(
+    "python",
+    [("-m", "kdjax.main", "--help"), ("-c", "import kdjax.main")],
+    ids=["--help", "import"],
+)
+def test_help_and_import_are_quick_because_they_import_nothing_heavy(python):
+    begin = processor_seconds()
+    done = run(python=("-X", "importtime", *python))
+    assert processor_seconds() - begin < 2
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "kdjax.config" in imported
+    heavy = {
+        "jax",
+        "flax",
+        "optax",
+        "orbax",
+        "grain",
+        "tensorflow_datasets",
+        "matplotlib",
+    }
+    assert not imported & heavy
+    if "--help" in python:
+        for flag in ("--config", "--workdir", "--[no]overwrite"):
+            assert flag in done.stdout
+        assert "python -m kdjax.main --config=configs/gpt_small.py" in done.stdout

@@ -1,0 +1,277 @@
+"""The decoder sees what it may see, and every point of its space is a sound model."""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import FAMILIES, assert_close, dot_products, equations, random_params
+
+from kdjax import config as config_lib
+from kdjax import models
+from kdjax.models import attention, decoder, layers
+from kdjax.validation import validate
+
+GPT2_CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "gpt2_124m.py"
+
+families = pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
+TOKENS = jnp.arange(48).reshape(3, 16)
+SEGMENTS = jnp.array([[1] * 5 + [2] * 8 + [0] * 3, [1] * 16, [1] * 2 + [2] * 14])
+
+
+@functools.cache
+def make(config):
+    """Returns a model that is compiled once for all tests, and parameters."""
+    model = models.build(config)
+    return model._replace(hidden=jax.jit(model.hidden)), random_params(model)
+
+
+def vary(name, **changes):
+    return dataclasses.replace(FAMILIES[name], **changes)
+
+
+@families
+def test_a_position_sees_the_past_of_its_own_document_and_nothing_else(config):
+    segments = jnp.array([[1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0]])
+    tokens = jnp.arange(11)[None]  # all different: an embedding stands for a position
+    model, params = make(config)
+
+    def influence(position):
+        """Returns how the token's embedding moves every hidden state."""
+
+        def hidden(table):
+            changed = {**params, "embed": {**params["embed"], "tokens": table}}
+            return model.hidden(changed, tokens, segments)[0]
+
+        table = params["embed"]["tokens"]
+        _, moved = jax.jvp(
+            hidden, (table,), (jnp.zeros_like(table).at[position].set(direction),)
+        )
+        return jnp.abs(moved).max(-1)
+
+    direction = jax.random.normal(jax.random.key(2), (config.width,))
+    seen = jax.jit(jax.vmap(influence, out_axes=1))(jnp.arange(11)) > 0
+    same = np.asarray(segments) == segments.T
+    np.testing.assert_array_equal(seen, np.tril(same))
+
+
+@families
+def test_a_document_means_the_same_alone_and_behind_another(config):
+    model, params = make(config)
+    document = jnp.arange(20, 28)
+    rows = [
+        jnp.concatenate([jnp.arange(5), document, jnp.arange(3)]),
+        jnp.pad(document, (0, 8)),
+        jnp.arange(16),
+    ]
+    segments = jnp.array([[1] * 5 + [2] * 8 + [0] * 3, [1] * 8 + [0] * 8, [1] * 16])
+    hidden = model.hidden(params, jnp.stack(rows), segments)
+    np.testing.assert_allclose(hidden[0, 5:13], hidden[1, :8], atol=1e-4)
+
+
+def test_positions_reach_the_hidden_states():
+    """A model that knows no positions would pass the test above."""
+    learned, params = make(FAMILIES["gpt2"])
+    moved = {**params["embed"], "positions": params["embed"]["positions"][::-1]}
+    before = learned.hidden(params, TOKENS, SEGMENTS)
+    after = learned.hidden({**params, "embed": moved}, TOKENS, SEGMENTS)
+    assert np.abs(before - after).max() > 0.1
+    rope, params = make(FAMILIES["neox"])
+    before = rope.hidden(params, TOKENS, SEGMENTS)
+    after = models.build(vary("neox", rope_theta=10.0)).hidden(params, TOKENS, SEGMENTS)
+    assert np.abs(before - after).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "qwen3"])
+def test_scan_over_layers_is_a_loop_over_blocks(name):
+    config = FAMILIES[name]
+    model, params = make(config)
+    positions = attention.segment_positions(SEGMENTS)
+    mask = attention.causal_mask(SEGMENTS)
+    width = config.head_width or config.width // config.heads
+    angles = None
+    if config.positions == "rope":
+        rotated = int(width * config.rope_fraction)
+        angles = attention.rope_angles(positions, rotated, config.rope_theta)
+    embed = decoder.Embed(config)
+    x = embed.apply({"params": params["embed"]}, TOKENS, positions)
+    block = jax.jit(layers.Block(config, lambda x: x).apply)
+    for layer in range(config.layers):
+        sliced = jax.tree.map(lambda x, layer=layer: x[layer], params["layers"])
+        x, _ = block({"params": sliced}, x, mask, angles)
+    norm = layers.norm(config, "final_norm")
+    expected = norm.apply({"params": params["final_norm"]}, x)
+    hidden = model.hidden(params, TOKENS, SEGMENTS)
+    np.testing.assert_allclose(hidden, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_recomputes_and_changes_no_gradient():
+    gradients, products, kept = {}, {}, {}
+    for remat in ("none", "dots", "block"):
+        model = models.build(vary("llama", remat=remat))
+
+        def loss(params, hidden=model.hidden):
+            return jnp.square(hidden(params, TOKENS, SEGMENTS) - 0.3).sum()
+
+        params = random_params(model)
+        gradients[remat] = jax.jit(jax.grad(loss))(params)
+        products[remat] = len(dot_products(jax.grad(loss), params))
+        pullback = jax.eval_shape(lambda x, f=loss: jax.vjp(f, x)[1], params)
+        kept[remat] = sum(x.size for x in jax.tree.leaves(pullback))
+    assert products["none"] < products["dots"] < products["block"]
+    assert kept["none"] > kept["dots"] > kept["block"]
+    for remat in ("dots", "block"):
+        assert_close(gradients[remat], gradients["none"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_grouped_heads_are_full_heads_with_repeated_weights(name):
+    grouped, params = make(FAMILIES[name])
+    full = models.build(vary(name, kv_heads=0))
+    mixed = dict(params["layers"]["attention"])
+    for part in ("key", "value"):
+        mixed[part] = jax.tree.map(
+            lambda x: x.repeat(4 // x.shape[-2], axis=-2), mixed[part]
+        )
+    repeated = {**params, "layers": {**params["layers"], "attention": mixed}}
+    np.testing.assert_allclose(
+        full.hidden(repeated, TOKENS, SEGMENTS),
+        grouped.hidden(params, TOKENS, SEGMENTS),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@families
+def test_logits_are_finite_and_those_of_padded_ids_minus_infinity(config):
+    model, params = make(config)
+    hidden = model.hidden(params, TOKENS, SEGMENTS)
+    logits = models.apply_head(model.head(params), hidden)
+    assert logits.shape == (3, 16, 64)
+    assert np.isfinite(logits[..., :50]).all()
+    assert (logits[..., 50:] == -np.inf).all()
+
+
+@families
+def test_under_bfloat16_all_but_the_products_stays_float32(config):
+    model = models.build(dataclasses.replace(config, dtype="bfloat16"))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    assert jax.eval_shape(model.logits, params, TOKENS).dtype == jnp.float32
+    assert jax.eval_shape(model.hidden, params, TOKENS).dtype == jnp.bfloat16
+    dtypes = {"exp": set(), "rsqrt": set(), "dot_general": set()}
+    for equation in equations(jax.make_jaxpr(model.hidden)(params, TOKENS).jaxpr):
+        if equation.primitive.name in dtypes:
+            dtypes[equation.primitive.name] |= {x.aval.dtype for x in equation.invars}
+    assert dtypes["exp"] == {np.dtype(np.float32)}  # the softmax
+    assert dtypes["rsqrt"] == {np.dtype(np.float32)}  # the norms
+    assert dtypes["dot_general"] == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_bfloat16_computes_the_same_model(name):
+    wide, params = make(FAMILIES[name])
+    narrow = models.build(vary(name, dtype="bfloat16"))
+    exact = wide.hidden(params, TOKENS, SEGMENTS)
+    rough = narrow.hidden(params, TOKENS, SEGMENTS).astype(jnp.float32)
+    error = jnp.abs(rough - exact).max() / jnp.abs(exact).max()
+    assert 1e-4 < error < 0.05
+
+
+@functools.cache
+def program(config):
+    model = models.build(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    text = str(jax.make_jaxpr(model.logits)(params, TOKENS))
+    return re.sub("0x[0-9a-f]+", "", text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 3},
+        {"heads": 8},
+        {"kv_heads": 1},
+        {"head_width": 8},
+        {"ffn_width": 64},
+        {"vocab_size": 51},
+        {"vocab_multiple": 128},
+        {"tie_embeddings": True},
+        {"positions": "learned", "max_length": 64},
+        {"rope_theta": 100.0},
+        {"rope_fraction": 0.5},
+        {"norm": "rmsnorm"},
+        {"norm_epsilon": 0.1},
+        {"qk_norm": True},
+        {"parallel_residual": False},
+        {"mlp": "gated"},
+        {"activation": "relu"},
+        {"activation": "gelu_tanh"},
+        {"qkv_bias": False},
+        {"out_bias": False},
+        {"mlp_bias": False},
+        {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_no_option_is_ignored(change):
+    assert program(FAMILIES["neox"]) != program(vary("neox", **change))
+
+
+def test_rotation_makes_scores_depend_on_distance_alone():
+    query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 3, 16))
+
+    def score(query_at, key_at):
+        rotated = [
+            attention.rotate(x, attention.rope_angles(jnp.array([[at]]), 8, 100.0))
+            for x, at in ((query, query_at), (key, key_at))
+        ]
+        return (rotated[0] * rotated[1]).sum(-1)
+
+    near, shifted, far = score(7, 4), score(57, 54), score(57, 4)
+    np.testing.assert_allclose(near, shifted, atol=1e-4)
+    assert np.abs(near - far).max() > 0.1
+
+
+def test_rotation_turns_the_first_dimensions_and_lets_the_rest_pass():
+    x = jax.random.normal(jax.random.key(0), (1, 2, 3, 16))
+    angles = attention.rope_angles(jnp.array([[0, 9]]), 8, 100.0)
+    rotated = attention.rotate(x, angles)
+    np.testing.assert_array_equal(rotated[:, 0], x[:, 0])
+    np.testing.assert_array_equal(rotated[:, 1, :, 8:], x[:, 1, :, 8:])
+    # Dimension i turns together with i + 4, by 9 * 100**(-i / 4).
+    pairs = [np.asarray(y[0, 1, :, :4] + 1j * y[0, 1, :, 4:8]) for y in (x, rotated)]
+    turn = np.exp(9j * 100.0 ** -(np.arange(4) / 4))
+    np.testing.assert_allclose(pairs[1], pairs[0] * turn, atol=1e-5)
+
+
+def test_a_model_without_a_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="vocab_size"):
+        models.build(config_lib.ModelConfig())
+
+
+def test_gpt2_124m_has_the_sizes_it_is_named_after():
+    spec = importlib.util.spec_from_file_location("gpt2_124m", GPT2_CONFIG)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = validate(module.get_config())
+    rows = jax.ShapeDtypeStruct((2, config.data.length), jnp.int32)
+    count = {}
+    for name, part in (("teacher", config.teacher), ("student", config.student)):
+        model = models.build(part.model)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        count[name] = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        logits = jax.eval_shape(model.logits, params, rows, rows)
+        assert logits.shape[:2] == (2, 1024)
+        assert 50_257 <= logits.shape[2] <= 50_257 + 128
+    assert config.student.model.layers == 6
+    assert count["teacher"] == pytest.approx(124e6, rel=0.01)
+    # A block of width D has 12 D**2 weights and 13 D biases and scales.
+    block = 12 * 768**2 + 13 * 768
+    assert count["teacher"] - count["student"] == 6 * block

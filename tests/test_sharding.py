@@ -1,0 +1,146 @@
+"""Every array has a place that somebody chose, and a batch arrives whole."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+from toys import FAMILIES, packed_batch
+
+from kdjax import models
+from kdjax.config import MeshConfig, OptimizerConfig
+from kdjax.errors import UsageError
+from kdjax.optimizers import make_optimizer
+from kdjax.sharding import (
+    data_shard,
+    make_mesh,
+    make_placement,
+    shardings,
+    to_devices,
+)
+from kdjax.state import create_state
+
+MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
+
+
+def specs(tree, mesh, rules=()):
+    """Returns {path: PartitionSpec}."""
+    placed, _ = jax.tree_util.tree_flatten_with_path(shardings(tree, mesh, rules))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): sharding.spec
+        for path, sharding in placed
+    }
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((-1, 2, 2), (2, 2, 2)),
+        ((2, -1, 1), (2, 4, 1)),
+        ((1, 1, -1), (1, 1, 8)),
+        ((4, 2, -1), (4, 2, 1)),
+    ],
+    ids=str,
+)
+def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
+    mesh = make_mesh(MeshConfig(*sizes))
+    assert tuple(mesh.shape.values()) == expected
+    assert mesh.axis_names == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, -1), (16, 1, -1), (2, 2, 1), (8, 2, 1)])
+def test_a_mesh_that_does_not_fit_is_refused_with_its_sizes(sizes):
+    with pytest.raises(UsageError, match=f"data={sizes[0]}.*8 cpu device"):
+        make_mesh(MeshConfig(*sizes))
+
+
+@functools.cache
+def state_shapes(config, optimizer="adamw"):
+    transform = make_optimizer(OptimizerConfig(name=optimizer), steps=10)
+    create = functools.partial(create_state, models.build(config), transform)
+    return jax.eval_shape(create, jax.random.key(0))
+
+
+def wide(name):
+    """Returns the family's point with sizes that 8 devices can cut."""
+    return dataclasses.replace(
+        FAMILIES[name], width=64, heads=8, kv_heads=8, ffn_width=64
+    )
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_matrix_has_a_rule_and_is_cut_by_it(name, shape):
+    mesh = make_mesh(MeshConfig(*shape))
+    for path, spec in specs(state_shapes(wide(name)).params, mesh).items():
+        is_vector = path.endswith(("scale", "norm/bias", "out/bias", "down/bias"))
+        assert any(spec) != is_vector, path
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+def test_moments_lie_where_their_parameters_do(optimizer):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    placed = shardings(state_shapes(wide("neox"), optimizer), mesh)
+    for moment in ("mu", "nu") if optimizer == "adamw" else ("mu",):
+        assert optax.tree.get(placed.opt_state, moment) == placed.params
+    assert placed.step.spec == P()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8)])
+def test_a_matrix_without_a_rule_is_refused_by_name(shape):
+    tree = {"layers": {"strange": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}}}
+    mesh = make_mesh(MeshConfig())
+    with pytest.raises(UsageError, match="layers/strange/kernel"):
+        shardings(tree, mesh)
+    assert specs(tree, mesh, (("strange", ()),)) == {"layers/strange/kernel": P()}
+
+
+def test_a_dimension_that_does_not_divide_is_refused_by_parameter_and_axis():
+    params = state_shapes(
+        dataclasses.replace(wide("llama"), heads=4, kv_heads=4)
+    ).params
+    with pytest.raises(UsageError, match=r"attention/.*mesh\.tensor = 8: 4 is not"):
+        shardings(params, make_mesh(MeshConfig(1, 1, 8)))
+
+
+def test_an_axis_that_the_mesh_lacks_is_refused_by_name():
+    params = state_shapes(wide("llama")).params
+    rules = ((r"embed/tokens$", ("model", None)),)
+    with pytest.raises(UsageError, match=r"embed/tokens.*'model'.*data, fsdp, tensor"):
+        shardings(params, make_mesh(MeshConfig()), rules)
+
+
+def test_the_user_s_rules_go_first_and_the_first_of_them_wins():
+    params = state_shapes(wide("llama")).params
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    rules = (("embed/tokens$", (None, "data")), ("embed", ("data", None)))
+    found, default = specs(params, mesh, rules), specs(params, mesh)
+    assert found.pop("embed/tokens") == P(None, "data")
+    assert default.pop("embed/tokens") == P("tensor", "fsdp")
+    assert found == default
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_a_batch_reaches_the_devices_whole_and_in_order(shape):
+    mesh = make_mesh(MeshConfig(*shape))
+    batch = packed_batch(16, 12, 50)
+    shard = data_shard(mesh, 16)
+    assert shard == (0, 1)  # a single process feeds everything
+    placed = to_devices(batch, mesh, shard)
+    for name, rows in batch.items():
+        np.testing.assert_array_equal(placed[name], rows)
+        assert placed[name].sharding.spec == P(("data", "fsdp"))
+        pieces = {piece.data.shape for piece in placed[name].addressable_shards}
+        assert pieces == {(16 // (shape[0] * shape[1]), 12)}
+
+
+def test_activations_stay_cut_along_the_batch_and_a_single_row_passes():
+    constrain = make_placement(make_mesh(MeshConfig(2, 2, 2))).activation
+    cut = jax.jit(constrain)(jnp.zeros((8, 3, 5)))
+    assert cut.addressable_shards[0].data.shape == (2, 3, 5)
+    assert jax.jit(constrain)(jnp.zeros((1, 3, 5))).shape == (1, 3, 5)

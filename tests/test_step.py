@@ -1,0 +1,327 @@
+"""The step computes one number, whatever the machine, and touches only the student."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import assert_close, dot_products, packed_batch, random_params
+
+from kdjax import models
+from kdjax.config import MeshConfig, ModelConfig, ScheduleConfig
+from kdjax.evaluate import evaluate
+from kdjax.schedules import make_schedule
+from kdjax.sharding import (
+    data_shard,
+    make_mesh,
+    make_placement,
+    shardings,
+    to_devices,
+)
+from kdjax.state import TrainState
+from kdjax.step import Distillation, make_eval_step, make_train_step
+
+# Everything divides by 8, so that every mesh of 8 devices can cut it.
+STUDENT = ModelConfig(width=64, heads=8, ffn_width=64, vocab_size=120)
+TEACHER = ModelConfig(
+    width=128, heads=8, ffn_width=64, vocab_size=120, norm="layernorm", mlp="plain"
+)
+TEACHER_RULES = (
+    (r"mlp/up/kernel$", (None, "tensor", "fsdp")),
+    (r"attention/.*/kernel$", ()),
+    (r"embed/tokens$", ("fsdp", None)),
+)
+MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
+
+
+def keep_gradient():
+    """An optimiser that moves nothing and keeps the gradient as its state."""
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    return optax.GradientTransformation(
+        zeros, lambda gradient, state, params=None: (zeros(gradient), gradient)
+    )
+
+
+def soft_targets(teacher, alpha=0.5, temperature=2.0):
+    schedules = (make_schedule(value, 10) for value in (alpha, temperature))
+    return Distillation(teacher, "forward_kl", *schedules)
+
+
+def start(params, optimizer):
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+@functools.cache
+def on_one_device(is_distilled):
+    student, teacher = models.build(STUDENT), models.build(TEACHER)
+    optimizer = keep_gradient()
+    step = make_train_step(
+        student, optimizer, soft_targets(teacher) if is_distilled else None
+    )
+    batch = jax.tree.map(jnp.asarray, packed_batch(32, 16, 120))
+    state = start(random_params(student), optimizer)
+    state, metrics = step(
+        state, random_params(teacher) if is_distilled else None, batch
+    )
+    return metrics["loss"].compute(), jax.device_get(state.opt_state)
+
+
+# Every case compiles for seconds, so only some of them run by default.
+ALL = set(itertools.product([True, False], MESHES, [1, 4]))
+SOME = {(True, mesh, 4) for mesh in MESHES} | {(False, (2, 2, 2), 4)}
+
+
+@pytest.mark.parametrize(
+    ("is_distilled", "shape", "micro_batches"),
+    [
+        *sorted(SOME),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in sorted(ALL - SOME)),
+    ],
+    ids=str,
+)
+def test_loss_and_gradient_know_neither_mesh_nor_micro_batches(
+    is_distilled, shape, micro_batches
+):
+    mesh = make_mesh(MeshConfig(*shape))
+    student, teacher = (
+        models.build(model, placement=make_placement(mesh, rules))
+        for model, rules in ((STUDENT, ()), (TEACHER, TEACHER_RULES))
+    )
+    optimizer = keep_gradient()
+    state = start(random_params(student), optimizer)
+    placed = shardings(state, mesh)
+    teacher_params = None
+    if is_distilled:
+        teacher_params = random_params(teacher)
+        where = shardings(teacher_params, mesh, TEACHER_RULES)
+        teacher_params = jax.device_put(teacher_params, where)
+    step = make_train_step(
+        student,
+        optimizer,
+        soft_targets(teacher) if is_distilled else None,
+        micro_batches=micro_batches,
+        state_shardings=placed,
+    )
+    batch = to_devices(packed_batch(32, 16, 120), mesh, data_shard(mesh, 32))
+    state, metrics = step(jax.device_put(state, placed), teacher_params, batch)
+    expected_loss, expected = on_one_device(is_distilled)
+    assert metrics["loss"].compute() == pytest.approx(expected_loss, rel=1e-5)
+    assert_close(jax.device_get(state.opt_state), expected, rtol=1e-5)
+
+
+class Toy:
+    """A step on 8 devices, compiled once for many tests."""
+
+    def __init__(self):
+        self.mesh = make_mesh(MeshConfig(2, 2, 2))
+        placement = make_placement(self.mesh)
+        config = ModelConfig(layers=1, width=16, heads=2, vocab_size=60)
+        student = models.build(config, placement=placement)
+        self.teacher = models.build(config, placement=placement)
+        self.optimizer = optax.adam(0.03)
+        self.params = jax.device_get(random_params(student))  # not to be donated
+        placed = shardings(start(self.params, self.optimizer), self.mesh)
+        self.step = make_train_step(
+            student, self.optimizer, soft_targets(self.teacher), state_shardings=placed
+        )
+        self.place = functools.partial(jax.device_put, device=placed)
+
+    def state(self):
+        return self.place(start(self.params, self.optimizer))
+
+    def teacher_params(self, change=lambda x: 2.0 * x):
+        params = jax.tree.map(change, self.params)
+        return jax.device_put(params, shardings(params, self.mesh))
+
+    def batch(self, seed=0, change=lambda x: x):
+        batch = jax.tree.map(change, packed_batch(8, 12, 60, seed))
+        return to_devices(batch, self.mesh, (0, 1))
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return Toy()
+
+
+def assert_bitwise_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_the_step_compiles_once_consumes_its_state_and_leaves_the_teacher_alone(toy):
+    teacher_params, state = toy.teacher_params(), toy.state()
+    before = jax.device_get(teacher_params)
+    for seed in range(3):
+        old = state
+        state, _ = toy.step(old, teacher_params, toy.batch(seed))
+        assert all(x.is_deleted() for x in jax.tree.leaves(old))
+    assert toy.step._cache_size() == 1
+    assert int(state.step) == 3
+    assert_bitwise_equal(jax.device_get(teacher_params), before)
+    changed = jax.tree.map(lambda x, y: (x != y).any(), state.params, toy.params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_the_loss_falls(toy):
+    teacher_params, state = toy.teacher_params(), toy.state()
+    curve = []
+    for _ in range(20):
+        state, metrics = toy.step(state, teacher_params, toy.batch())
+        curve.append(metrics["loss"].compute())
+    assert curve[-1] < 0.7 * curve[0]
+
+
+def test_the_teacher_has_a_forward_pass_and_no_backward_pass():
+    student, teacher = models.build(STUDENT), models.build(TEACHER)
+    optimizer = keep_gradient()
+    params, teacher_params = random_params(student), random_params(teacher)
+    state = start(params, optimizer)
+    batch = jax.tree.map(jnp.asarray, packed_batch(4, 16, 120))
+    distilled = make_train_step(student, optimizer, soft_targets(teacher))
+    hard = make_train_step(student, optimizer)
+    forward = dot_products(teacher.logits, teacher_params, *batch.values())
+    assert len(forward) > 5
+    assert sorted(dot_products(distilled, state, teacher_params, batch)) == sorted(
+        dot_products(hard, state, None, batch) + forward
+    )
+
+
+def test_a_step_that_is_not_finite_is_skipped(toy):
+    broken = toy.teacher_params(lambda x: jnp.nan * x)
+    state, _ = toy.step(toy.state(), toy.teacher_params(), toy.batch())
+    before = jax.device_get(state)
+    state, metrics = toy.step(state, broken, toy.batch())
+    assert_bitwise_equal(jax.device_get(state.params), before.params)
+    assert_bitwise_equal(jax.device_get(state.opt_state), before.opt_state)
+    assert int(state.step) == 2
+    assert metrics["skipped"].compute() == 1.0
+    state, metrics = toy.step(state, toy.teacher_params(), toy.batch())
+    assert metrics["skipped"].compute() == 0.0
+    assert np.isfinite(metrics["loss"].compute())
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_even_where_the_loss_is():
+    model = models.build(ModelConfig(layers=1, width=16, heads=2, vocab_size=60))
+
+    def hidden(params, tokens, segments):
+        kink = jnp.sqrt(0.0 * params["final_norm"]["scale"])
+        x = model.hidden(params, tokens, segments)
+        return x + jnp.broadcast_to(kink, x.shape)
+
+    optimizer = optax.sgd(1.0)
+    step = make_train_step(model._replace(hidden=hidden), optimizer)
+    params = random_params(model)
+    batch = jax.tree.map(jnp.asarray, packed_batch(4, 12, 60))
+    state, metrics = step(start(jax.tree.map(jnp.copy, params), optimizer), None, batch)
+    assert np.isfinite(metrics["loss"].compute())
+    assert metrics["skipped"].compute() == 1.0
+    assert_bitwise_equal(state.params, params)
+
+
+def test_a_batch_of_padding_moves_nothing(toy):
+    batch = toy.batch(change=np.zeros_like)
+    state, metrics = toy.step(toy.state(), toy.teacher_params(), batch)
+    values = {name: mean.compute() for name, mean in metrics.items()}
+    assert values == dict.fromkeys(values, 0.0)
+    assert_bitwise_equal(jax.device_get(state.params), toy.params)
+
+
+def test_alpha_and_temperature_follow_the_state_s_step():
+    model = models.build(ModelConfig(layers=1, width=16, heads=2, vocab_size=60))
+    optimizer, params = optax.set_to_zero(), random_params(model)
+    ramps = ScheduleConfig(start=0.0, end=1.0), ScheduleConfig(start=1.0, end=5.0)
+    step = make_train_step(model, optimizer, soft_targets(model, *ramps))
+    batch = jax.tree.map(jnp.asarray, packed_batch(4, 12, 60))
+    teacher_params = jax.tree.map(lambda x: 2.0 * x, params)
+    state = start(params, optimizer)
+    state = dataclasses.replace(state, step=state.step + 3)
+    for alpha, temperature in ((0.3, 2.2), (0.4, 2.6), (0.5, 3.0)):
+        state, metrics = step(state, teacher_params, batch)
+        values = {name: mean.compute() for name, mean in metrics.items()}
+        soft, hard = temperature**2 * values["soft"], values["hard"]
+        expected = alpha * soft + (1 - alpha) * hard
+        assert values["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@functools.cache
+def evaluation():
+    """Returns an eval step, its models' parameters, and a batch."""
+    student = models.build(ModelConfig(layers=1, width=32, heads=2, vocab_size=60))
+    teacher = models.build(ModelConfig(layers=1, width=32, heads=2, vocab_size=58))
+    params = jax.tree.map(lambda x: 1.5 * x, random_params(student))
+    arguments = params, jax.tree.map(lambda x: 2.0 * x, params)
+    batch = packed_batch(12, 12, 58)
+    return make_eval_step(student, teacher), (student, teacher), arguments, batch
+
+
+def softmax(logits):
+    exponentials = np.exp(np.float64(logits))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def test_held_out_metrics_are_their_definitions():
+    step, built, params, batch = evaluation()
+    found = evaluate(step, *params, [jax.tree.map(jnp.asarray, batch)])
+    tokens, segments = batch["tokens"], batch["segments"]
+    counted = (segments[:, :-1] == segments[:, 1:]) & (segments[:, :-1] > 0)
+    labels = tokens[:, 1:][counted]
+    logits = [
+        np.asarray(m.logits(p, *map(jnp.asarray, batch.values())))[:, :-1][counted]
+        for m, p in zip(built, params, strict=True)
+    ]
+    own = softmax(logits[0][:, :60])  # all of the student's ids
+    p, q = softmax(logits[1][:, :58]), softmax(logits[0][:, :58])  # the common ones
+    surprise = -np.log(own[np.arange(labels.size), labels])
+    assert found["cross_entropy"] == pytest.approx(surprise.mean(), rel=1e-5)
+    kl = (p * np.log(p / q)).sum(-1), (q * np.log(q / p)).sum(-1)
+    assert found["forward_kl"] == pytest.approx(kl[0].mean(), rel=1e-4)
+    assert found["reverse_kl"] == pytest.approx(kl[1].mean(), rel=1e-4)
+    agreement = (p.argmax(-1) == q.argmax(-1)).mean()
+    assert 0.1 < agreement < 0.9
+    assert found["agreement"] == pytest.approx(agreement)
+    acceptance = np.minimum(p, q).sum(-1).mean()
+    assert found["acceptance"] == pytest.approx(acceptance, rel=1e-5)
+
+    confidence, correct = own.max(-1), own.argmax(-1) == labels
+    bins = np.minimum((15 * confidence).astype(int), 14)
+    rows = [
+        (confidence[bins == b].mean(), correct[bins == b].mean(), (bins == b).sum())
+        for b in np.unique(bins)
+    ]
+    assert len(rows) > 5
+    assert [tuple(row.values()) for row in found["calibration"]] == [
+        pytest.approx(row, rel=1e-4) for row in rows
+    ]
+    error = sum(n * abs(a - c) for c, a, n in rows) / labels.size
+    assert found["calibration_error"] == pytest.approx(error, rel=1e-4)
+
+
+def test_batches_add_up_and_rows_of_padding_do_not_count():
+    step, _, params, batch = evaluation()
+    whole = evaluate(step, *params, [jax.tree.map(jnp.asarray, batch)])
+    cut = [batch[name][:7] for name in batch], [batch[name][7:] for name in batch]
+    pieces = [
+        {
+            n: jnp.pad(x, ((0, 12 - len(x)), (0, 0)))
+            for n, x in zip(batch, p, strict=True)
+        }
+        for p in cut
+    ]
+    summed = evaluate(step, *params, pieces)
+    for bin_, expected in zip(
+        summed.pop("calibration"), whole["calibration"], strict=True
+    ):
+        assert bin_ == pytest.approx(expected, rel=1e-5)
+    assert summed == pytest.approx({name: whole[name] for name in summed}, rel=1e-5)
+
+
+def test_without_a_teacher_only_the_student_is_measured():
+    step, (student, _), params, batch = evaluation()
+    batch = jax.tree.map(jnp.asarray, batch)
+    alone = evaluate(make_eval_step(student), params[0], None, [batch])
+    both = evaluate(step, *params, [batch])
+    assert alone.keys() == {"cross_entropy", "calibration_error", "calibration"}
+    assert alone["cross_entropy"] == pytest.approx(both["cross_entropy"], rel=1e-6)

@@ -1,0 +1,183 @@
+"""Schedules, optimiser, FLOPs and writers do what the run's report rests on."""
+
+import dataclasses
+import io
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from toys import FAMILIES, dot_products, random_params
+
+from kdjax import models
+from kdjax.config import ModelConfig, OptimizerConfig, ScheduleConfig
+from kdjax.flops import forward_flops
+from kdjax.optimizers import make_optimizer
+from kdjax.schedules import learning_rate, make_schedule
+from kdjax.writers import MetricWriter, Progress, read_metrics
+
+
+def test_a_constant_stays_a_python_number_under_jit():
+    seen = []
+    jax.jit(lambda step: seen.append(make_schedule(0.3, 10)(step)))(jnp.int32(4))
+    assert seen == [0.3]
+    assert type(seen[0]) is float
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_ramp_goes_from_its_start_to_its_end_and_stays(kind):
+    ramp = make_schedule(ScheduleConfig(kind, start=4.0, end=1.0), steps=8)
+    values = [float(ramp(step)) for step in (0, 2, 4, 8, 20)]
+    assert values[2] == pytest.approx(2.5)
+    assert values[0] == pytest.approx(4.0)
+    assert values[3:] == pytest.approx([1.0, 1.0])
+    assert values[1] == pytest.approx(
+        {"linear": 3.25, "cosine": 3.5607}[kind], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("decay", "halfway", "final"),
+    [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)],
+)
+def test_the_learning_rate_warms_up_and_decays_to_its_ends(decay, halfway, final):
+    config = OptimizerConfig(learning_rate=2.0, warmup_fraction=0.2, decay=decay)
+    rate = learning_rate(config, steps=100)
+    assert float(rate(0)) == pytest.approx(2.0 / 20)  # the first step is not wasted
+    assert float(rate(10)) == pytest.approx(2.0 * 11 / 20)
+    assert [float(rate(step)) for step in (19, 20)] == pytest.approx([2.0, 2.0])
+    assert float(rate(60)) == pytest.approx(2.0 * halfway)
+    assert float(rate(100)) == pytest.approx(2.0 * final)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_the_learning_rate_is_sound_at_extreme_lengths(steps, fraction):
+    config = OptimizerConfig(learning_rate=2.0, warmup_fraction=fraction)
+    rates = [float(learning_rate(config, steps)(step)) for step in range(steps)]
+    assert all(0.0 < rate <= 2.0 for rate in rates)
+    assert max(rates) == 2.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_weight_decay_skips_norms_and_biases(name):
+    params = random_params(models.build(FAMILIES["gpt2"]))
+    config = OptimizerConfig(name, warmup_fraction=0.0, weight_decay=0.5)
+    optimizer = make_optimizer(config, steps=10)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(still, optimizer.init(params), params)
+    decayed = set()
+    for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
+        decayed |= {path[-1].key} if np.any(update) else set()
+    assert decayed == {"kernel", "tokens", "positions"}
+
+
+def test_clipping_bounds_the_gradient_as_a_whole():
+    config = OptimizerConfig(clip=1.0, beta1=0.0, warmup_fraction=0.0, weight_decay=0.0)
+    optimizer = make_optimizer(config, steps=10)
+    params = {"a": {"kernel": jnp.zeros(3)}, "b": {"kernel": jnp.zeros(1)}}
+    gradient = {"a": {"kernel": jnp.full(3, 30.0)}, "b": {"kernel": jnp.full(1, 30.0)}}
+    _, state = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(state[1][0].mu["a"]["kernel"], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward_flops_are_those_of_the_products_in_the_program(name):
+    # Padded ids are multiplied too but serve nothing; here there are none.
+    config = dataclasses.replace(FAMILIES[name], vocab_size=64)
+    model = models.build(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((3, 16), jnp.int32)
+    counted = sum(dot_products(model.logits, params, tokens))
+    assert forward_flops(config, length=16) == counted / (3 * 16)
+
+
+def test_forward_flops_are_what_the_compiler_counts():
+    config = ModelConfig(layers=1, width=128, heads=2, vocab_size=512)
+    model = models.build(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((2, 32), jnp.int32)
+    analysis = jax.jit(model.logits).lower(params, tokens).compile().cost_analysis()
+    # The compiler counts activations and norms as well.
+    expected = forward_flops(config, length=32) * 2 * 32
+    assert expected < analysis["flops"] < 1.1 * expected
+
+
+def write(directory, start, steps):
+    writer = MetricWriter(directory, start=start, enabled=True)
+    for step in steps:
+        writer.write(step, {"train/loss": 1.0 / step})
+    writer.close()
+
+
+def test_records_beyond_the_resumed_step_are_dropped(tmp_path):
+    directory = epath.Path(tmp_path) / "run"
+    write(directory, 0, [1, 2, 3, 4])
+    write(directory, 2, [3, 4, 5])
+    records = read_metrics(directory)
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
+    assert records[-1] == {"step": 5, "train/loss": 0.2}
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path, cut):
+    directory = epath.Path(tmp_path)
+    write(directory, 0, [1, 2, 3])
+    path = directory / "metrics.jsonl"
+    path.write_text(path.read_text()[:-cut])
+    assert [record["step"] for record in read_metrics(directory)] == [1, 2]
+    write(directory, 3, [4])
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 4]
+
+
+def test_a_directory_without_metrics_has_no_records(tmp_path):
+    assert read_metrics(epath.Path(tmp_path)) == []
+
+
+def test_processes_but_the_first_write_nothing(tmp_path):
+    writer = MetricWriter(epath.Path(tmp_path) / "run", start=0, enabled=False)
+    writer.write(1, {"loss": 1.0})
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets; starts at 0 seconds."""
+    now = [0.0]
+    monkeypatch.setattr("kdjax.writers.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_progress_is_plain_lines_now_and_then_where_there_is_no_terminal(capsys, clock):
+    with Progress("student", 100, start=40, unit="step") as progress:
+        for _ in range(60):
+            clock[0] += 1.0
+            progress.update(1, "loss 1.5")
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    assert "\r" not in captured.err
+    assert lines[0] == "student: step 55/100, 45 s left, loss 1.5"
+    assert lines[-1] == "student: step 100/100, 0 s left, loss 1.5"
+    assert len(lines) == 4
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("student", 4, unit="step") as progress:
+        progress.update(4, "loss 1.5")
+    assert "\rstudent: 100%" in terminal.getvalue()
+
+
+def test_progress_of_other_processes_is_silent(capsys, clock):
+    with Progress("student", 4, unit="step", enabled=False) as progress:
+        clock[0] += 100.0
+        progress.update(4)
+    assert capsys.readouterr().err == ""

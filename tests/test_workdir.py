@@ -1,0 +1,169 @@
+"""Who a working directory belongs to, and what may be deleted."""
+
+import collections
+import dataclasses
+import json
+import resource
+import shutil
+
+import pytest
+from etils import epath
+
+from kdjax import workdir
+from kdjax.config import Config, DistillConfig, MeshConfig
+from kdjax.errors import UsageError
+
+OTHER = Config(distill=DistillConfig(alpha=0.5))
+WEIGHTS = "weights.safetensors"  # somebody's work, in a directory that is not ours
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return epath.Path(tmp_path / "run")
+
+
+@pytest.fixture
+def claimed(directory):
+    """A directory in which the default experiment has begun."""
+    workdir.claim(directory, Config())
+    (directory / "student-0").mkdir()
+    return directory
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(UsageError) as caught:
+        workdir.claim(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def files(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def finish(directory, config):
+    report = directory / "report"
+    report.mkdir(parents=True)
+    page = report / "report.html"
+    page.write_text("<p>")
+    results = json.dumps({"config": dataclasses.asdict(config)})
+    (report / "report.json").write_text(results)
+    return page
+
+
+def test_another_config_is_refused_with_the_difference_and_harms_nothing(claimed):
+    message = refusal(claimed, OTHER)
+    assert "config.distill.alpha is 1.0 there and 0.5 now" in message
+    assert "seed" not in message
+    assert "--overwrite" in message
+    workdir.claim(claimed, Config())
+    assert files(claimed) == {"config.json", "student-0"}
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"mesh": MeshConfig(data=2, fsdp=2, tensor=2)},
+        {"seeds": 3},
+        {"cache_dir": "elsewhere"},
+        {"log_every": 1},
+    ],
+    ids=lambda free: next(iter(free)),
+)
+def test_what_changes_no_result_may_change_between_two_starts(claimed, free):
+    workdir.claim(claimed, Config(**free))
+    workdir.claim(claimed, Config())
+
+
+def test_overwrite_deletes_the_experiment_that_was_there(claimed):
+    workdir.claim(claimed, OTHER, overwrite=True)
+    assert files(claimed) == {"config.json"}
+    (claimed / "student-0").mkdir()
+    refusal(claimed, Config())
+    workdir.claim(claimed, OTHER)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [None, '{"architectures": ["GPT2LMHeadModel"]}', "{", "[]"],
+    ids=["no config.json", "of a pretrained model", "broken", "a list"],
+)
+def test_a_directory_that_is_no_experiment_is_left_alone(directory, config, overwrite):
+    directory.mkdir()
+    (directory / WEIGHTS).write_text("precious")
+    if config is not None:
+        (directory / "config.json").write_text(config)
+    before = files(directory)
+    assert str(directory) in refusal(directory, Config(), overwrite=overwrite)
+    assert files(directory) == before
+
+
+def test_an_empty_directory_may_be_claimed_with_and_without_overwrite(directory):
+    directory.mkdir()
+    workdir.claim(directory, Config(), overwrite=True)
+    workdir.claim(directory, Config())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/nope"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, place, overwrite):
+    (tmp_path / "file").write_text("")
+    directory = epath.Path(tmp_path / place)
+    assert workdir.finished_report(directory, Config()) is None
+    message = refusal(directory, Config(), overwrite=overwrite)
+    assert str(directory) in message
+    assert "choose another --workdir" in message
+
+
+def test_too_little_space_is_told_in_the_units_of_a_disk(directory, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage(2**40, 2**40 - 5 * 2**20, 5 * 2**20)
+    )
+    workdir.check_space(directory, 5 * 2**20)
+    with pytest.raises(UsageError, match=r"has 5 MiB free .* need 64 MiB"):
+        workdir.check_space(directory, 64 * 2**20)
+
+
+def test_only_this_very_experiment_counts_as_finished(directory):
+    config = Config(distill=DistillConfig(temperature=2.0))
+    assert workdir.finished_report(directory, config) is None
+    page = finish(directory, config)
+    assert workdir.finished_report(directory, config) == page
+    assert workdir.finished_report(directory, Config()) is None
+    more_seeds = dataclasses.replace(config, seeds=3)
+    assert workdir.finished_report(directory, more_seeds) is None
+
+
+def test_half_a_report_is_no_report(directory):
+    page = finish(directory, Config())
+    page.unlink()
+    assert workdir.finished_report(directory, Config()) is None
+    page.write_text("<p>")
+    (directory / "report" / "report.json").write_text('{"config": {')
+    assert workdir.finished_report(directory, Config()) is None
+
+
+def test_a_write_that_fails_half_way_leaves_what_was_there(directory):
+    directory.mkdir()
+    path = directory / "result.json"
+    workdir.write_json(path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))  # a disk that is full
+    try:
+        with pytest.raises(OSError):
+            workdir.write_json(path, {"step": "2" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert json.loads(path.read_text()) == {"step": 1}
+
+
+def test_the_config_s_cache_goes_before_the_environment_s(home, monkeypatch):
+    def cache(**options):
+        return str(workdir.cache_directory(Config(**options)))
+
+    assert cache(cache_dir="~/rows") == str(home / "rows")
+    assert cache() == str(home / "cache" / "kdjax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache() == str(home / ".cache" / "kdjax")
