@@ -17,7 +17,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.teacher.train.update(steps=500, batch_size=32)
     config.teacher.train.optimizer.learning_rate = 3e-3
     config.student.model.update(layers=2, width=128, heads=4, ffn_width=336)
-    config.student.train.update(steps=800, batch_size=8)
+    config.student.train.update(steps=500, batch_size=8)
     config.student.train.optimizer.learning_rate = 3e-3
     if argument == "scarce":
         config.student.train.data_fraction = SCARCE

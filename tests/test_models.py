@@ -99,9 +99,9 @@ def test_scan_over_layers_is_a_loop_over_blocks(name):
     if config.positions == "rope":
         rotated = int(width * config.rope_fraction)
         angles = attention.rope_angles(positions, rotated, config.rope_theta)
-    embed = decoder.Embed(config)
+    embed = decoder.Embed(config, models.Placement())
     x = embed.apply({"params": params["embed"]}, TOKENS, positions)
-    block = jax.jit(layers.Block(config, lambda x: x).apply)
+    block = jax.jit(layers.Block(config, models.Placement()).apply)
     for layer in range(config.layers):
         sliced = jax.tree.map(lambda x, layer=layer: x[layer], params["layers"])
         x, _ = block({"params": sliced}, x, mask, angles)
