@@ -46,6 +46,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.teacher.train.optimizer.update(learning_rate=6e-4, warmup_fraction=0.02)
     config.student.train.optimizer.update(learning_rate=6e-4, warmup_fraction=0.02)
     config.distill.update(alpha=0.5, temperature=2.0)
-    config.evaluate.update(every=500, rows=1024)
+    config.evaluate.update(every=500, rows=1024, batch_size=8)
     config.checkpoint.every = 1000
     return config

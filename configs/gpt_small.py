@@ -14,7 +14,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         raise UsageError(f"gpt_small.py knows the argument 'scarce', not {argument!r}")
     config = default()
     config.teacher.model.update(layers=4, width=192, heads=4, ffn_width=512)
-    config.teacher.train.update(steps=500, batch_size=32)
+    config.teacher.train.update(steps=600, batch_size=16)
     config.teacher.train.optimizer.learning_rate = 3e-3
     config.student.model.update(layers=2, width=128, heads=4, ffn_width=336)
     config.student.train.update(steps=500, batch_size=8)

@@ -150,6 +150,7 @@ class EvaluateConfig:
 
     every: int = 50  # steps
     rows: int = 512  # held-out rows used while training; the report uses all
+    batch_size: int = 32  # rows of the global batch
 
 
 @dataclasses.dataclass(frozen=True)

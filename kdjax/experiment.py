@@ -27,7 +27,7 @@ from kdjax.stages import (
     teacher_results,
 )
 from kdjax.train import device_batches
-from kdjax.validation import check_batch
+from kdjax.validation import check_batches
 from kdjax.workdir import cache_directory
 from kdjax.writers import Progress, say
 
@@ -43,9 +43,7 @@ def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
         UsageError: Devices, data, teacher or disk do not fit the config.
     """
     mesh = make_mesh(config.mesh)
-    for name, part in (("student", config.student), ("teacher", config.teacher)):
-        count = mesh.shape["data"] * mesh.shape["fsdp"]
-        check_batch(part.train, count, f"config.{name}.train")
+    check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     setting = Setting(config, workdir, _prepare(config), mesh)
     architecture = teacher_architecture(setting)
@@ -92,7 +90,7 @@ def _results(
             setting.prepared,
             "validation",
             setting.mesh,
-            config.student.train.batch_size,
+            config.evaluate.batch_size,
         )
     )
     _, placed = shapes_and_shardings(student, config.student.rules, setting)

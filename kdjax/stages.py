@@ -224,7 +224,7 @@ def student_results(
 def _final(trained: Trained, teacher: Trained, setting: Setting) -> dict[str, Any]:
     """Returns all metrics on all held-out rows of all held-out splits."""
     eval_step = make_eval_step(trained.model, teacher.model)
-    size = setting.config.student.train.batch_size
+    size = setting.config.evaluate.batch_size
     final = {}
     for split in setting.prepared.splits:
         if split != "train":

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,10 +67,6 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
         FloatingPointError: Loss or gradients stayed non-finite for several steps.
     """
     optimizer = make_optimizer(job.config.optimizer, job.config.steps)
-    create = partial(create_state, job.model, optimizer)
-    key = jax.random.key(job.seed)
-    shapes = jax.eval_shape(create, key)
-    placed = shardings(shapes, mesh, job.rules)
     shard = data_shard(mesh, job.config.batch_size)
     batches = training_batches(
         prepared.splits["train"],
@@ -80,13 +77,15 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
     )
     saved = checkpoints.Checkpoints(job.directory / "checkpoints", config.checkpoint)
     start = saved.latest() or 0
+    create = partial(create_state, job.model, optimizer)
+    shapes = jax.eval_shape(create, jax.random.key(job.seed))
+    placed = shardings(shapes, mesh, job.rules)
     if start:
-        like = checkpoints.abstract(shapes, placed)
-        state, position = saved.restore(start, like)
+        state, position = saved.restore(start, checkpoints.abstract(shapes, placed))
         batches.set_state(position)
         say(f"{job.name}: resuming at step {start:,} of {job.config.steps:,}")
     else:
-        state = jax.jit(create, out_shardings=placed)(key)
+        state = jax.jit(create, out_shardings=placed)(jax.random.key(job.seed))
     step_fn = make_train_step(
         job.model,
         optimizer,
@@ -94,37 +93,38 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
         micro_batches=job.config.micro_batches,
         state_shardings=placed,
     )
-    held_out = HeldOut(job.model, config, prepared, mesh, job.config.batch_size)
-    meter = Meter(job, config, mesh, start)
-    last = job.config.steps
+    held_out = HeldOut(job.model, config, prepared, mesh)
+    meter = Meter(job, config, start)
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
     # then sees exactly what this one would have seen.
     with jax.transfer_guard("disallow"):
-        for step in range(start + 1, last + 1):
+        for step in range(start + 1, job.config.steps + 1):
             batch = to_devices(next(batches), mesh, shard)
             state, metrics = step_fn(state, job.teacher_params, batch)
             meter.record(step, metrics)
-            is_save = step == last or not step % config.checkpoint.every
+            is_save = step == job.config.steps or not step % config.checkpoint.every
             if is_save or not step % config.evaluate.every:
                 meter.catch_up()  # so that evaluating does not count as training
                 loss = held_out.loss(state.params)
                 meter.held_out(step, loss)
                 if is_save:
                     saved.save(step, state, batches.get_state(), loss["cross_entropy"])
-    training = meter.close()
+    meter.close()
     saved.close()
-    return Result(state.params, _curve(job.directory), training)
+    records = read_metrics(job.directory)
+    return Result(state.params, _curve(records), _summary(records))
 
 
 class HeldOut:
     """The cheap held-out evaluation while training: cross-entropy on some rows."""
 
     def __init__(
-        self, model: Model, config: Config, prepared: Prepared, mesh: Mesh, size: int
+        self, model: Model, config: Config, prepared: Prepared, mesh: Mesh
     ) -> None:
         self._step = make_eval_step(model)
+        rows, size = config.evaluate.rows, config.evaluate.batch_size
         self._batches = partial(
-            device_batches, prepared, "validation", mesh, size, config.evaluate.rows
+            device_batches, prepared, "validation", mesh, size, rows
         )
         self._bits_per_byte = partial(prepared.bits_per_byte, split="validation")
 
@@ -148,7 +148,7 @@ def device_batches(
 class Meter:
     """Reads the metrics of step n - 1 while the device works on step n."""
 
-    def __init__(self, job: Job, config: Config, mesh: Mesh, start: int) -> None:
+    def __init__(self, job: Job, config: Config, start: int) -> None:
         is_first = jax.process_index() == 0
         self._log_every, self._last = config.log_every, job.config.steps
         self._tokens = job.config.batch_size * config.data.length
@@ -159,9 +159,9 @@ class Meter:
             job.name, job.config.steps, start=start, unit="step", enabled=is_first
         )
         self._pending: tuple[int, dict[str, Mean]] | None = None
-        self._durations: list[float] = []
+        self._durations: deque[float] = deque(maxlen=_RECENT)
         self._skipped = self._skipped_in_a_row = 0
-        self._started = self._read = time.perf_counter()
+        self._read = time.perf_counter()
 
     def record(self, step: int, metrics: dict[str, Mean]) -> None:
         """Takes the metrics of a step just dispatched; reads those before them."""
@@ -173,20 +173,11 @@ class Meter:
         self._writer.write(step, {f"eval/{name}": v for name, v in loss.items()})
         self._read = time.perf_counter()
 
-    def close(self) -> dict[str, Any]:
-        """Returns the summary of the run."""
+    def close(self) -> None:
+        """Reads the last step's metrics and closes the files."""
         self.catch_up()
         self._writer.close()
         self._progress.__exit__(None, None, None)
-        # The first step compiles and the second waits for it.
-        usual = statistics.median(self._durations[2:] or self._durations or [0.0])
-        return {
-            "steps": self._last,
-            "seconds": time.perf_counter() - self._started,
-            "tokens_per_second": self._tokens / usual if usual else None,
-            "mfu": self._mfu(usual),
-            "skipped_steps": self._skipped,
-        }
 
     def catch_up(self) -> None:
         """Reads the pending metrics, waiting for their step."""
@@ -199,18 +190,18 @@ class Meter:
         self._durations.append(now - self._read)
         self._read = now
         self._count_skipped(step, values["skipped"])
-        usual = statistics.median(self._durations[-_RECENT:])
-        speed, mfu = self._tokens / usual, self._mfu(usual)
-        note = f"loss {values['loss']:.3f}, {speed:,.0f} tokens/s"
-        self._progress.update(1, note + (f", MFU {mfu:.0%}" if mfu else ""))
+        usual = statistics.median(self._durations)
+        perf = {"perf/tokens_per_second": self._tokens / usual}
+        note = f"loss {values['loss']:.3f}, {self._tokens / usual:,.0f} tokens/s"
+        if self._peak is not None:
+            perf["perf/mfu"] = self._flops / usual / self._peak
+            note += f", MFU {perf['perf/mfu']:.0%}"
+        self._progress.update(1, note)
         if step == self._last or not step % self._log_every:
             scalars = {f"train/{name}": value for name, value in values.items()}
-            self._writer.write(step, {**scalars, "perf/tokens_per_second": speed})
-
-    def _mfu(self, seconds: float) -> float | None:
-        if self._peak is None or not seconds:
-            return None
-        return self._flops / seconds / self._peak
+            scalars["train/skipped"] = self._skipped  # since the last record
+            self._skipped = 0
+            self._writer.write(step, {**scalars, **perf})
 
     def _count_skipped(self, step: int, skipped: float) -> None:
         self._skipped += int(skipped)
@@ -230,12 +221,26 @@ def _flops_per_token(job: Job, length: int) -> float:
     return total
 
 
-def _curve(directory: epath.Path) -> list[dict[str, Any]]:
+def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns speed and skipped steps of the whole run, earlier starts included."""
+
+    def usual(name: str) -> float | None:
+        values = [record[name] for record in records if name in record]
+        return statistics.median(values) if values else None
+
+    return {
+        "tokens_per_second": usual("perf/tokens_per_second"),
+        "mfu": usual("perf/mfu"),
+        "skipped_steps": sum(int(r.get("train/skipped", 0)) for r in records),
+    }
+
+
+def _curve(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the held-out points of the whole run, earlier starts included."""
     prefix = "eval/"
     return [
         {"step": r["step"]}
         | {k.removeprefix(prefix): v for k, v in r.items() if k.startswith(prefix)}
-        for r in read_metrics(directory)
+        for r in records
         if f"{prefix}bits_per_byte" in r
     ]

@@ -55,6 +55,7 @@ def _check(config: Config) -> None:
         (config.log_every, "log_every"),
         (config.evaluate.every, "evaluate.every"),
         (config.evaluate.rows, "evaluate.rows"),
+        (config.evaluate.batch_size, "evaluate.batch_size"),
         (config.checkpoint.every, "checkpoint.every"),
         (config.checkpoint.keep, "checkpoint.keep"),
     ):
@@ -69,10 +70,12 @@ def _check(config: Config) -> None:
     _check_distill(config.distill)
     _check_mesh(config.mesh)
     for name, part in (("teacher", config.teacher), ("student", config.student)):
-        _check_train(part.train, config.mesh, f"config.{name}.train")
+        _check_train(part.train, f"config.{name}.train")
         _check_rules(part.rules, f"config.{name}.rules")
         if name == "student" or not config.teacher.path:
             check_model(part.model, config, f"config.{name}.model")
+    mesh = config.mesh
+    check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
 
 
 def _check_data(config: Config) -> None:
@@ -124,7 +127,7 @@ def _check_mesh(mesh: MeshConfig) -> None:
         raise UsageError(f"only one axis of config.mesh may be -1; it is {sizes}")
 
 
-def _check_train(train: TrainConfig, mesh: MeshConfig, path: str) -> None:
+def _check_train(train: TrainConfig, path: str) -> None:
     _at_least(train.steps, 1, f"{path}.steps")
     _at_least(train.batch_size, 1, f"{path}.batch_size")
     _at_least(train.micro_batches, 1, f"{path}.micro_batches")
@@ -132,8 +135,6 @@ def _check_train(train: TrainConfig, mesh: MeshConfig, path: str) -> None:
         raise UsageError(
             f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
         )
-    shards = max(mesh.data, 1) * max(mesh.fsdp, 1)
-    check_batch(train, shards, path)
     optimizer = train.optimizer
     for name in ("learning_rate", "clip"):
         value = getattr(optimizer, name)
@@ -153,13 +154,24 @@ def _check_rules(rules: Rules, path: str) -> None:
             ) from None
 
 
-def check_batch(train: TrainConfig, shards: int, path: str) -> None:
-    """Raises unless the batch divides into micro-batches and those over the mesh."""
-    if train.batch_size % (train.micro_batches * shards):
-        raise UsageError(
-            f"{path}.batch_size = {train.batch_size} is not divisible by "
-            f"micro_batches * mesh.data * mesh.fsdp = {train.micro_batches} * {shards}"
-        )
+def check_batches(config: Config, shards: int) -> None:
+    """Raises unless every batch divides over micro-batches and mesh.
+
+    Args:
+        config: The config.
+        shards: Devices along `data` times devices along `fsdp`.
+    """
+    teacher, student = config.teacher.train, config.student.train
+    for path, size, micro_batches in (
+        ("teacher.train", teacher.batch_size, teacher.micro_batches),
+        ("student.train", student.batch_size, student.micro_batches),
+        ("evaluate", config.evaluate.batch_size, 1),
+    ):
+        if size % (micro_batches * shards):
+            raise UsageError(
+                f"config.{path}.batch_size = {size} is not divisible by micro_batches "
+                f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
+            )
 
 
 def check_model(model: ModelConfig, config: Config, path: str) -> None:
