@@ -122,7 +122,13 @@ def load_card(directory: epath.Path) -> dict[str, Any]:
 
 
 def load_params(directory: epath.Path, like: Any) -> Any:
-    """Returns the parameters, placed as `like` says."""
+    """Returns the parameters, placed as `like` says.
+
+    Raises:
+        UsageError: The files are not those that were written.
+    """
+    if _digest(_params(directory)) != load_card(directory)["sha256"]:
+        raise UsageError(f"the parameters in {directory} were changed or damaged")
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(_params(directory), like)
 

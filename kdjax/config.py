@@ -32,7 +32,7 @@ class DataConfig:
     text_field: str = "text"  # for .jsonl and tfds: the feature that holds the text
     unreadable: Literal["refuse", "skip"] = "refuse"  # non-UTF-8 or unreadable files
     allow_download: bool = False  # for "tfds:<name>": download if not prepared
-    validation_fraction: float = 0.05  # of the files; chosen by a hash of their name
+    validation_fraction: float = 0.05  # of the files (if there are few: of their parts)
     length: int = 128  # tokens in a row
 
 
@@ -84,6 +84,21 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
     remat: Literal["none", "block", "dots"] = "none"  # what backward recomputes
     attention: Literal["auto", "xla", "cudnn"] = "auto"
+
+    @property
+    def key_value_heads(self) -> int:
+        """`kv_heads`, or what it defaults to."""
+        return self.kv_heads or self.heads
+
+    @property
+    def width_of_head(self) -> int:
+        """`head_width`, or what it defaults to."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def width_of_ffn(self) -> int:
+        """`ffn_width`, or what it defaults to."""
+        return self.ffn_width or 4 * self.width
 
 
 @dataclasses.dataclass(frozen=True)

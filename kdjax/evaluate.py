@@ -28,10 +28,12 @@ def evaluate(
         totals = {k: totals[k] + m if totals else m for k, m in metrics.items()}
     host = jax.device_get(totals)
     bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
-    return {name: mean.compute() for name, mean in host.items()} | _calibration(*bins)
+    return {name: mean.compute() for name, mean in host.items()} | _calibration_error(
+        *bins
+    )
 
 
-def _calibration(confidence: Mean, accuracy: Mean) -> dict[str, Any]:
+def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:
     """Returns ECE = sum over bins of (share of tokens) * |accuracy - confidence|."""
     count = np.asarray(confidence.count)
     used = count > 0

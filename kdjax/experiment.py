@@ -116,7 +116,7 @@ def _results(
         "teacher": {
             "path": str(teacher.directory),
             "sha256": teacher.card["sha256"],
-            "trained_here": not config.teacher.path,
+            "from_config": not config.teacher.path,
         },
         "models": {
             name: {

@@ -30,12 +30,10 @@ def forward_flops(config: ModelConfig, length: int) -> float:
         >>> forward_flops(model, length=2)  # 2 * (4*16 + 2*4*8 + 4*16) + 4*2*4
         416.0
     """
-    head_width = config.head_width or config.width // config.heads
-    heads = config.heads * head_width
-    kv = (config.kv_heads or config.heads) * head_width
+    heads = config.heads * config.width_of_head
+    kv = config.key_value_heads * config.width_of_head
     matrices = 2 if config.mlp == "plain" else 3
-    ffn = config.ffn_width or 4 * config.width
-    layer = config.width * (2 * heads + 2 * kv) + matrices * config.width * ffn
+    layer = config.width * (2 * heads + 2 * kv + matrices * config.width_of_ffn)
     head = config.width * config.vocab_size
     attention = 4 * length * heads * config.layers
     return float(2 * (config.layers * layer + head) + attention)

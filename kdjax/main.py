@@ -24,7 +24,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default: runs/ and the config's name."
 )
 _OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Delete a different experiment found in the workdir."
+    "overwrite", False, "Delete the experiment found in the workdir and start anew."
 )
 
 

@@ -5,6 +5,7 @@ ordered table of regular expressions; the optimiser's moments end in the same pa
 get the same placement.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ from kdjax.errors import UsageError
 from kdjax.models import Placement
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp")
+BATCH = P(BATCH_AXES)
 
 # First match wins. Leading None: the layer axis of scanned blocks.
 DEFAULT_RULES: Rules = (
@@ -71,9 +73,9 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """
     sizes = [getattr(config, axis) for axis in AXES]
     count = jax.device_count()
-    fixed = int(np.prod([size for size in sizes if size != -1]))
+    fixed = math.prod(size for size in sizes if size != -1)
     sizes = [count // fixed if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != count:
+    if math.prod(sizes) != count:
         wanted = ", ".join(f"{a}={getattr(config, a)}" for a in AXES)
         raise UsageError(
             f"config.mesh ({wanted}) does not fit {count} "
@@ -107,7 +109,12 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
 
 def _spec(name: str, ndim: int, rules: Rules) -> tuple[str | None, ...]:
     for pattern, spec in rules:
-        if re.search(pattern, name) and len(spec) <= ndim:
+        if re.search(pattern, name):
+            if len(spec) > ndim:
+                raise UsageError(
+                    f"the sharding rule {pattern!r} names {len(spec)} dimensions; the "
+                    f"parameter {name} has {ndim}"
+                )
             return spec
     if ndim >= 2:
         raise UsageError(
@@ -144,7 +151,7 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     is computed. Left to itself the partitioner cuts products along `fsdp` in both
     operands, which is slow, and with some rules wrong (jax 0.10.2).
     """
-    batch = NamedSharding(mesh, P(("data", "fsdp"), None, None))
+    batch = NamedSharding(mesh, BATCH)
 
     def activation(x: jax.Array) -> jax.Array:
         # `Model.init` traces with one row, which cannot be split.
@@ -155,7 +162,7 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     def weight(path: str, x: jax.Array) -> jax.Array:
         is_layer = path.startswith("layers/")
         spec = _spec(path, x.ndim + is_layer, (*rules, *DEFAULT_RULES))[is_layer:]
-        kept = P(*(None if axis in ("data", "fsdp") else axis for axis in spec))
+        kept = P(*(None if axis in BATCH_AXES else axis for axis in spec))
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
 
     return Placement(activation, weight)

@@ -183,7 +183,7 @@ def make_eval_step(
         inputs = batch["tokens"], batch["segments"]
         logits = model.logits(params, *inputs)
         metrics = {"cross_entropy": Mean.of(hard_loss(logits, labels), weights)}
-        metrics |= _calibration(logits, labels, weights)
+        metrics |= _confidence_bins(logits, labels, weights)
         if teacher is None:
             return metrics
         student_logits, teacher_logits = common_vocabulary(
@@ -204,7 +204,7 @@ def make_eval_step(
     return jax.jit(eval_step)
 
 
-def _calibration(
+def _confidence_bins(
     logits: Float[Array, "B T V"], labels: Array, weights: Array
 ) -> dict[str, Mean]:
     """Returns confidence and accuracy of the most likely token by confidence bin."""

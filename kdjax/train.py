@@ -11,7 +11,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax import checkpoint as checkpoints
+from kdjax import checkpoint
 from kdjax.config import Config, Rules, TrainConfig
 from kdjax.data import Prepared, held_out_batches, training_batches
 from kdjax.evaluate import evaluate
@@ -75,13 +75,13 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
         fraction=job.config.data_fraction,
         shard=shard,
     )
-    saved = checkpoints.Checkpoints(job.directory / "checkpoints", config.checkpoint)
+    saved = checkpoint.Checkpoints(job.directory / "checkpoints", config.checkpoint)
     start = saved.latest() or 0
     create = partial(create_state, job.model, optimizer)
     shapes = jax.eval_shape(create, jax.random.key(job.seed))
     placed = shardings(shapes, mesh, job.rules)
     if start:
-        state, position = saved.restore(start, checkpoints.abstract(shapes, placed))
+        state, position = saved.restore(start, checkpoint.abstract(shapes, placed))
         batches.set_state(position)
         say(f"{job.name}: resuming at step {start:,} of {job.config.steps:,}")
     else:
@@ -150,7 +150,9 @@ class Meter:
 
     def __init__(self, job: Job, config: Config, start: int) -> None:
         is_first = jax.process_index() == 0
-        self._log_every, self._last = config.log_every, job.config.steps
+        # At checkpoints too, so that a resumed run has missed nothing.
+        self._record_every = config.log_every, config.checkpoint.every
+        self._last = job.config.steps
         self._tokens = job.config.batch_size * config.data.length
         self._flops = self._tokens * _flops_per_token(job, config.data.length)
         self._peak = peak_flops()
@@ -197,7 +199,7 @@ class Meter:
             perf["perf/mfu"] = self._flops / usual / self._peak
             note += f", MFU {perf['perf/mfu']:.0%}"
         self._progress.update(1, note)
-        if step == self._last or not step % self._log_every:
+        if step == self._last or not all(step % n for n in self._record_every):
             scalars = {f"train/{name}": value for name, value in values.items()}
             scalars["train/skipped"] = self._skipped  # since the last record
             self._skipped = 0

@@ -186,7 +186,7 @@ def check_model(model: ModelConfig, config: Config, path: str) -> None:
             f"{path}.width = {model.width} is not divisible by {path}.heads = "
             f"{model.heads}; change one or set head_width"
         )
-    kv_heads = model.kv_heads or model.heads
+    kv_heads = model.key_value_heads
     if kv_heads < 1 or model.heads % kv_heads:
         raise UsageError(
             f"{path}.heads = {model.heads} is not divisible by "
@@ -198,7 +198,7 @@ def check_model(model: ModelConfig, config: Config, path: str) -> None:
                 f"{path}.{name} = {heads} is not divisible by config.mesh.tensor = "
                 f"{config.mesh.tensor}"
             )
-    head_width = model.head_width or model.width // model.heads
+    head_width = model.width_of_head
     if model.positions == "rope" and int(head_width * model.rope_fraction) % 2:
         raise UsageError(
             f"{path}: head width {head_width} * rope_fraction {model.rope_fraction:g} "

@@ -11,6 +11,8 @@ import tensorboardX
 import tqdm
 from etils import epath
 
+from kdjax.workdir import write_bytes
+
 _LINE_EVERY = 15.0  # seconds between progress lines in a log
 
 
@@ -31,7 +33,8 @@ class MetricWriter:
         if self._path is not None:
             directory.mkdir(parents=True, exist_ok=True)
             kept = [r for r in read_metrics(directory) if r["step"] <= start]
-            self._path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_bytes(self._path, text.encode())
             self._board = tensorboardX.SummaryWriter(
                 str(directory / "tensorboard"), purge_step=start + 1
             )

@@ -18,9 +18,6 @@ import threading
 import time
 from typing import NoReturn
 
-PREEMPTED = 42  # The exit code of a rank that was told to stop and saved.
-SAVE_GRACE = 120.0  # Seconds: after such a rank the others are writing, not stuck.
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -82,8 +79,7 @@ def _wait(
                 if code:
                     print(f"launch: rank {rank} ended with {code}", file=sys.stderr)
                     status = status or (code if code > 0 else 128 - code)
-                    patience = SAVE_GRACE if code == PREEMPTED else grace
-                    deadline = min(deadline, time.monotonic() + patience)
+                    deadline = min(deadline, time.monotonic() + grace)
         time.sleep(0.05)
     return status
 

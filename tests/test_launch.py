@@ -83,18 +83,6 @@ time.sleep(60)
     assert errors.startswith("launch: rank 1 ended with")
 
 
-def test_a_rank_that_was_preempted_leaves_the_others_time_to_save():
-    program = """
-import os, sys, time
-time.sleep(0.5 * (os.environ["KDJAX_PROCESS"] == "0"))
-print("saved")
-sys.exit(42)
-"""
-    code, output, _ = launch("--grace=0", program=program)
-    assert code == 42
-    assert sorted(output.splitlines()) == ["[0] saved", "[1] saved"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_every_rank_and_nothing_starts_again(number):
     program = f"""

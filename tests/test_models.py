@@ -40,7 +40,8 @@ def vary(name, **changes):
 def test_a_position_sees_the_past_of_its_own_document_and_nothing_else(config):
     segments = jnp.array([[1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0]])
     tokens = jnp.arange(11)[None]  # all different: an embedding stands for a position
-    model, params = make(config)
+    # With one layer nothing reaches a position by way of another.
+    model, params = make(dataclasses.replace(config, layers=1))
 
     def influence(position):
         """Returns how the token's embedding moves every hidden state."""
@@ -109,6 +110,21 @@ def test_scan_over_layers_is_a_loop_over_blocks(name):
     expected = norm.apply({"params": params["final_norm"]}, x)
     hidden = model.hidden(params, TOKENS, SEGMENTS)
     np.testing.assert_allclose(hidden, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_one_device_computes_what_several_do(name, monkeypatch):
+    """On one device the rows of a batch are joined before the products."""
+    model, params = make(FAMILIES[name])
+    several = model.hidden(params, TOKENS, SEGMENTS)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    alone = models.build(FAMILIES[name])
+    joined = jax.make_jaxpr(alone.hidden)(params, TOKENS, SEGMENTS)
+    shapes = {x.aval.shape for e in equations(joined.jaxpr) for x in e.outvars}
+    assert (48, 32) in shapes
+    np.testing.assert_allclose(
+        alone.hidden(params, TOKENS, SEGMENTS), several, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_remat_recomputes_and_changes_no_gradient():

@@ -42,7 +42,7 @@ def training_batches(
         # the slice anew in every epoch, and sooner or later every row would come.
         order = grain.MapDataset.range(len(rows)).shuffle(seed=seed)
         kept = grain.MapDataset.range(max(1, round(fraction * len(rows))))
-        dataset = kept.map(lambda index: rows[order[index]])
+        dataset = kept.map(lambda position: rows[order[position]])
     else:
         dataset = grain.MapDataset.source(rows)
     dataset = dataset.seed(seed).shuffle().repeat()

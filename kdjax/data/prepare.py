@@ -78,7 +78,7 @@ class PackedRows(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in self._rows}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
-        count = self._metadata["splits"][split]
+        count = self._metadata["splits"][split]  # stored after the last row
         count["rows"] = count["tokens"] = 0
         for index, row in enumerate(self._rows[split]()):
             count["rows"] += 1

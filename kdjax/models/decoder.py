@@ -69,8 +69,7 @@ class Decoder(nn.Module):
         x = self.placement.activation(embed(tokens, positions))
         angles = None
         if config.positions == "rope":
-            head_width = config.head_width or config.width // config.heads
-            rotated = int(head_width * config.rope_fraction)
+            rotated = int(config.width_of_head * config.rope_fraction)
             angles = rope_angles(positions, rotated, config.rope_theta)
         layers = nn.scan(
             _layer(config, self.placement, self.is_initializing()),

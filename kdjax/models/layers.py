@@ -76,14 +76,13 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Returns what the positions gather from those they may see."""
         config = self.config
-        head_width = config.head_width or config.width // config.heads
+        head_width, kv_heads = config.width_of_head, config.key_value_heads
         project = partial(
             nn.DenseGeneral,
             dtype=dtype_of(config),
             use_bias=config.qkv_bias,
             kernel_init=nn.initializers.normal(INIT_SCALE),
         )
-        kv_heads = config.kv_heads or config.heads
         shape, x = x.shape[:2], flatten(x)
         query, key, value = (
             project((heads, head_width), name=name)(x).reshape(
@@ -125,7 +124,7 @@ class Mlp(nn.Module):
         dense = partial(nn.Dense, dtype=dtype_of(config), use_bias=config.mlp_bias)
         wide = partial(
             dense,
-            config.ffn_width or 4 * config.width,
+            config.width_of_ffn,
             kernel_init=nn.initializers.normal(INIT_SCALE),
         )
         activation = ACTIVATIONS[config.activation]
