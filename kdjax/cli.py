@@ -17,8 +17,8 @@ _INTERRUPTED = 130  # what shells report after Ctrl-C
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits.
 
-    A mistake in the flags or the config, a `UsageError`, and a file system that refuses
-    (`OSError`) print one line and exit with 2.
+    A mistake in the flags or the config, a `UsageError`, a run that diverged and a file
+    system that refuses (`OSError`) print one line and exit with 2.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -28,7 +28,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
                     f"unexpected argument {argv[1]!r}; flags start with --"
                 )
             main(argv)
-        except UsageError as error:
+        except (UsageError, FloatingPointError) as error:
             _fail(error)
         except OSError as error:
             if error.errno is None:  # a library's own error, not the file system's

@@ -28,7 +28,7 @@ from kdjax.stages import (
 )
 from kdjax.train import device_batches
 from kdjax.validation import check_batches
-from kdjax.workdir import cache_directory
+from kdjax.workdir import cache_directory, check_data
 from kdjax.writers import Progress, say
 
 
@@ -49,6 +49,8 @@ def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
     architecture = teacher_architecture(setting)
     student = make_model(config.student.model, "student", setting)
     teacher_model = make_model(architecture, "teacher", setting)
+    if jax.process_index() == 0:
+        check_data(workdir, setting.prepared.info)
     teacher = obtain_teacher(teacher_model, setting)
     runs = [teacher_results(teacher, setting)]
     for seed in range(config.seed, config.seed + config.seeds):

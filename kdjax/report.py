@@ -42,6 +42,8 @@ def write(results: dict[str, Any], directory: epath.Path) -> epath.Path:
     summary = summarise(results)
     results = {**results, "summary": summary}
     directory.mkdir(parents=True, exist_ok=True)
+    page = directory / "report.html"
+    page.unlink(missing_ok=True)  # its presence says that the report is whole
     write_json(directory / "report.json", results)
     images = {
         "curves": plots.curves(results, summary),
@@ -49,7 +51,6 @@ def write(results: dict[str, Any], directory: epath.Path) -> epath.Path:
     }
     for name, png in images.items():
         write_bytes(directory / f"{name}.png", png)
-    page = directory / "report.html"
     write_bytes(page, _render(results, images).encode())
     return page
 

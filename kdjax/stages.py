@@ -61,6 +61,8 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
         )
     model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     check_model(model, config, path)
+    if model.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise UsageError(f"{path}.attention = 'cudnn' needs a GPU; choose 'auto'")
     rules = getattr(config, name).rules
     built = build(model, placement=make_placement(setting.mesh, rules))
     shapes_and_shardings(built, rules, setting)
@@ -113,10 +115,8 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     """
     config = setting.config
     if config.teacher.path:
-        return _load(model, epath.Path(config.teacher.path).expanduser(), setting)
-    directory = cache_directory(config) / "teachers" / _teacher_key(setting)
-    if checkpoint.is_model(directory):
-        return _load(model, directory, setting)
+        directory = epath.Path(config.teacher.path).expanduser()
+        return _load("teacher", model, config.teacher.rules, directory, setting)
     job = Job(
         "teacher",
         setting.workdir / "teacher",
@@ -125,14 +125,17 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
         config.teacher.rules,
         config.teacher.seed,
     )
-    return _train_and_save(job, directory, setting)
+    cache = cache_directory(config) / "teachers"
+    return _train_once(job, cache / _teacher_key(setting), setting)
 
 
-def _load(model: Model, directory: epath.Path, setting: Setting) -> Trained:
-    """Returns a teacher from its directory, placed by the teacher's rules."""
-    shapes, placed = shapes_and_shardings(model, setting.config.teacher.rules, setting)
+def _load(
+    name: str, model: Model, rules: Rules, directory: epath.Path, setting: Setting
+) -> Trained:
+    """Returns a model from its directory, placed by its rules."""
+    shapes, placed = shapes_and_shardings(model, rules, setting)
     params = checkpoint.load_params(directory, checkpoint.abstract(shapes, placed))
-    say(f"teacher: loaded from {directory}")
+    say(f"{name}: loaded from {directory}")
     return Trained(model, params, directory, checkpoint.load_card(directory))
 
 
@@ -148,8 +151,10 @@ def _teacher_key(setting: Setting) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def _train_and_save(job: Job, directory: epath.Path, setting: Setting) -> Trained:
-    """Trains to the end and writes the model where others can find it."""
+def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
+    """Returns the model in the directory, trained to the end now if there is none."""
+    if checkpoint.is_model(directory):
+        return _load(job.name, job.model, job.rules, directory, setting)
     say(
         f"{job.name}: {count_parameters(job.model):,} parameters; "
         f"metrics in {job.directory}"
@@ -208,7 +213,7 @@ def student_results(
             make_schedule(config.distill.temperature, steps),
         )
         job = job._replace(distillation=distillation, teacher_params=teacher.params)
-    trained = _train_and_save(job, directory / "model", setting)
+    trained = _train_once(job, directory / "model", setting)
     result = {
         "role": role,
         "seed": seed,

@@ -140,8 +140,11 @@ def _check_train(train: TrainConfig, path: str) -> None:
         value = getattr(optimizer, name)
         if not 0 < value < float("inf"):
             raise UsageError(f"{path}.optimizer.{name} must be > 0; it is {value:g}")
-    for name in ("warmup_fraction", "final_fraction"):
+    for name in ("warmup_fraction", "final_fraction", "weight_decay"):
         _between(getattr(optimizer, name), 0.0, 1.0, f"{path}.optimizer.{name}")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise UsageError(f"{path}.optimizer.{name} must be in [0, 1)")
 
 
 def _check_rules(rules: Rules, path: str) -> None:
@@ -180,6 +183,9 @@ def check_model(model: ModelConfig, config: Config, path: str) -> None:
         _at_least(getattr(model, name), 1, f"{path}.{name}")
     for name in ("kv_heads", "head_width", "ffn_width", "vocab_size"):
         _at_least(getattr(model, name), 0, f"{path}.{name}")
+    for name in ("rope_theta", "norm_epsilon"):
+        if not 0 < getattr(model, name) < float("inf"):
+            raise UsageError(f"{path}.{name} must be > 0")
     _between(model.rope_fraction, 0.0, 1.0, f"{path}.rope_fraction")
     if not model.head_width and model.width % model.heads:
         raise UsageError(

@@ -52,6 +52,28 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         ) from None
 
 
+def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
+    """Binds the experiment to its rows, or finds that they are still the same.
+
+    Raises:
+        UsageError: The text or the tokenizer changed since the experiment began.
+    """
+    wanted = {name: size["sha256"] for name, size in info["splits"].items()}
+    wanted |= {"tokenizer": info["tokenizer"]["sha256"]}
+    stored = workdir / "data.json"
+    if not stored.exists():
+        write_json(stored, wanted)
+        return
+    found = json.loads(stored.read_text())
+    changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
+    if changed:
+        raise UsageError(
+            f"{workdir} was begun on other data: {', '.join(changed)} changed since "
+            "(another Python has another library); choose another --workdir, or pass "
+            "--overwrite to start anew"
+        )
+
+
 def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
     """Returns the report's path if this very experiment has been finished here."""
     try:

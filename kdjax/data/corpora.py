@@ -222,7 +222,7 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
         with _quiet():
             builder = tfds.builder(name, file_format="array_record")
             is_prepared = builder.is_prepared()
-    except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
+    except (AssertionError, ImportError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise UsageError(
             f"no tfds data set {name!r} ({first}); {alternatives}"

@@ -26,8 +26,8 @@ class TextTokenizer(NamedTuple):
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
-        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+        """One more than the largest id; some tokenizers leave ids out."""
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yields each text's ids, ended by `end_of_text`; uses all cores."""
@@ -92,5 +92,5 @@ def _wrap(
             f"{source} has no token {end_of_text!r}; set config.tokenizer.end_of_text "
             "to the token that ends a document"
         )
-    content = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True)
+    content = json.dumps([json.loads(tokenizer.to_str()), end], sort_keys=True)
     return TextTokenizer(tokenizer, end, hashlib.sha256(content.encode()).hexdigest())
