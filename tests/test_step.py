@@ -11,7 +11,7 @@ import optax
 import pytest
 from toys import assert_close, dot_products, packed_batch, random_params
 
-from kdjax import models
+from kdjax import losses, models
 from kdjax.config import MeshConfig, ModelConfig, ScheduleConfig
 from kdjax.evaluate import evaluate
 from kdjax.schedules import make_schedule
@@ -119,9 +119,9 @@ class Toy:
     def __init__(self):
         self.mesh = make_mesh(MeshConfig(2, 2, 2))
         placement = make_placement(self.mesh)
-        config = ModelConfig(layers=1, width=16, heads=2, vocab_size=60)
-        student = models.build(config, placement=placement)
-        self.teacher = models.build(config, placement=placement)
+        self.config = ModelConfig(layers=1, width=16, heads=2, vocab_size=60)
+        student = models.build(self.config, placement=placement)
+        self.teacher = models.build(self.config, placement=placement)
         self.optimizer = optax.adam(0.03)
         self.params = jax.device_get(random_params(student))  # not to be donated
         placed = shardings(start(self.params, self.optimizer), self.mesh)
@@ -171,6 +171,25 @@ def test_the_step_compiles_once_consumes_its_state_and_leaves_the_teacher_alone(
     assert all(jax.tree.leaves(changed))
 
 
+def test_the_gradient_is_that_of_the_mean_over_the_batch_s_tokens(toy):
+    plain, batch = models.build(toy.config), jax.device_get(toy.batch())
+    inputs = jnp.asarray(batch["tokens"]), jnp.asarray(batch["segments"])
+    labels, weights = losses.next_token(*inputs)
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(params, teacher_params):
+        logits = [plain.logits(p, *inputs)[..., :60] for p in (params, teacher_params)]
+        values = losses.distillation_loss(*logits, labels, alpha=0.5, temperature=2.0)
+        return (weights * values).sum() / weights.sum()
+
+    expected, gradient = mean(toy.params, jax.device_get(toy.teacher_params()))
+    _, metrics = toy.step(toy.state(), toy.teacher_params(), toy.batch())
+    assert metrics["loss"].compute() == pytest.approx(float(expected), rel=1e-5)
+    norm = float(optax.tree.norm(gradient))
+    assert metrics["grad_norm"].compute() == pytest.approx(norm, rel=1e-4)
+
+
 def test_the_loss_falls(toy):
     teacher_params, state = toy.teacher_params(), toy.state()
     curve = []
@@ -188,7 +207,8 @@ def test_the_teacher_has_a_forward_pass_and_no_backward_pass():
     batch = jax.tree.map(jnp.asarray, packed_batch(4, 16, 120))
     distilled = make_train_step(student, optimizer, soft_targets(teacher))
     hard = make_train_step(student, optimizer)
-    forward = dot_products(teacher.logits, teacher_params, *batch.values())
+    inputs = batch["tokens"], batch["segments"]
+    forward = dot_products(teacher.logits, teacher_params, *inputs)
     assert len(forward) > 5
     assert sorted(dot_products(distilled, state, teacher_params, batch)) == sorted(
         dot_products(hard, state, None, batch) + forward
@@ -275,7 +295,9 @@ def test_held_out_metrics_are_their_definitions():
     counted = (segments[:, :-1] == segments[:, 1:]) & (segments[:, :-1] > 0)
     labels = tokens[:, 1:][counted]
     logits = [
-        np.asarray(m.logits(p, *map(jnp.asarray, batch.values())))[:, :-1][counted]
+        np.asarray(m.logits(p, jnp.asarray(tokens), jnp.asarray(segments)))[:, :-1][
+            counted
+        ]
         for m, p in zip(built, params, strict=True)
     ]
     own = softmax(logits[0][:, :60])  # all of the student's ids
