@@ -175,6 +175,7 @@ def test_two_processes_give_the_result_of_one_with_two_devices(place, straight):
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_can_teach_the_next(place, straight):
     teacher = place / "straight" / "student-0" / "model"
     chained = run(

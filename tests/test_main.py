@@ -83,7 +83,7 @@ def mistake(*arguments):
         ([DEBUG, "--config.distill.temperature=0"], ["config.distill.temperature"]),
         ([DEBUG, "--config.student.train.batch_size=9", "--config.mesh.data=2"], ["9"]),
         ([DEBUG, "--config.student.model.heads=3"], ["config.student.model.heads"]),
-        ([DEBUG, "--config.student.model.positions=learned"], ["max_length = 0", "256"]),
+        ([DEBUG, "--config.student.model.positions=learned"], ["max_length = 0"]),
         ([DEBUG, "--config.data.source=files"], ["config.data.pattern"]),
     ],
     ids=lambda value: " ".join(value).replace(f"{ROOT}/configs/", ""),
