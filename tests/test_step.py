@@ -26,7 +26,7 @@ from kdjax.state import TrainState
 from kdjax.step import Distillation, make_eval_step, make_train_step
 
 # Everything divides by 8, so that every mesh of 8 devices can cut it.
-STUDENT = ModelConfig(width=64, heads=8, ffn_width=64, vocab_size=120)
+STUDENT = ModelConfig(width=64, heads=8, ffn_width=64, vocab_size=120, mlp="plain")
 TEACHER = ModelConfig(
     width=128, heads=8, ffn_width=64, vocab_size=120, norm="layernorm", mlp="plain"
 )
@@ -35,6 +35,7 @@ TEACHER_RULES = (
     (r"attention/.*/kernel$", ()),
     (r"embed/tokens$", ("fsdp", None)),
 )
+SMALL = ModelConfig(layers=1, width=16, heads=2, vocab_size=60, mlp="plain")
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
 
 
@@ -119,7 +120,7 @@ class Toy:
     def __init__(self):
         self.mesh = make_mesh(MeshConfig(2, 2, 2))
         placement = make_placement(self.mesh)
-        self.config = ModelConfig(layers=1, width=16, heads=2, vocab_size=60)
+        self.config = SMALL
         student = models.build(self.config, placement=placement)
         self.teacher = models.build(self.config, placement=placement)
         self.optimizer = optax.adam(0.03)
@@ -230,7 +231,7 @@ def test_a_step_that_is_not_finite_is_skipped(toy):
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_even_where_the_loss_is():
-    model = models.build(ModelConfig(layers=1, width=16, heads=2, vocab_size=60))
+    model = models.build(SMALL)
 
     def hidden(params, tokens, segments):
         kink = jnp.sqrt(0.0 * params["final_norm"]["scale"])
@@ -256,7 +257,7 @@ def test_a_batch_of_padding_moves_nothing(toy):
 
 
 def test_alpha_and_temperature_follow_the_state_s_step():
-    model = models.build(ModelConfig(layers=1, width=16, heads=2, vocab_size=60))
+    model = models.build(SMALL)
     optimizer, params = optax.set_to_zero(), random_params(model)
     ramps = ScheduleConfig(start=0.0, end=1.0), ScheduleConfig(start=1.0, end=5.0)
     step = make_train_step(model, optimizer, soft_targets(model, *ramps))
