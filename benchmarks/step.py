@@ -23,9 +23,8 @@ from benchmarks import common
 from kdjax.config import Config, ModelConfig, OptimizerConfig
 from kdjax.models import Model, build
 from kdjax.optimizers import make_optimizer
-from kdjax.schedules import make_schedule
 from kdjax.state import create_state
-from kdjax.step import Batch, Distillation, TrainStep, make_train_step
+from kdjax.step import Batch, TrainStep, make_distillation, make_train_step
 from kdjax.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/gpt_small.py")
@@ -44,14 +43,9 @@ def times(settings: Config, rounds: int) -> dict[str, Any]:
     vocab = settings.tokenizer.vocab_size
     teacher = build(dataclasses.replace(settings.teacher.model, vocab_size=vocab))
     student = build(dataclasses.replace(settings.student.model, vocab_size=vocab))
-    train, distill = settings.student.train, settings.distill
+    train = settings.student.train
     optimizer = make_optimizer(train.optimizer, train.steps)
-    distillation = Distillation(
-        teacher,
-        distill.kind,
-        make_schedule(distill.alpha, train.steps),
-        make_schedule(distill.temperature, train.steps),
-    )
+    distillation = make_distillation(teacher, settings.distill, train.steps)
     batch = _batch(train.batch_size, settings.data.length, vocab)
     teacher_params = jax.jit(teacher.init)(jax.random.key(1))
     forward = jax.jit(teacher.logits)

@@ -154,9 +154,16 @@ class StudentConfig:
 class DistillConfig:
     """`alpha * temperature**2 * divergence + (1 - alpha) * cross-entropy`."""
 
-    kind: Literal["forward_kl", "reverse_kl", "total_variation"] = "forward_kl"
+    kind: str = "forward_kl"  # a name in `losses.DIVERGENCES`
     alpha: float | ScheduleConfig = 1.0
     temperature: float | ScheduleConfig = 1.0
+    # What only some divergences take; the table says what it means.
+    beta: float = 0.5  # jsd
+    skew: float = 0.1  # skew_forward_kl, skew_reverse_kl
+    a: float = 1.0  # alpha_beta, decoupled_kd
+    b: float = 1.0  # alpha_beta, decoupled_kd
+    mu: float = 0.5  # adaptive_kl
+    t: float | ScheduleConfig = ScheduleConfig(start=0.0, end=1.0)  # taid
 
 
 @dataclasses.dataclass(frozen=True)

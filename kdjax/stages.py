@@ -14,11 +14,11 @@ from kdjax.config import Config, ModelConfig, Rules
 from kdjax.data import Prepared
 from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
+from kdjax.losses import LossSharding
 from kdjax.models import Model, build
 from kdjax.parsing import from_mapping
-from kdjax.schedules import make_schedule
 from kdjax.sharding import barrier, make_placement, shardings
-from kdjax.step import Distillation, make_eval_step
+from kdjax.step import make_distillation, make_eval_step
 from kdjax.train import Job, device_batches, train
 from kdjax.validation import check_model
 from kdjax.workdir import cache_directory, check_space, write_json
@@ -206,12 +206,7 @@ def student_results(
     )
     if role == "student":
         steps = config.student.train.steps
-        distillation = Distillation(
-            teacher.model,
-            config.distill.kind,
-            make_schedule(config.distill.alpha, steps),
-            make_schedule(config.distill.temperature, steps),
-        )
+        distillation = make_distillation(teacher.model, config.distill, steps)
         job = job._replace(distillation=distillation, teacher_params=teacher.params)
     trained = _train_once(job, directory / "model", setting)
     result = {
@@ -228,7 +223,9 @@ def student_results(
 
 def _final(trained: Trained, teacher: Trained, setting: Setting) -> dict[str, Any]:
     """Returns all metrics on all held-out rows of all held-out splits."""
-    eval_step = make_eval_step(trained.model, teacher.model)
+    eval_step = make_eval_step(
+        trained.model, teacher.model, loss_sharding=LossSharding(setting.mesh)
+    )
     size = setting.config.evaluate.batch_size
     final = {}
     for split in setting.prepared.splits:

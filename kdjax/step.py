@@ -4,8 +4,7 @@ Teacher and student run in one jitted program. The teacher is an argument: neith
 closed over, nor donated, nor differentiated.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,17 +12,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from kdjax.config import DistillConfig
 from kdjax.losses import (
-    common_vocabulary,
-    divergence,
-    hard_loss,
+    DIVERGENCES,
+    LossSharding,
     linear_cross_entropy,
     linear_distillation,
+    linear_metrics,
     next_token,
 )
 from kdjax.metrics import Mean
 from kdjax.models import Model
-from kdjax.schedules import Schedule
+from kdjax.schedules import Schedule, make_schedule
 from kdjax.state import TrainState
 
 BINS = 15  # of confidence; the usual number (Guo et al. 2017, arXiv:1706.04599)
@@ -39,6 +39,24 @@ class Distillation(NamedTuple):
     kind: str
     alpha: Schedule
     temperature: Schedule
+    parameters: Mapping[str, Schedule] = {}
+
+
+def make_distillation(
+    teacher: Model, config: DistillConfig, steps: int
+) -> Distillation:
+    """Returns the soft targets that the config describes, over a run's steps."""
+    schedules = {
+        name: make_schedule(getattr(config, name), steps)
+        for name in ("alpha", "temperature", *DIVERGENCES[config.kind].parameters)
+    }
+    return Distillation(
+        teacher,
+        config.kind,
+        schedules.pop("alpha"),
+        schedules.pop("temperature"),
+        schedules,
+    )
 
 
 def make_train_step(
@@ -48,6 +66,7 @@ def make_train_step(
     *,
     micro_batches: int = 1,
     state_shardings: Any = None,
+    loss_sharding: LossSharding | None = None,
 ) -> TrainStep:
     """Returns `step(state, teacher_params, batch) -> (state, metrics)`, jitted.
 
@@ -63,8 +82,9 @@ def make_train_step(
         micro_batches: How many parts of the batch are gone through in turn, to save
             memory.
         state_shardings: Where the new state lives; None leaves it to the compiler.
+        loss_sharding: How the loss is spread over the mesh; None for one device.
     """
-    loss_fn = _make_loss(student, distillation)
+    loss_fn = _make_loss(student, distillation, loss_sharding)
 
     def train_step(
         state: TrainState, teacher_params: Any, batch: Batch
@@ -99,27 +119,31 @@ def make_train_step(
 
 
 def _make_loss(
-    student: Model, distillation: Distillation | None
+    student: Model,
+    distillation: Distillation | None,
+    sharding: LossSharding | None,
 ) -> Callable[[Any, Any, Batch, Array], tuple[Array, dict[str, Mean]]]:
     """Returns the weighted SUM of the loss over a batch's tokens, with its parts."""
 
     def hard_only(
         params: Any, teacher_params: None, batch: Batch, step: Array
     ) -> tuple[Array, dict[str, Mean]]:
-        labels, weights = next_token(batch["tokens"], batch["segments"])
+        labels, weights = _labels(batch)
         hidden = student.hidden(params, batch["tokens"], batch["segments"])
         head = student.head(params)
-        total, hard = linear_cross_entropy(hidden, head, labels, weights)
+        total, hard = linear_cross_entropy(
+            hidden, head, labels, weights, sharding=sharding
+        )
         return total, {"hard": Mean.of(hard, weights)}
 
     if distillation is None:
         return hard_only
-    teacher, kind, alpha, temperature = distillation
+    teacher, kind, alpha, temperature, parameters = distillation
 
     def mixed(
         params: Any, teacher_params: Any, batch: Batch, step: Array
     ) -> tuple[Array, dict[str, Mean]]:
-        labels, weights = next_token(batch["tokens"], batch["segments"])
+        labels, weights = _labels(batch)
         frozen = jax.lax.stop_gradient(teacher_params)
         total, parts = linear_distillation(
             student.hidden(params, batch["tokens"], batch["segments"]),
@@ -131,6 +155,8 @@ def _make_loss(
             alpha=alpha(step),
             temperature=temperature(step),
             kind=kind,
+            sharding=sharding,
+            **{name: value(step) for name, value in parameters.items()},
         )
         return total, {
             "hard": Mean.of(parts.hard, weights),
@@ -140,10 +166,14 @@ def _make_loss(
     return mixed
 
 
+def _labels(batch: Batch) -> tuple[Array, Array]:
+    """Returns the labels and their weights."""
+    return next_token(batch["tokens"], batch["segments"], batch.get("completion"))
+
+
 def _total_weight(batch: Batch) -> Float[Array, ""]:
     """Returns how many tokens of the batch have a label."""
-    _, weights = next_token(batch["tokens"], batch["segments"])
-    return weights.sum()
+    return _labels(batch)[1].sum()
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
@@ -168,48 +198,43 @@ def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> A
 
 
 def make_eval_step(
-    model: Model, teacher: Model | None = None
+    model: Model,
+    teacher: Model | None = None,
+    *,
+    loss_sharding: LossSharding | None = None,
 ) -> Callable[[Any, Any, Batch], dict[str, Mean]]:
     """Returns `step(params, teacher_params, batch) -> metrics`, jitted.
 
-    The metrics are the hard-label cross-entropy ("cross_entropy"), the confidence and
-    accuracy in each of `BINS` bins of confidence, and, with a teacher, the divergences
-    both ways, the agreement of the most likely token, and the acceptance rate of
-    speculative decoding, E[sum_v min(p_v, q_v)] (arXiv:2211.17192).
+    The metrics are those of `linear_metrics` but for "confidence" and "correct", which
+    come as sums in each of `BINS` bins of confidence.
     """
 
     def eval_step(params: Any, teacher_params: Any, batch: Batch) -> dict[str, Mean]:
-        labels, weights = next_token(batch["tokens"], batch["segments"])
+        labels, weights = _labels(batch)
         inputs = batch["tokens"], batch["segments"]
-        logits = model.logits(params, *inputs)
-        metrics = {"cross_entropy": Mean.of(hard_loss(logits, labels), weights)}
-        metrics |= _confidence_bins(logits, labels, weights)
-        if teacher is None:
-            return metrics
-        student_logits, teacher_logits = common_vocabulary(
-            logits,
+        taught: tuple[Any, ...] = ()
+        if teacher is not None:
+            hidden = teacher.hidden(teacher_params, *inputs)
+            taught = hidden, teacher.head(teacher_params)
+        values = linear_metrics(
+            model.hidden(params, *inputs),
             model.head(params),
-            teacher.logits(teacher_params, *inputs),
-            teacher.head(teacher_params),
+            labels,
+            *taught,
+            sharding=loss_sharding,
         )
-        compare = partial(divergence, student_logits, teacher_logits)
-        agree = student_logits.argmax(-1) == teacher_logits.argmax(-1)
-        return metrics | {
-            "forward_kl": Mean.of(compare(kind="forward_kl"), weights),
-            "reverse_kl": Mean.of(compare(kind="reverse_kl"), weights),
-            "agreement": Mean.of(agree.astype(jnp.float32), weights),
-            "acceptance": Mean.of(1.0 - compare(kind="total_variation"), weights),
-        }
+        bins = _confidence_bins(
+            values.pop("confidence"), values.pop("correct"), weights
+        )
+        return {k: Mean.of(value, weights) for k, value in values.items()} | bins
 
     return jax.jit(eval_step)
 
 
 def _confidence_bins(
-    logits: Float[Array, "B T V"], labels: Array, weights: Array
+    confidence: Float[Array, "B T"], correct: Float[Array, "B T"], weights: Array
 ) -> dict[str, Mean]:
     """Returns confidence and accuracy of the most likely token by confidence bin."""
-    confidence = jax.nn.softmax(logits).max(-1)
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
     index = jnp.minimum((confidence * BINS).astype(jnp.int32), BINS - 1)
 
     def by_bin(values: Array) -> Array:

@@ -16,6 +16,7 @@ from kdjax.config import Config, Rules, TrainConfig
 from kdjax.data import Prepared, held_out_batches, training_batches
 from kdjax.evaluate import evaluate
 from kdjax.flops import forward_flops, peak_flops
+from kdjax.losses import LossSharding
 from kdjax.metrics import Mean
 from kdjax.models import Model
 from kdjax.optimizers import make_optimizer
@@ -92,6 +93,7 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
         job.distillation,
         micro_batches=job.config.micro_batches,
         state_shardings=placed,
+        loss_sharding=LossSharding(mesh),
     )
     held_out = HeldOut(job.model, config, prepared, mesh)
     meter = Meter(job, config, start)
@@ -121,7 +123,7 @@ class HeldOut:
     def __init__(
         self, model: Model, config: Config, prepared: Prepared, mesh: Mesh
     ) -> None:
-        self._step = make_eval_step(model)
+        self._step = make_eval_step(model, loss_sharding=LossSharding(mesh))
         rows, size = config.evaluate.rows, config.evaluate.batch_size
         self._batches = partial(
             device_batches, prepared, "validation", mesh, size, rows

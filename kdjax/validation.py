@@ -76,6 +76,7 @@ def _check(config: Config) -> None:
             check_model(part.model, config, f"config.{name}.model")
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
+    _check_divergence(config.distill)
 
 
 def _check_data(config: Config) -> None:
@@ -108,6 +109,33 @@ def _check_distill(distill: DistillConfig) -> None:
             raise UsageError(f"config.distill.temperature must be > 0; it is {value:g}")
     for value in _ends(distill.alpha):
         _between(value, 0.0, 1.0, "config.distill.alpha")
+
+
+def _check_divergence(distill: DistillConfig) -> None:
+    # Imported here because it brings jax: other mistakes are answered before.
+    from kdjax.losses import DIVERGENCES, check_parameters
+
+    if distill.kind not in DIVERGENCES:
+        raise UsageError(
+            f"config.distill.kind must be one of {', '.join(DIVERGENCES)}; it is "
+            f"{distill.kind!r}"
+        )
+    taken = DIVERGENCES[distill.kind].parameters
+    try:
+        for end in (0, -1):
+            values = {name: _ends(getattr(distill, name))[end] for name in taken}
+            check_parameters(distill.kind, values)
+    except ValueError as error:
+        raise UsageError(f"config.distill: {error}") from None
+    for field in dataclasses.fields(distill):
+        is_general = field.name in ("kind", "alpha", "temperature")
+        is_set = getattr(distill, field.name) != field.default
+        if is_set and not is_general and field.name not in taken:
+            raise UsageError(
+                f"config.distill.{field.name} is set, but {distill.kind} takes "
+                f"{', '.join(taken) or 'no parameter'}; remove it or change "
+                "config.distill.kind"
+            )
 
 
 def _ends(value: float | ScheduleConfig) -> tuple[float, ...]:

@@ -72,7 +72,7 @@ def mistake(*arguments):
         ([DEBUG, "--config.studnet.model.width=3"], ["studnet", "student"]),
         ([DEBUG, "--config.sed=3"], ["sed", "seed"]),
         ([DEBUG, "--config.distill.tempratur=3"], ["tempratur", "temperature"]),
-        ([DEBUG, "--config.distill.t=3"], ["config.distill.t ", "temperature"]),
+        ([DEBUG, "--config.distill.temp=3"], ["config.distill.temp ", "temperature"]),
         ([DEBUG, "--config.temperature=3"], ["config.temperature ", "did you mean"]),
         # Wrong types, which ml_collections finds, and wrong values, which we find.
         ([DEBUG, "--config.distill.alpha=half"], ["config.distill.alpha", "'half'"]),

@@ -12,9 +12,8 @@ import pytest
 from toys import assert_close, dot_products, packed_batch, random_params
 
 from kdjax import losses, models
-from kdjax.config import MeshConfig, ModelConfig, ScheduleConfig
+from kdjax.config import DistillConfig, MeshConfig, ModelConfig, ScheduleConfig
 from kdjax.evaluate import evaluate
-from kdjax.schedules import make_schedule
 from kdjax.sharding import (
     data_shard,
     make_mesh,
@@ -23,7 +22,7 @@ from kdjax.sharding import (
     to_devices,
 )
 from kdjax.state import TrainState
-from kdjax.step import Distillation, make_eval_step, make_train_step
+from kdjax.step import make_distillation, make_eval_step, make_train_step
 
 # Everything divides by 8, so that every mesh of 8 devices can cut it.
 STUDENT = ModelConfig(width=64, heads=8, ffn_width=64, vocab_size=120, mlp="plain")
@@ -47,9 +46,9 @@ def keep_gradient():
     )
 
 
-def soft_targets(teacher, alpha=0.5, temperature=2.0):
-    schedules = (make_schedule(value, 10) for value in (alpha, temperature))
-    return Distillation(teacher, "forward_kl", *schedules)
+def soft_targets(teacher, alpha=0.5, temperature=2.0, **options):
+    config = DistillConfig(alpha=alpha, temperature=temperature, **options)
+    return make_distillation(teacher, config, 10)
 
 
 def start(params, optimizer):
@@ -106,6 +105,7 @@ def test_loss_and_gradient_know_neither_mesh_nor_micro_batches(
         soft_targets(teacher) if is_distilled else None,
         micro_batches=micro_batches,
         state_shardings=placed,
+        loss_sharding=losses.LossSharding(mesh),
     )
     batch = to_devices(packed_batch(32, 16, 120), mesh, data_shard(mesh, 32))
     state, metrics = step(jax.device_put(state, placed), teacher_params, batch)
@@ -127,7 +127,11 @@ class Toy:
         self.params = jax.device_get(random_params(student))  # not to be donated
         placed = shardings(start(self.params, self.optimizer), self.mesh)
         self.step = make_train_step(
-            student, self.optimizer, soft_targets(self.teacher), state_shardings=placed
+            student,
+            self.optimizer,
+            soft_targets(self.teacher),
+            state_shardings=placed,
+            loss_sharding=losses.LossSharding(self.mesh),
         )
         self.place = functools.partial(jax.device_put, device=placed)
 

@@ -1,20 +1,25 @@
 """Which token each position must predict, and what that prediction weighs."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def next_token(
-    tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
+    tokens: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    completion: Bool[Array, "B T"] | None = None,
 ) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     """Returns next-token labels and their weights.
 
     A position weighs 1 where the next token belongs to the same document, else 0: at
-    the end of a segment, at the end of the row, and on padding (segment 0).
+    the end of a segment, at the end of the row, and on padding (segment 0). With
+    `completion`, the next token must also be part of one: a prompt is read, not
+    learnt, and its last position predicts the completion's first token.
 
     Args:
         tokens: Token ids.
         segments: Document numbers within the row, from 1; 0 is padding.
+        completion: Which tokens are to be learnt; None: all.
 
     Returns:
         Labels (any id where the weight is 0) and float32 weights.
@@ -25,7 +30,11 @@ def next_token(
         >>> labels.tolist(), weights.tolist()
         ([[6, 7, 8, 0]], [[1.0, 0.0, 0.0, 0.0]])
     """
-    labels = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
-    following = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))
-    weights = (segments == following) & (segments > 0)
-    return labels, weights.astype(jnp.float32)
+
+    def following(x: Array) -> Array:
+        return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
+
+    counts = (segments == following(segments)) & (segments > 0)
+    if completion is not None:
+        counts &= following(completion)
+    return following(tokens), counts.astype(jnp.float32)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax.losses.vocabulary import Vocabulary
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -26,38 +28,59 @@ class Head:
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
     valid: int | None = dataclasses.field(default=None, metadata={"static": True})
 
+    @property
+    def real(self) -> int:
+        """How many ids are real."""
+        size = self.kernel.shape[-1]
+        return size if self.valid is None else min(self.valid, size)
+
 
 def apply_head(
     head: Head, hidden: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch V"]:
-    """Returns the logits, accumulated in float32 whatever the hidden states' dtype."""
-    kernel = head.kernel.astype(hidden.dtype)
-    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
-    if head.bias is not None:
-        logits = logits + jnp.broadcast_to(head.bias, logits.shape)
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    if head.softcap is not None:
-        logits = head.softcap * jnp.tanh(logits / head.softcap)
-    if head.valid is not None and head.valid < logits.shape[-1]:
-        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-        logits = jnp.where(ids < head.valid, logits, -jnp.inf)
-    return logits
+    """Returns the logits, accumulated in float32 whatever the hidden states' dtype.
 
-
-def common_vocabulary(
-    student_logits: Float[Array, "*batch Vs"],
-    student_head: Head,
-    teacher_logits: Float[Array, "*batch Vt"],
-    teacher_head: Head,
-) -> tuple[Float[Array, "*batch V"], Float[Array, "*batch V"]]:
-    """Returns both logits over the ids that are real in both vocabularies.
-
-    Vocabularies of one tokenizer differ by padding only, so the smaller real size is
-    the common one.
+    Raises:
+        ValueError: The hidden states and the head differ in width.
     """
-    real = min(
-        student_head.valid or student_logits.shape[-1],
-        teacher_head.valid or teacher_logits.shape[-1],
-    )
-    return student_logits[..., :real], teacher_logits[..., :real]
+    check_width(head, hidden)
+    logits = project(hidden, head.kernel.astype(hidden.dtype), head.bias)
+    logits = finish(logits, head.scale, head.softcap)
+    return mask(logits, head.real, Vocabulary(), logits.shape[-1])
+
+
+def check_width(head: Head, hidden: Float[Array, "*batch D"]) -> None:
+    """Raises unless the head reads hidden states of this width."""
+    if head.kernel.shape[0] != hidden.shape[-1]:
+        raise ValueError(
+            f"hidden states {hidden.shape} are {hidden.shape[-1]} wide; their head "
+            f"{head.kernel.shape} reads {head.kernel.shape[0]}"
+        )
+
+
+def project(
+    hidden: Float[Array, "*batch D"],
+    kernel: Float[Array, "D V"],
+    bias: Float[Array, "... V"] | None,
+) -> Float[Array, "*batch V"]:
+    """Returns hidden @ kernel + bias in float32."""
+    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    return logits if bias is None else logits + jnp.broadcast_to(bias, logits.shape)
+
+
+def finish(
+    logits: Float[Array, "*batch V"], scale: float, softcap: float | None
+) -> Float[Array, "*batch V"]:
+    """Returns scaled and soft-capped logits."""
+    if scale != 1.0:
+        logits = logits * scale
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def mask(
+    logits: Float[Array, "*batch V"], real: int, over: Vocabulary, size: int
+) -> Float[Array, "*batch V"]:
+    """Returns the logits with -inf for the ids from `real` on, of `size` in all."""
+    if real >= size:
+        return logits
+    return jnp.where(over.ids(logits) < real, logits, -jnp.inf)

@@ -71,10 +71,12 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
         return module.apply({"params": params}, tokens, segments)  # type: ignore[return-value]
 
     def head(params: Params) -> Head:
+        # As it is stored: the losses gather it themselves, and a constraint here would
+        # gather its gradient as well.
         if config.tie_embeddings:
-            kernel = placement.weight("embed/tokens", params["embed"]["tokens"]).T
+            kernel = params["embed"]["tokens"].T
         else:
-            kernel = placement.weight("head/kernel", params["head"]["kernel"])
+            kernel = params["head"]["kernel"]
         return Head(kernel, valid=config.vocab_size)
 
     def logits(
@@ -82,6 +84,12 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
         tokens: Int[Array, "B T"],
         segments: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
-        return apply_head(head(params), hidden(params, tokens, segments))
+        if config.tie_embeddings:
+            table = placement.weight("embed/tokens", params["embed"]["tokens"])
+            placed = params | {"embed": params["embed"] | {"tokens": table}}
+        else:
+            table = placement.weight("head/kernel", params["head"]["kernel"])
+            placed = params | {"head": {"kernel": table}}
+        return apply_head(head(placed), hidden(params, tokens, segments))
 
     return Model(config, init, hidden, head, logits)

@@ -1,0 +1,214 @@
+"""The divergences themselves: functions of (p, q, over), one value per token.
+
+p is the teacher, q the student. `DIVERGENCES` says what each computes and who described
+it; here is how, such that float32 keeps its digits where p and q are close, far apart,
+or zero.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from kdjax.losses.vocabulary import Distribution, Vocabulary
+
+ScalarLike = int | float | Float[Array, ""]
+
+
+def _times(p: Array, x: Array) -> Array:
+    """Returns p * x, and 0 wherever p is, even at an infinite x."""
+    # The inner `where` keeps 0 * inf out of the gradient as well as out of the value.
+    zero = p == 0.0
+    return jnp.where(zero, 0.0, p * jnp.where(zero, 0.0, x))
+
+
+def _log_ratio(p: Distribution, q: Distribution) -> Array:
+    """Returns log(q / p); 0 for an id that neither has, which is padding."""
+    neither = jnp.isneginf(p.logs) & jnp.isneginf(q.logs)
+    return jnp.where(neither, 0.0, q.logs - p.logs)
+
+
+_NEAR = 0.25  # below it the series is exact to float32, above it nothing cancels
+
+
+def _series(x: Array) -> Array:
+    """Returns e^x - 1 - x for |x| < _NEAR."""
+    return x * x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x / 720))))
+
+
+def _excess(p: Array, q: Array, x: Array) -> Array:
+    """Returns p (e^x - 1 - x), given q = p e^x: the terms of KL(p || q).
+
+    As p and q both sum to 1, these terms sum to sum p log(p / q); but each is
+    non-negative and of second order, so that nothing cancels in float32 where p and q
+    are close (at high temperatures the plain sum loses four digits), and an error in
+    either normaliser counts in second order only.
+    """
+    near = jnp.abs(x) < _NEAR
+    return jnp.where(near, p * _series(jnp.where(near, x, 0.0)), q - p - _times(p, x))
+
+
+def _log_mixture(x: Array, weight: ScalarLike) -> Array:
+    """Returns log(weight + (1 - weight) e^x), for x of any size and sign."""
+    # In e^-|x|, which cannot overflow.
+    positive = x > 0
+    factor = jnp.where(positive, weight, 1.0 - weight)
+    inside = factor * jnp.expm1(jnp.where(positive, -x, x))
+    return jnp.where(positive, x, 0.0) + jnp.log1p(inside)
+
+
+def forward_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
+    """KL(p || q)."""
+    return over.sum(_excess(p.probs, q.probs, _log_ratio(p, q)))
+
+
+def reverse_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
+    """KL(q || p)."""
+    return forward_kl(q, p, over)
+
+
+def skew_forward_kl(
+    p: Distribution, q: Distribution, over: Vocabulary, *, skew: ScalarLike
+) -> Array:
+    """KL(p || skew p + (1 - skew) q)."""
+    mixture = skew * p.probs + (1.0 - skew) * q.probs
+    return over.sum(_excess(p.probs, mixture, _log_mixture(_log_ratio(p, q), skew)))
+
+
+def skew_reverse_kl(
+    p: Distribution, q: Distribution, over: Vocabulary, *, skew: ScalarLike
+) -> Array:
+    """KL(q || skew q + (1 - skew) p)."""
+    return skew_forward_kl(q, p, over, skew=skew)
+
+
+def jsd(
+    p: Distribution, q: Distribution, over: Vocabulary, *, beta: ScalarLike
+) -> Array:
+    """The generalised Jensen-Shannon divergence."""
+    if isinstance(beta, float) and beta in (0.0, 1.0):
+        return reverse_kl(p, q, over) if beta else forward_kl(p, q, over)
+    from_p = skew_forward_kl(p, q, over, skew=beta)
+    from_q = skew_forward_kl(q, p, over, skew=1.0 - beta)
+    return beta * from_p + (1.0 - beta) * from_q
+
+
+def total_variation(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
+    """Half the sum of |p - q|."""
+    return 0.5 * over.sum(jnp.abs(p.probs - q.probs))
+
+
+def hellinger(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
+    """The squared Hellinger distance."""
+    difference = jnp.exp(0.5 * p.logs) - jnp.exp(0.5 * q.logs)
+    return 0.5 * over.sum(jnp.square(difference))
+
+
+def alpha_beta(
+    p: Distribution, q: Distribution, over: Vocabulary, *, a: ScalarLike, b: ScalarLike
+) -> Array:
+    """The alpha-beta divergence of probabilities."""
+    x = _log_ratio(p, q)
+
+    def power(logs: Array, exponent: ScalarLike) -> Array:
+        return jnp.exp(exponent * logs)
+
+    # At an end the general form is 0 / 0; its limit is a KL of powers.
+    if isinstance(b, float) and b == 0.0:
+        terms = _excess(power(p.logs, a), power(q.logs, a), a * x) / a**2
+    elif isinstance(a, float) and a == 0.0:
+        terms = _excess(power(q.logs, b), power(p.logs, b), -b * x) / b**2
+    else:
+        c = a + b
+        near = jnp.abs(x) * jnp.maximum(c, 1.0) < _NEAR
+        y = jnp.where(near, x, 0.0)
+        p_c = power(p.logs, c)
+        cross = jnp.exp(a * p.logs + b * q.logs)
+        close = p_c * (b / c * _series(c * y) - _series(b * y))
+        apart = a / c * p_c + b / c * power(q.logs, c) - cross
+        terms = jnp.where(near, close, apart) / (a * b)
+    return over.sum(terms)
+
+
+def adaptive_kl(
+    p: Distribution, q: Distribution, over: Vocabulary, *, mu: ScalarLike
+) -> Array:
+    """Forward and reverse KL, weighed by where p and q differ."""
+    gap = lax.stop_gradient(jnp.abs(p.probs - q.probs))
+    in_head = p.probs >= _head_threshold(p.probs, over, mu)[..., None]
+    head = over.sum(jnp.where(in_head, gap, 0.0))
+    tail = over.sum(jnp.where(in_head, 0.0, gap))
+    share = jnp.where(head + tail > 0.0, head / (head + tail), 0.5)
+    forward, reverse = forward_kl(p, q, over), reverse_kl(p, q, over)
+    return share * forward + (1.0 - share) * reverse
+
+
+def _head_threshold(probs: Array, over: Vocabulary, mass: ScalarLike) -> Array:
+    """Returns the largest t for which the ids of probability >= t sum to `mass`."""
+    # By bisection over the bits, whose order is that of non-negative floats: exact in
+    # 31 sums, where sorting a vocabulary that is cut over devices would move it.
+    bits = lax.bitcast_convert_type(lax.stop_gradient(probs), jnp.int32)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        above = jnp.where(bits >= middle[..., None], probs, 0.0)
+        enough = over.sum(lax.stop_gradient(above)) >= mass
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    top = lax.bitcast_convert_type(over.max(probs), jnp.int32)
+    low, _ = lax.fori_loop(0, 31, halve, (0 * top, top + 1))
+    return lax.bitcast_convert_type(low, jnp.float32)
+
+
+def taid(p: Distribution, q: Distribution, over: Vocabulary, *, t: ScalarLike) -> Array:
+    """KL from a distribution between student and teacher."""
+    start = lax.stop_gradient(q.logs)
+    between = over.softmax(
+        _times(jnp.asarray(1.0 - t), start) + _times(jnp.asarray(t), p.logs)
+    )
+    return forward_kl(between, q, over)
+
+
+def decoupled_kd(
+    p: Distribution,
+    q: Distribution,
+    over: Vocabulary,
+    *,
+    labels: Int[Array, "*batch"],
+    a: ScalarLike,
+    b: ScalarLike,
+) -> Array:
+    """KL of the label against the rest, and of the rest within itself."""
+    is_target = over.is_label(p.logs, labels)
+
+    def split(x: Distribution) -> tuple[Distribution, Distribution]:
+        """Returns (target, not target) as one distribution, and the others' own."""
+        logs = jnp.where(is_target, -jnp.inf, x.logs)
+        others = over.softmax(logs)
+        probs = jnp.stack(
+            [over.pick(x.probs, labels), over.sum(jnp.where(is_target, 0.0, x.probs))],
+            -1,
+        )
+        # The rest's logarithm from its own terms: 1 - p(target) has lost its digits.
+        rest = over.max(logs)
+        rest = jnp.where(jnp.isneginf(rest), 0.0, rest)
+        rest = rest + jnp.log(over.sum(jnp.exp(logs - rest[..., None])))
+        binary = Distribution(jnp.stack([over.pick(x.logs, labels), rest], -1), probs)
+        return binary, others
+
+    (p_binary, p_others), (q_binary, q_others) = split(p), split(q)
+    target = forward_kl(p_binary, q_binary, Vocabulary())
+    has_others = p_binary.probs[..., 1] > 0.0
+    others = jnp.where(has_others, forward_kl(p_others, q_others, over), 0.0)
+    return a * target + b * others
+
+
+def logit_mse(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
+    """Half the mean squared difference of centred logits."""
+    # Logarithms differ from logits by a constant, which centring takes away.
+    counted = ~(jnp.isneginf(p.logs) | jnp.isneginf(q.logs))
+    number = jnp.maximum(over.sum(counted.astype(jnp.float32)), 1.0)
+    difference = jnp.where(counted, q.logs - p.logs, 0.0)
+    mean = (over.sum(difference) / number)[..., None]
+    squares = jnp.where(counted, jnp.square(difference - mean), 0.0)
+    return 0.5 * over.sum(squares) / number

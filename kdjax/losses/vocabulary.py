@@ -1,0 +1,81 @@
+"""Reductions over the vocabulary, whole or cut along a mesh axis, and the softmax."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Distribution(NamedTuple):
+    """Probabilities and their logarithms, float32, over the local ids.
+
+    Both are kept because each is exact where the other has lost digits: the logarithm
+    of a tiny probability, and the probability of a large negative logarithm.
+    """
+
+    logs: Float[Array, "*batch V"]
+    probs: Float[Array, "*batch V"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """How to reduce over the last axis, the ids.
+
+    A divergence written with these reductions runs unchanged on logits that hold the
+    whole vocabulary and, inside `jax.shard_map`, on slices of it.
+
+    Attributes:
+        axis: The mesh axis that the ids are cut along; None: every id is here.
+    """
+
+    axis: str | None = None
+
+    def sum(self, x: Float[Array, "*batch V"]) -> Float[Array, "*batch"]:
+        """Returns the sum over all ids."""
+        local = x.sum(-1)
+        return local if self.axis is None else lax.psum(local, self.axis)
+
+    def max(self, x: Float[Array, "*batch V"]) -> Float[Array, "*batch"]:
+        """Returns the maximum over all ids, without gradient."""
+        local = lax.stop_gradient(x).max(-1)
+        return local if self.axis is None else lax.pmax(local, self.axis)
+
+    def argmax(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch"]:
+        """Returns the id of the maximum; the smallest of several."""
+        is_top = x == self.max(x)[..., None]
+        last = jnp.iinfo(jnp.int32).max
+        local = jnp.where(is_top, self.ids(x), last).min(-1)
+        return local if self.axis is None else lax.pmin(local, self.axis)
+
+    def ids(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
+        """Returns each entry's id."""
+        local = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        if self.axis is None:
+            return local
+        return local + lax.axis_index(self.axis) * x.shape[-1]
+
+    def is_label(
+        self, x: Float[Array, "*batch V"], labels: Int[Array, "*batch"]
+    ) -> Bool[Array, "*batch V"]:
+        """Returns where the id is the label; fuses, so that no one-hot is stored."""
+        return self.ids(x) == labels[..., None]
+
+    def pick(
+        self, x: Float[Array, "*batch V"], labels: Int[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """Returns the label's entry."""
+        return self.sum(jnp.where(self.is_label(x, labels), x, 0.0))
+
+    def softmax(self, logits: Float[Array, "*batch V"]) -> Distribution:
+        """Returns the distribution of float32 logits; an id at -inf has no part in it.
+
+        Where every id is at -inf, all probabilities are 0.
+        """
+        top = self.max(logits)
+        shifted = logits - jnp.where(jnp.isneginf(top), 0.0, top)[..., None]
+        exponentials = jnp.exp(shifted)
+        total = self.sum(exponentials)
+        total = jnp.where(total == 0.0, 1.0, total)[..., None]
+        return Distribution(shifted - jnp.log(total), exponentials / total)
