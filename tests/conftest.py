@@ -1,8 +1,15 @@
 """Every test sees 8 fake CPU devices, and no silent broadcast of ranks."""
 
+import os
+
 import jax
 import pytest
 
+# Compiling is most of the suite's time, and no test is about how fast code runs.
+# In the environment, for the processes that tests start.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

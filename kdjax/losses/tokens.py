@@ -6,7 +6,6 @@ while it has them, so that they are neither kept nor computed twice.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ def each_token(plan: Plan, inputs: Inputs) -> Any:
 
         return _scan(plan, chunk, (), inputs)[1]
 
-    return _spread(plan, local, inputs, lambda tokens, *_: tokens)(inputs)
+    return _spread(plan, local, inputs, gradients=False)
 
 
 def each_gradient(
@@ -50,27 +49,13 @@ def each_gradient(
         bias: Whether its bias does.
     """
     sharding = plan.sharding
+    is_cut = sharding is not None and _is_cut(inputs.student, sharding)
 
     def local(inputs: Inputs) -> tuple[Any, Side]:
         side = inputs.student
 
         def chunk(sums: Any, tokens: Any) -> tuple[Any, Any]:
-            hidden, teacher_hidden, labels, weights = tokens
-            teacher = _logits(plan, plan.teacher, teacher_hidden, inputs.teacher)
-
-            def loss(raw: Array) -> tuple[Array, Any]:
-                student = _finished(plan, plan.student, raw)
-                values = plan.function(
-                    student, teacher, labels, inputs.scalars, plan.over
-                )
-                return values[0], values
-
-            raw = project(hidden, side.kernel, side.bias)
-            _, pull, values = jax.vjp(loss, raw, has_aux=True)
-            (grad,) = pull(weights)
-            # What is left out must not bring its NaN or infinity.
-            is_out = weights[:, None] == 0.0
-            hidden, grad = (jnp.where(is_out, 0.0, x) for x in (hidden, grad))
+            values, hidden, grad = _chunk_gradient(plan, inputs, tokens)
             narrow = grad.astype(hidden.dtype)
             sums = jax.tree.map(
                 jnp.add,
@@ -93,19 +78,34 @@ def each_gradient(
             axes = (*sharding.tokens, sharding.vocabulary)
             zeros = jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), zeros)
         sums, (values, grad_hidden) = _scan(plan, chunk, zeros, inputs)
-        if sharding:
-            sums = (
-                None if sums[0] is None else _reduce_scatter(sums[0], sharding),
-                None if sums[1] is None else lax.psum(sums[1], sharding.tokens),
-            )
-        return values, Side(grad_hidden, *sums)
+        grad_kernel, grad_bias = sums
+        if sharding and kernel:
+            grad_kernel = _reduce_scatter(grad_kernel, sharding, is_cut=is_cut)
+        if sharding and bias:
+            grad_bias = lax.psum(grad_bias, sharding.tokens)
+        return values, Side(grad_hidden, grad_kernel, grad_bias)
 
-    def specs(tokens: P, vocabulary: P, scattered: P) -> Any:
-        return tokens, Side(
-            tokens, scattered if kernel else None, vocabulary if bias else None
-        )
+    return _spread(plan, local, inputs, gradients=True)
 
-    return _spread(plan, local, inputs, specs)(inputs)
+
+def _chunk_gradient(
+    plan: Plan, inputs: Inputs, tokens: Any
+) -> tuple[Any, Float[Array, "N D"], Float[Array, "N V"]]:
+    """Returns a chunk's values, its hidden states, and the gradient of its logits."""
+    hidden, teacher_hidden, labels, weights = tokens
+    teacher = _logits(plan, plan.teacher, teacher_hidden, inputs.teacher)
+
+    def loss(raw: Array) -> tuple[Array, Any]:
+        student = _finished(plan, plan.student, raw)
+        values = plan.function(student, teacher, labels, inputs.scalars, plan.over)
+        return values[0], values
+
+    raw = project(hidden, inputs.student.kernel, inputs.student.bias)
+    _, pull, values = jax.vjp(loss, raw, has_aux=True)
+    (grad,) = pull(weights)
+    # What is left out must not bring its NaN or infinity.
+    is_out = weights[:, None] == 0.0
+    return values, jnp.where(is_out, 0.0, hidden), jnp.where(is_out, 0.0, grad)
 
 
 def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Float[Array, "M N"]:
@@ -181,43 +181,37 @@ def _even_chunks(tokens: int, size: int) -> int:
     return next(even, least)
 
 
-def _reduce_scatter(x: Array, sharding: LossSharding) -> Array:
+def _spread(
+    plan: Plan, local: Callable[[Inputs], Any], inputs: Inputs, *, gradients: bool
+) -> Any:
+    """Returns `local(inputs)`, run on every device's own tokens and ids."""
+    sharding = plan.sharding
+    if sharding is None:
+        return local(inputs)
+    tokens, matrix = P(sharding.tokens), P(None, sharding.vocabulary)
+    side = Side(tokens, matrix, matrix)
+    out: Any = tokens
+    if gradients:
+        cut = sharding.tokens[-1] if _is_cut(inputs.student, sharding) else None
+        out = tokens, side._replace(kernel=P(cut, sharding.vocabulary))
+    spread = jax.shard_map(
+        local,
+        mesh=sharding.mesh,
+        in_specs=(Inputs(side, side, tokens, tokens, P()),),
+        out_specs=out,
+    )
+    return spread(inputs)
+
+
+def _is_cut(student: Side, sharding: LossSharding) -> bool:
+    """Returns whether the matrix's gradient divides over the last token axis."""
+    return student.kernel.shape[0] % sharding.mesh.shape[sharding.tokens[-1]] == 0
+
+
+def _reduce_scatter(x: Array, sharding: LossSharding, *, is_cut: bool) -> Array:
     """Returns the sum over token shards, cut along the last token axis if it can be."""
     *first, last = sharding.tokens
     x = lax.psum(x, tuple(first)) if first else x
-    if x.shape[0] % sharding.mesh.shape[last]:
-        return lax.psum(x, last)
-    return lax.psum_scatter(x, last, scatter_dimension=0, tiled=True)
-
-
-def _spread(
-    plan: Plan,
-    local: Callable[[Inputs], Any],
-    inputs: Inputs,
-    out_specs: Callable[[P, P, P], Any],
-) -> Callable[[Inputs], Any]:
-    """Returns `local` on every device's own tokens and ids."""
-    sharding = plan.sharding
-    if sharding is None:
-        return local
-    tokens, vocabulary = P(sharding.tokens), P(None, sharding.vocabulary)
-    width = inputs.student.kernel.shape[0]
-    last = sharding.tokens[-1]
-    is_cut = width % sharding.mesh.shape[last] == 0
-    scattered = P(last, sharding.vocabulary) if is_cut else vocabulary
-    side = Side(tokens, vocabulary, vocabulary)
-    in_specs = Inputs(
-        student=side if inputs.student.bias is not None else side._replace(bias=None),
-        teacher=None
-        if inputs.teacher is None
-        else side._replace(bias=None if inputs.teacher.bias is None else vocabulary),
-        labels=tokens,
-        weights=None if inputs.weights is None else tokens,
-        scalars={name: P() for name in inputs.scalars},
-    )
-    return jax.shard_map(
-        partial(local),
-        mesh=sharding.mesh,
-        in_specs=(in_specs,),
-        out_specs=out_specs(tokens, vocabulary, scattered),
-    )
+    if is_cut:
+        return lax.psum_scatter(x, last, scatter_dimension=0, tiled=True)
+    return lax.psum(x, last)
