@@ -197,7 +197,7 @@ def _spread(
     spread = jax.shard_map(
         local,
         mesh=sharding.mesh,
-        in_specs=(Inputs(side, side, tokens, tokens, P()),),
+        in_specs=(Inputs(side, inputs.teacher and side, tokens, tokens, P()),),
         out_specs=out,
     )
     return spread(inputs)
