@@ -26,7 +26,7 @@ def hard_loss(
 ) -> Float[Array, "*batch"]:
     """Returns the cross-entropy with integer labels in float32 nats, per token."""
     over = Vocabulary()
-    return -over.pick(over.softmax(logits.astype(jnp.float32)).logs, labels)
+    return over.cross_entropy(over.softmax(logits.astype(jnp.float32)), labels)
 
 
 def distillation_loss(

@@ -271,4 +271,4 @@ def tempered(
     """Returns logits / temperature in float32."""
     logits = logits.astype(jnp.float32)
     is_one = isinstance(temperature, float | int) and temperature == 1
-    return logits if is_one else logits / temperature
+    return logits if is_one else logits * (1.0 / temperature)

@@ -5,6 +5,9 @@ it; here is how, such that float32 keeps its digits where p and q are close, far
 or zero.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -21,10 +24,10 @@ def _times(p: Array, x: Array) -> Array:
     return jnp.where(zero, 0.0, p * jnp.where(zero, 0.0, x))
 
 
-def _log_ratio(p: Distribution, q: Distribution) -> Array:
+def _log_ratio(p_logs: Array, q_logs: Array) -> Array:
     """Returns log(q / p); 0 for an id that neither has, which is padding."""
-    neither = jnp.isneginf(p.logs) & jnp.isneginf(q.logs)
-    return jnp.where(neither, 0.0, q.logs - p.logs)
+    neither = jnp.isneginf(p_logs) & jnp.isneginf(q_logs)
+    return jnp.where(neither, 0.0, q_logs - p_logs)
 
 
 _NEAR = 0.25  # below it the series is exact to float32, above it nothing cancels
@@ -56,14 +59,36 @@ def _log_mixture(x: Array, weight: ScalarLike) -> Array:
     return jnp.where(positive, x, 0.0) + jnp.log1p(inside)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def forward_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
-    """KL(p || q)."""
-    return over.sum(_excess(p.probs, q.probs, _log_ratio(p, q)))
+    """KL(p || q), without gradient by p."""
+    # With x of the logits as shifted, m = sum p x and f = sum p (e^x - 1 - x), the
+    # ratio of the totals is 1 + f + m, and the value log(1 + f + m) - m: one pass over
+    # the ids gives everything, and what is close does not cancel.
+    x = _log_ratio(p.shifted, q.shifted)
+    mean = over.sum(_times(p.exponentials, x)) / p.total
+    excess = over.sum(_excess(p.exponentials, q.exponentials, x)) / p.total
+    near = jnp.abs(mean) + jnp.abs(excess) < 0.5
+    log = jnp.where(near, jnp.log1p(excess + mean), jnp.log(q.total / p.total))
+    return log - mean
+
+
+@forward_kl.defjvp
+def _forward_kl_jvp(
+    over: Vocabulary,
+    distributions: tuple[Distribution, Distribution],
+    tangents: tuple[Distribution, Distribution],
+) -> tuple[Array, Array]:
+    # Known, where automatic differentiation would go through the ids once more. By the
+    # logits: by those of `shifted` as well, since a constant changes nothing.
+    p, q = distributions
+    tangent = over.sum((q.probs - p.probs) * tangents[1].shifted)
+    return forward_kl(p, q, over), tangent
 
 
 def reverse_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
     """KL(q || p)."""
-    return forward_kl(q, p, over)
+    return over.sum(_excess(q.probs, p.probs, _log_ratio(q.logs, p.logs)))
 
 
 def skew_forward_kl(
@@ -71,7 +96,9 @@ def skew_forward_kl(
 ) -> Array:
     """KL(p || skew p + (1 - skew) q)."""
     mixture = skew * p.probs + (1.0 - skew) * q.probs
-    return over.sum(_excess(p.probs, mixture, _log_mixture(_log_ratio(p, q), skew)))
+    return over.sum(
+        _excess(p.probs, mixture, _log_mixture(_log_ratio(p.logs, q.logs), skew))
+    )
 
 
 def skew_reverse_kl(
@@ -107,7 +134,7 @@ def alpha_beta(
     p: Distribution, q: Distribution, over: Vocabulary, *, a: ScalarLike, b: ScalarLike
 ) -> Array:
     """The alpha-beta divergence of probabilities."""
-    x = _log_ratio(p, q)
+    x = _log_ratio(p.logs, q.logs)
 
     def power(logs: Array, exponent: ScalarLike) -> Array:
         return jnp.exp(exponent * logs)
@@ -185,20 +212,14 @@ def decoupled_kd(
         """Returns (target, not target) as one distribution, and the others' own."""
         logs = jnp.where(is_target, -jnp.inf, x.logs)
         others = over.softmax(logs)
-        probs = jnp.stack(
-            [over.pick(x.probs, labels), over.sum(jnp.where(is_target, 0.0, x.probs))],
-            -1,
-        )
-        # The rest's logarithm from its own terms: 1 - p(target) has lost its digits.
-        rest = over.max(logs)
-        rest = jnp.where(jnp.isneginf(rest), 0.0, rest)
-        rest = rest + jnp.log(over.sum(jnp.exp(logs - rest[..., None])))
-        binary = Distribution(jnp.stack([over.pick(x.logs, labels), rest], -1), probs)
-        return binary, others
+        # From its own terms: 1 - p(label) would have lost its digits.
+        rest = over.max(logs) + jnp.log(others.total)
+        both = jnp.stack([over.pick(x.logs, labels), rest], -1)
+        return Vocabulary().softmax(both), others
 
     (p_binary, p_others), (q_binary, q_others) = split(p), split(q)
     target = forward_kl(p_binary, q_binary, Vocabulary())
-    has_others = p_binary.probs[..., 1] > 0.0
+    has_others = p_binary.exponentials[..., 1] > 0.0
     others = jnp.where(has_others, forward_kl(p_others, q_others, over), 0.0)
     return a * target + b * others
 

@@ -118,7 +118,7 @@ def linear_cross_entropy(
     def cross_entropy(
         student: Array, teacher: None, labels: Array, scalars: Any, over: Vocabulary
     ) -> tuple[Array, Array]:
-        hard = -over.pick(over.softmax(student).logs, labels)
+        hard = over.cross_entropy(over.softmax(student), labels)
         return hard, hard
 
     return _weighted_sum(
@@ -163,7 +163,7 @@ def linear_metrics(
         q = over.softmax(student_logits)
         is_correct = over.argmax(student_logits) == labels
         values = {
-            "cross_entropy": -over.pick(q.logs, labels),
+            "cross_entropy": over.cross_entropy(q, labels),
             "confidence": over.max(q.probs),
             "correct": is_correct.astype(jnp.float32),
         }
@@ -202,7 +202,7 @@ def _mixture(
             return over.softmax(tempered(logits, temperature))
 
         hard_q = over.softmax(student)
-        hard = -over.pick(hard_q.logs, labels)
+        hard = over.cross_entropy(hard_q, labels)
         is_same = common == student_real and fixed.get("temperature") == 1.0
         q = hard_q if is_same else soften(student, student_real)
         p = soften(teacher, teacher_real)
