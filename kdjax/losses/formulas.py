@@ -65,9 +65,12 @@ def forward_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
     # With x of the logits as shifted, m = sum p x and f = sum p (e^x - 1 - x), the
     # ratio of the totals is 1 + f + m, and the value log(1 + f + m) - m: one pass over
     # the ids gives everything, and what is close does not cancel.
-    x = _log_ratio(p.shifted, q.shifted)
-    mean = over.sum(_times(p.exponentials, x)) / p.total
-    excess = over.sum(_excess(p.exponentials, q.exponentials, x)) / p.total
+    # Where p is 0, any x but one near 0 leaves q, which is right.
+    x = jnp.where(p.exponentials > 0.0, q.shifted - p.shifted, 1.0)
+    moved = p.exponentials * x
+    far = q.exponentials - p.exponentials - moved
+    terms = jnp.where(jnp.abs(x) < _NEAR, p.exponentials * _series(x), far)
+    mean, excess = over.sum(moved) / p.total, over.sum(terms) / p.total
     near = jnp.abs(mean) + jnp.abs(excess) < 0.5
     log = jnp.where(near, jnp.log1p(excess + mean), jnp.log(q.total / p.total))
     return log - mean
