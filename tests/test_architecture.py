@@ -11,7 +11,7 @@ LONGEST = 320  # lines; beyond it a file has found a second job
 
 LAYERS = {
     **dict.fromkeys(("errors", "parsing", "config", "validation"), 0),
-    **dict.fromkeys(("metrics", "losses"), 0),
+    **dict.fromkeys(("metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
     **dict.fromkeys(("step", "state", "checkpoint"), 2),
