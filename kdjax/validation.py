@@ -245,6 +245,8 @@ def _check_windows(windows: tuple[int, ...], path: str) -> None:
         raise UsageError(f"{path} is empty; (0,) is a model without windows")
     for window in windows:
         _at_least(window, 0, path)
+        if window >= 2**31:
+            raise UsageError(f"{path} must be less than 2**31; it is {window}")
 
 
 def _check_scaling(scaling: RopeScalingConfig, path: str) -> None:

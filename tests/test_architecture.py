@@ -24,6 +24,8 @@ WALLS = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
+    "safetensors": ("models",),
+    "transformers": (),
     "tensorboardX": ("writers",),
     "matplotlib": ("plots",),
     "jinja2": ("report",),

@@ -1,7 +1,11 @@
-"""Models as pure functions: `build(config)` gives init, hidden, head and logits."""
+"""Models as pure functions: `build(config)` gives init, hidden, head and logits.
+
+`load_pretrained` reads Hugging Face directories.
+"""
 
 from kdjax.losses import Head, apply_head
 from kdjax.models.model import Model, build
+from kdjax.models.pretrained import load_pretrained
 from kdjax.placement import Placement
 
-__all__ = ["Head", "Model", "Placement", "apply_head", "build"]
+__all__ = ["Head", "Model", "Placement", "apply_head", "build", "load_pretrained"]

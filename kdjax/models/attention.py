@@ -141,7 +141,7 @@ def _scale(
     """Returns frequencies slowed by `factor`, the high ones less (arXiv:2407.21783)."""
     kept = jnp.zeros_like(frequencies)
     if scaling.kind == "llama3":
-        waves = scaling.original_length * frequencies / (2 * math.pi)
+        waves = frequencies * (scaling.original_length / (2 * math.pi))
         span = scaling.high_factor - scaling.low_factor
         kept = jnp.clip((waves - scaling.low_factor) / span, 0, 1)
     return frequencies * (kept + (1 - kept) / scaling.factor)
