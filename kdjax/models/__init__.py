@@ -1,11 +1,20 @@
 """Models as pure functions: `build(config)` gives init, hidden, head and logits.
 
-`load_pretrained` reads Hugging Face directories.
+`load_pretrained` and `save_pretrained` read and write Hugging Face directories.
 """
 
 from kdjax.losses import Head, apply_head
+from kdjax.models.export import save_pretrained
 from kdjax.models.model import Model, build
 from kdjax.models.pretrained import load_pretrained
 from kdjax.placement import Placement
 
-__all__ = ["Head", "Model", "Placement", "apply_head", "build", "load_pretrained"]
+__all__ = [
+    "Head",
+    "Model",
+    "Placement",
+    "apply_head",
+    "build",
+    "load_pretrained",
+    "save_pretrained",
+]

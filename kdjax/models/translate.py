@@ -92,7 +92,13 @@ def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
     """
     wanted = canonical(config)
     nearest: tuple[str, list[str]] | None = None
-    for family in FAMILIES.values():
+    # GPT-2 could hold every OPT: what tells them apart is the usual activation.
+    for family in sorted(
+        FAMILIES.values(),
+        key=lambda family: (
+            _ACTIVATIONS[family.keys["activation"].default] != config.activation
+        ),
+    ):
         values = _write(family, wanted)
         try:
             found = canonical(read_config(values, family.name)[1])
