@@ -165,7 +165,8 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class TeacherConfig:
     """The teacher: a directory to load, or a model to train first."""
 
-    path: str = ""  # a model directory of an earlier run; "": train one
+    # A model directory of an earlier run or in the Hugging Face format; "": train one.
+    path: str = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

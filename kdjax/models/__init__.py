@@ -6,7 +6,12 @@
 from kdjax.losses import Head, apply_head
 from kdjax.models.export import save_pretrained
 from kdjax.models.model import Model, build
-from kdjax.models.pretrained import load_pretrained
+from kdjax.models.pretrained import (
+    fingerprint,
+    is_pretrained,
+    load_config,
+    load_pretrained,
+)
 from kdjax.placement import Placement
 
 __all__ = [
@@ -15,6 +20,9 @@ __all__ = [
     "Placement",
     "apply_head",
     "build",
+    "fingerprint",
+    "is_pretrained",
+    "load_config",
     "load_pretrained",
     "save_pretrained",
 ]

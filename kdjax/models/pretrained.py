@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -92,6 +93,25 @@ def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
             "Hugging Face format"
         )
     return read_config(read_json(file), str(file))
+
+
+def is_pretrained(path: epath.PathLike) -> bool:
+    """Returns whether a directory claims to hold a model in the Hugging Face format."""
+    try:
+        return "model_type" in read_json(epath.Path(path) / "config.json")
+    except UsageError:
+        return False
+
+
+def fingerprint(path: epath.PathLike) -> str:
+    """Returns one hash over the architecture and the weights in a directory."""
+    total = hashlib.sha256()
+    for file in sorted(epath.Path(path).iterdir()):
+        if file.name == "config.json" or file.suffix == ".safetensors":
+            total.update(file.name.encode())
+            with file.open("rb") as content:
+                total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
 
 
 def _place(
