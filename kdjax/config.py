@@ -42,7 +42,7 @@ class TokenizerConfig:
 
     kind: Literal["bpe", "bytes", "file"] = "bpe"
     vocab_size: int = 1024  # for "bpe": ids, the end-of-text id included
-    path: str = ""  # for "file": a Hugging Face tokenizer.json
+    path: str = ""  # for "file": a Hugging Face tokenizer.json, or a .gguf file
     end_of_text: str = "<|endoftext|>"  # the token that ends a document
 
 
@@ -165,7 +165,8 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class TeacherConfig:
     """The teacher: a directory to load, or a model to train first."""
 
-    # A model directory of an earlier run or in the Hugging Face format; "": train one.
+    # A model directory of an earlier run or in the Hugging Face format, or a .gguf
+    # file; "": train one.
     path: str = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()

@@ -104,7 +104,8 @@ def teacher_architecture(setting: Setting) -> ModelConfig:
     if not config.teacher.path:
         return config.teacher.model
     directory = epath.Path(config.teacher.path).expanduser()
-    file = directory / "tokenizer.json"
+    is_file = directory.suffix == ".gguf"
+    file = directory if is_file else directory / "tokenizer.json"
     if _is_pretrained(directory):
         _, architecture = load_config(directory)
         if not file.exists():

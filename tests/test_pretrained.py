@@ -324,7 +324,7 @@ def poison(name, value):
             lambda t: t.update(
                 {"model.layers.1.input_layernorm.weight": np.zeros(16, np.float16)}
             ),
-            ("input_layernorm.weight'", "different formats"),
+            ("input_layernorm.weight'", "different precisions"),
         ),
         (poison("model.norm.weight", np.nan), ("'model.norm.weight' holds",)),
         (

@@ -1,4 +1,4 @@
-"""Tokenizers: trained here, bytes only, or a Hugging Face tokenizer.json."""
+"""Tokenizers: trained here, bytes only, a tokenizer.json, or out of a GGUF file."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kdjax.config import TokenizerConfig
+from kdjax.data.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.errors import UsageError
 from kdjax.workdir import write_bytes
 
@@ -97,17 +98,18 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
 
 
 def load_tokenizer(path: epath.Path, end_of_text: str) -> TextTokenizer:
-    """Returns the tokenizer in a tokenizer.json, with the chat template beside it.
+    """Returns the tokenizer in a tokenizer.json or a GGUF file, and its chat template.
 
     Raises:
         UsageError: The file is missing or is none, or has no such token.
     """
-    wrapped = _wrap(_read(path), end_of_text, str(path))
-    return wrapped._replace(chat_template=_chat_template(path.parent))
+    tokenizer, template = _read(path)
+    wrapped = _wrap(tokenizer, end_of_text, str(path))
+    return wrapped._replace(chat_template=template)
 
 
 def same_tokenizer(path: epath.Path, tokenizer: TextTokenizer) -> bool:
-    """Returns whether the tokenizer.json at a path holds this tokenizer.
+    """Returns whether a tokenizer.json or a GGUF file holds this tokenizer.
 
     Compared by content; which token ends a document is the config's choice.
 
@@ -115,18 +117,22 @@ def same_tokenizer(path: epath.Path, tokenizer: TextTokenizer) -> bool:
         UsageError: The file is missing or is none.
     """
     end = tokenizer.end_of_text_token
-    other = _read(path)
+    other, _ = _read(path)
     if other.token_to_id(end) != tokenizer.end_of_text:
         return False
     return _wrap(other, end, str(path)).sha256 == tokenizer.sha256
 
 
-def _read(path: epath.Path) -> tokenizers.Tokenizer:
+def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Returns a tokenizer and its chat template."""
+    if path.suffix == ".gguf":
+        return read_gguf_tokenizer(path)
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
     # The library raises bare Exception for a file it cannot parse.
     except Exception as error:
         raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
+    return tokenizer, _chat_template(path.parent)
 
 
 def _chat_template(directory: epath.Path) -> str:

@@ -1,6 +1,7 @@
 """Models as pure functions: `build(config)` gives init, hidden, head and logits.
 
-`load_pretrained` and `save_pretrained` read and write Hugging Face directories.
+`load_pretrained` reads Hugging Face directories and GGUF files; `save_pretrained` writes
+the former.
 """
 
 from kdjax.losses import Head, apply_head

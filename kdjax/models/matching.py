@@ -46,7 +46,7 @@ def match(
     # Before anything of those sizes is asked for, be it the names of the layers.
     if config.layers > len(tensors) or max(sizes.values()) > limit:
         raise UsageError(
-            f"config.json speaks of {config.layers} layers and sizes up to "
+            f"the config speaks of {config.layers} layers and sizes up to "
             f"{max(sizes.values())}; the {len(tensors)} tensors, of at most {limit} "
             "elements, are another model's"
         )
@@ -63,10 +63,10 @@ def match(
         layout = parse(text)
         for name in names:
             _check_tensor(name, tensors.get(name), layout.file_shape(sizes))
-        if len({tensors[name].kind for name in names}) > 1:
+        if len({tensors[name].dtype for name in names}) > 1:
             raise UsageError(
                 f"{names[0]!r} and its like in other layers are stored in different "
-                "formats; save them in one"
+                "precisions; save them in one"
             )
         stored = tuple(tensors[name] for name in names)
         sources[path] = Source(names, stored, layout, is_stacked)
@@ -111,13 +111,13 @@ def _check_tensor(name: str, found: Stored | None, shape: tuple[int, ...]) -> No
         raise UsageError(f"the tensor {name!r} is missing; fetch the checkpoint again")
     if found.shape != shape:
         raise UsageError(
-            f"the tensor {name!r} has the shape {found.shape}; config.json makes it "
+            f"the tensor {name!r} has the shape {found.shape}; its config makes it "
             f"{shape}"
         )
     if found.dtype is None:
         raise UsageError(
-            f"the tensor {name!r} is stored as {found.kind}; kdjax reads float32, "
-            "float16 and bfloat16"
+            f"the tensor {name!r} is stored as {found.kind}, which kdjax does not "
+            "read; convert it to float32, float16 or bfloat16"
         )
 
 
@@ -134,12 +134,12 @@ def _check_superfluous(
             if _equal(tensors[name], tensors[shared]):
                 continue
             raise UsageError(
-                f"the tensor {name!r} differs from the embedding that config.json ties "
+                f"the tensor {name!r} differs from the embedding that the config ties "
                 "it to; set tie_word_embeddings to false there"
             )
         raise UsageError(
             f"the tensor {name[:80]!r} has no place in a {family.name} model with this "
-            "config.json"
+            "config"
         )
 
 

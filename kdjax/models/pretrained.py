@@ -1,9 +1,10 @@
-"""Pretrained models in: a Hugging Face directory, straight onto the mesh."""
+"""Pretrained models in: a Hugging Face directory or a GGUF file, onto the mesh."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -21,6 +22,7 @@ from jax.sharding import (
 from kdjax.config import ModelConfig, Rules
 from kdjax.errors import UsageError
 from kdjax.models.families import Family
+from kdjax.models.gguf_models import open_gguf
 from kdjax.models.layouts import Index, Sizes
 from kdjax.models.matching import (
     Source,
@@ -31,7 +33,7 @@ from kdjax.models.matching import (
 )
 from kdjax.models.model import Model, Params, build
 from kdjax.models.translate import read_config
-from kdjax.models.weights import open_weights, read_json
+from kdjax.models.weights import Stored, open_weights, read_json
 from kdjax.sharding import make_placement, shardings
 from kdjax.writers import Progress
 
@@ -43,13 +45,14 @@ def load_pretrained(
     rules: Rules | None = None,
     dtype: str | None = None,
 ) -> tuple[Model, Params]:
-    """Returns the model in a Hugging Face directory, and its parameters.
+    """Returns a pretrained model and its parameters.
 
     Every process reads the bytes of its own shards and no others. Nothing is returned
     unless all of it is sound.
 
     Args:
-        path: Holds `config.json` and `model.safetensors`, or several with an index.
+        path: A directory in the Hugging Face format (`config.json`, and
+            `model.safetensors` or several with an index) or a .gguf file.
         mesh: Where the parameters go; None: to the first device.
         rules: Sharding rules that go before the default ones.
         dtype: Of parameters and computation. None: parameters as they are stored, and
@@ -59,11 +62,10 @@ def load_pretrained(
         UsageError: Files are missing or damaged, a tensor is missing, superfluous,
             wrongly shaped or not finite, or the family is unknown.
     """
-    directory = epath.Path(path).expanduser()
+    place = epath.Path(path).expanduser()
     if dtype not in (None, "float32", "bfloat16"):
         raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
-    family, config = load_config(directory)
-    with open_weights(directory) as tensors:
+    with _open(place) as (family, config, tensors):
         sources = match(family, config, tensors)
         stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
         is_narrow = (
@@ -74,40 +76,59 @@ def load_pretrained(
         config = dataclasses.replace(config, dtype=computed)
         placement = make_placement(mesh, rules or ()) if mesh is not None else None
         model = build(config, placement=placement)
-        params = _place(sources, config, mesh, rules or (), dtype, str(directory))
+        params = _place(sources, config, mesh, rules or (), dtype, str(place))
     _check_finite(params, sources, mesh)
     return model, params
 
 
+@contextlib.contextmanager
+def _open(
+    path: epath.Path,
+) -> Iterator[tuple[Family, ModelConfig, dict[str, Stored]]]:
+    """Yields family, architecture and tensors of a directory or a GGUF file."""
+    if path.suffix == ".gguf":
+        yield open_gguf(path)
+        return
+    family, config = load_config(path)
+    with open_weights(path) as tensors:
+        yield family, config, tensors
+
+
 def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
-    """Returns the family and the architecture of the model in a directory.
+    """Returns the family and the architecture of a pretrained model.
 
     Raises:
-        UsageError: There is no `config.json`, or it is none that kdjax understands.
+        UsageError: There is none, or it is none that kdjax understands.
     """
-    directory = epath.Path(path)
-    file = directory / "config.json"
+    place = epath.Path(path)
+    if place.suffix == ".gguf":
+        family, config, _ = open_gguf(place)
+        return family, config
+    file = place / "config.json"
     if not file.exists():
         raise UsageError(
-            f"{directory} holds no config.json; give the directory of a model in the "
-            "Hugging Face format"
+            f"{place} holds no config.json; give the directory of a model in the "
+            "Hugging Face format, or a .gguf file"
         )
     return read_config(read_json(file), str(file))
 
 
 def is_pretrained(path: epath.PathLike) -> bool:
-    """Returns whether a directory claims to hold a model in the Hugging Face format."""
+    """Returns whether something claims to be a model that `load_pretrained` reads."""
+    place = epath.Path(path)
+    if place.suffix == ".gguf":
+        return True
     try:
-        return "model_type" in read_json(epath.Path(path) / "config.json")
+        return "model_type" in read_json(place / "config.json")
     except UsageError:
         return False
 
 
 def fingerprint(path: epath.PathLike) -> str:
-    """Returns one hash over the architecture and the weights in a directory."""
-    total = hashlib.sha256()
-    for file in sorted(epath.Path(path).iterdir()):
-        if file.name == "config.json" or file.suffix == ".safetensors":
+    """Returns one hash over the architecture and the weights of a pretrained model."""
+    place, total = epath.Path(path), hashlib.sha256()
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.name == "config.json" or file.suffix in (".safetensors", ".gguf"):
             total.update(file.name.encode())
             with file.open("rb") as content:
                 total.update(hashlib.file_digest(content, "sha256").digest())
