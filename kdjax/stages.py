@@ -146,7 +146,9 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
             return _load("teacher", model, rules, directory, setting)
         # Computed in the precision that it is stored in, which `model` does not know.
         loaded = load_pretrained(directory, mesh=setting.mesh, rules=rules)
-        return Trained(*loaded, directory, {"sha256": fingerprint(directory)})
+        # The report is the first process's; the others need not read the whole file.
+        sha256 = fingerprint(directory) if jax.process_index() == 0 else ""
+        return Trained(*loaded, directory, {"sha256": sha256})
     job = Job(
         "teacher",
         setting.workdir / "teacher",

@@ -1,7 +1,7 @@
 """Models as pure functions: `build(config)` gives init, hidden, head and logits.
 
-`load_pretrained` reads Hugging Face directories and GGUF files; `save_pretrained` writes
-the former.
+`load_pretrained` reads Hugging Face directories and GGUF files, `save_pretrained`
+writes the former.
 """
 
 from kdjax.losses import Head, apply_head

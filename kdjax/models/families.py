@@ -204,7 +204,7 @@ FAMILIES = {
                 "scale_attn_by_inverse_layer_idx": False,
                 "add_cross_attention": False,
             },
-            ignored=r"attn\.(masked_)?bias$",
+            ignored=r"\.attn\.(masked_)?bias$",
         ),
         Family(
             name="gpt_neox",
