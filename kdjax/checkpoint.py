@@ -113,7 +113,8 @@ def load_card(directory: epath.Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise UsageError(
             f"{path} cannot be read; config.teacher.path must be the directory of a "
-            "model that kdjax wrote, such as RUN/student-0/model"
+            "model that kdjax wrote, such as RUN/student-0/model, one in the "
+            "Hugging Face format, or a .gguf file"
         ) from None
     if not isinstance(card, dict) or not {"model", "tokenizer", "sha256"} <= set(card):
         raise UsageError(f"{path} was not written by kdjax; choose another directory")

@@ -42,7 +42,7 @@ class TokenizerConfig:
 
     kind: Literal["bpe", "bytes", "file"] = "bpe"
     vocab_size: int = 1024  # for "bpe": ids, the end-of-text id included
-    path: str = ""  # for "file": a Hugging Face tokenizer.json
+    path: str = ""  # for "file": a Hugging Face tokenizer.json, or a .gguf file
     end_of_text: str = "<|endoftext|>"  # the token that ends a document
 
 
@@ -53,6 +53,17 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScalingConfig:
+    """How rotations are slowed for texts longer than a model was first trained on."""
+
+    kind: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0  # linear: of every wavelength; llama3: of the long ones
+    low_factor: float = 1.0  # llama3: waves longer than original / this are "long"
+    high_factor: float = 4.0  # llama3: waves shorter than original / this stay
+    original_length: int = 8192  # llama3: positions of the first training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +80,25 @@ class ModelConfig:
     vocab_multiple: int = 64  # the embedding table is padded to a multiple of this
     tie_embeddings: bool = True
     positions: Literal["rope", "learned"] = "rope"
-    max_length: int = 0  # for learned positions: how many there are
+    # Learned positions: how many there are. Rotated ones: how many an exported model
+    # declares; 0: 2048.
+    max_length: int = 0
     rope_theta: float = 10_000.0
     rope_fraction: float = 1.0  # of each head's width that is rotated (NeoX: 0.25)
+    rope_scaling: RopeScalingConfig = RopeScalingConfig()
+    # Of the layers with a window, without scaling (Gemma 3); 0: rotate as the others.
+    local_rope_theta: float = 0.0
+    # How far layers look back, themselves included; 0: to the start. One number a
+    # layer, repeated from the first on: (4096,) is Mistral, (4096, 0) is Gemma 2.
+    windows: tuple[int, ...] = (0,)
+    query_scalar: float = 0.0  # scores are divided by its root; 0: the head's width
+    attention_softcap: float = 0.0  # c in c * tanh(score / c) (Gemma 2); 0: no cap
+    logit_softcap: float = 0.0  # the same for the head's logits
+    scale_embeddings: bool = False  # token embeddings times sqrt(width) (Gemma)
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_epsilon: float = 1e-5
+    norm_offset: bool = False  # RMSNorm multiplies by 1 + scale (Gemma)
+    sandwich_norm: bool = False  # normalise what attention and MLP write too (Gemma)
     qk_norm: bool = False  # normalise queries and keys per head (Qwen3)
     parallel_residual: bool = False  # attention and MLP read the same input (NeoX)
     mlp: Literal["gated", "plain"] = "gated"
@@ -99,6 +124,12 @@ class ModelConfig:
     def width_of_ffn(self) -> int:
         """`ffn_width`, or what it defaults to."""
         return self.ffn_width or 4 * self.width
+
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """The window of each layer."""
+        times = -(-self.layers // len(self.windows))
+        return (self.windows * times)[: self.layers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +165,9 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class TeacherConfig:
     """The teacher: a directory to load, or a model to train first."""
 
-    path: str = ""  # a model directory of an earlier run; "": train one
+    # A model directory of an earlier run or in the Hugging Face format, or a .gguf
+    # file; "": train one.
+    path: str = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

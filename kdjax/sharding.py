@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config import MeshConfig, Rules
 from kdjax.errors import UsageError
-from kdjax.models import Placement
+from kdjax.placement import Placement
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")

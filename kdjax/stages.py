@@ -11,11 +11,18 @@ from jax.sharding import Mesh
 
 from kdjax import checkpoint
 from kdjax.config import Config, ModelConfig, Rules
-from kdjax.data import Prepared
+from kdjax.data import Prepared, same_tokenizer
 from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
 from kdjax.losses import LossSharding
-from kdjax.models import Model, build
+from kdjax.models import (
+    Model,
+    build,
+    fingerprint,
+    is_pretrained,
+    load_config,
+    load_pretrained,
+)
 from kdjax.parsing import from_mapping
 from kdjax.sharding import barrier, make_placement, shardings
 from kdjax.step import make_distillation, make_eval_step
@@ -66,9 +73,10 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
     rules = getattr(config, name).rules
     built = build(model, placement=make_placement(setting.mesh, rules))
     shapes_and_shardings(built, rules, setting)
-    copies = config.checkpoint.keep + 2
-    needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
-    check_space(setting.workdir, needed)
+    if name == "student" or not config.teacher.path:
+        copies = config.checkpoint.keep + 2
+        needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
+        check_space(setting.workdir, needed)
     return built
 
 
@@ -96,15 +104,32 @@ def teacher_architecture(setting: Setting) -> ModelConfig:
     if not config.teacher.path:
         return config.teacher.model
     directory = epath.Path(config.teacher.path).expanduser()
-    card = checkpoint.load_card(directory)
-    if card["tokenizer"] != tokenizer.sha256:
+    is_file = directory.suffix == ".gguf"
+    file = directory if is_file else directory / "tokenizer.json"
+    if _is_pretrained(directory):
+        _, architecture = load_config(directory)
+        if not file.exists():
+            raise UsageError(
+                f"{file} is missing; write it with transformers: AutoTokenizer."
+                f"from_pretrained('{directory}').save_pretrained('{directory}')"
+            )
+        is_same = same_tokenizer(file, tokenizer)
+    else:
+        card = checkpoint.load_card(directory)
+        source = f"{directory}/model.json"
+        architecture = from_mapping(ModelConfig, card["model"], source)
+        is_same = card["tokenizer"] == tokenizer.sha256
+    if not is_same:
         raise UsageError(
-            f"the teacher in {directory} has another tokenizer "
-            f"({card['tokenizer'][:12]}) than the data ({tokenizer.sha256[:12]}); set "
-            f"config.tokenizer.kind = 'file' and config.tokenizer.path = "
-            f"'{directory / 'tokenizer.json'}'"
+            f"the teacher in {directory} has another tokenizer than the data; set "
+            f"--config.tokenizer.kind=file --config.tokenizer.path={file}"
         )
-    return from_mapping(ModelConfig, card["model"], f"{directory}/model.json")
+    return architecture
+
+
+def _is_pretrained(directory: epath.Path) -> bool:
+    """Returns whether a teacher's directory is one in the Hugging Face format."""
+    return not checkpoint.is_model(directory) and is_pretrained(directory)
 
 
 def obtain_teacher(model: Model, setting: Setting) -> Trained:
@@ -116,7 +141,14 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     config = setting.config
     if config.teacher.path:
         directory = epath.Path(config.teacher.path).expanduser()
-        return _load("teacher", model, config.teacher.rules, directory, setting)
+        rules = config.teacher.rules
+        if not _is_pretrained(directory):
+            return _load("teacher", model, rules, directory, setting)
+        # Computed in the precision that it is stored in, which `model` does not know.
+        loaded = load_pretrained(directory, mesh=setting.mesh, rules=rules)
+        # The report is the first process's; the others need not read the whole file.
+        sha256 = fingerprint(directory) if jax.process_index() == 0 else ""
+        return Trained(*loaded, directory, {"sha256": sha256})
     job = Job(
         "teacher",
         setting.workdir / "teacher",

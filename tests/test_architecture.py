@@ -11,9 +11,10 @@ LONGEST = 320  # lines; beyond it a file has found a second job
 
 LAYERS = {
     **dict.fromkeys(("errors", "parsing", "config", "validation"), 0),
-    **dict.fromkeys(("metrics", "losses"), 0),
+    **dict.fromkeys(("metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
+    **dict.fromkeys(("gguf_header",), 1),
     **dict.fromkeys(("step", "state", "checkpoint"), 2),
     **dict.fromkeys(("experiment", "stages", "train", "evaluate"), 3),
     **dict.fromkeys(("main", "report", "cli"), 4),
@@ -24,6 +25,9 @@ WALLS = {
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
+    "safetensors": ("models",),
+    "gguf": ("gguf_header", "models"),
+    "transformers": (),
     "tensorboardX": ("writers",),
     "matplotlib": ("plots",),
     "jinja2": ("report",),

@@ -15,6 +15,7 @@ from toys import FAMILIES, assert_close, dot_products, equations, random_params
 
 from kdjax import config as config_lib
 from kdjax import models
+from kdjax.config import RopeScalingConfig
 from kdjax.models import attention, decoder, layers
 from kdjax.validation import validate
 
@@ -76,6 +77,62 @@ def test_a_document_means_the_same_alone_and_behind_another(config):
     np.testing.assert_allclose(hidden[0, 5:13], hidden[1, :8], atol=1e-4)
 
 
+@pytest.mark.parametrize("windows", [(3,), (3, 0), (0, 3)], ids=str)
+def test_a_layer_sees_as_far_as_its_window(windows):
+    """Two layers see twice as far as one, less the position where they meet."""
+    model, params = make(vary("mistral", windows=windows))
+    tokens = jnp.arange(12)[None]
+    before = model.hidden(params, tokens)[0]
+    after = model.hidden(params, tokens.at[0, 2].set(49))[0]
+    seen = np.flatnonzero(np.abs(before - after).max(-1) > 1e-6)
+    last = 6 if windows == (3,) else 11
+    np.testing.assert_array_equal(seen, np.arange(2, last + 1))
+
+
+def test_a_windowed_layer_turns_by_its_own_theta():
+    local = vary("mistral", layers=1, windows=(3,), local_rope_theta=10.0)
+    model, params = make(local)
+    all_local, _ = make(vary("mistral", layers=1, windows=(3,), rope_theta=10.0))
+    np.testing.assert_array_equal(
+        model.hidden(params, TOKENS, SEGMENTS),
+        all_local.hidden(params, TOKENS, SEGMENTS),
+    )
+    everywhere = dataclasses.replace(local, windows=(0,))
+    plain = dataclasses.replace(everywhere, local_rope_theta=0.0)
+    np.testing.assert_array_equal(
+        make(everywhere)[0].hidden(params, TOKENS, SEGMENTS),
+        make(plain)[0].hidden(params, TOKENS, SEGMENTS),
+    )
+
+
+def test_capped_attention_with_a_far_cap_is_plain_attention():
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((2, 9, 4, 8), (2, 9, 2, 8), (2, 9, 2, 8))
+    query, key, value = (
+        jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)
+    )
+    mask = attention.causal_mask(jnp.array([[1] * 9, [1] * 4 + [2] * 5]))
+    plain = attention.attend(query, key, value, mask, scale=0.3)
+    far = attention.attend(query, key, value, mask, scale=0.3, softcap=1e4)
+    near = attention.attend(query, key, value, mask, scale=0.3, softcap=0.5)
+    np.testing.assert_allclose(far, plain, rtol=1e-4, atol=1e-5)
+    assert np.abs(near - plain).max() > 0.05
+
+
+def test_llama3_scaling_slows_long_waves_and_keeps_short_ones():
+    scaling = RopeScalingConfig("llama3", 8.0, 1.0, 4.0, original_length=100)
+    one = jnp.array([[1]])
+    plain, scaled = (attention.rope_angles(one, 64, 1e4, s) for s in (None, scaling))
+    waves = 100 * np.asarray(plain)[0, 0] / (2 * np.pi)  # in the original length
+    ratio = np.asarray(scaled / plain)[0, 0]
+    np.testing.assert_allclose(ratio[waves > 4], 1)
+    np.testing.assert_allclose(ratio[waves < 1], 1 / 8, rtol=1e-6)
+    between = ratio[(waves > 1) & (waves < 4)]
+    assert len(between) > 2 and (np.diff(between) < 0).all()
+    linear = attention.rope_angles(one, 64, 1e4, RopeScalingConfig("linear", 8.0))
+    np.testing.assert_allclose(linear, plain / 8, rtol=1e-6)
+
+
 def test_positions_reach_the_hidden_states():
     """A model that knows no positions would pass the test above."""
     learned, params = make(FAMILIES["gpt2"])
@@ -89,23 +146,19 @@ def test_positions_reach_the_hidden_states():
     assert np.abs(before - after).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["gpt2", "neox", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "neox", "mistral", "gemma3"])
 def test_scan_over_layers_is_a_loop_over_blocks(name):
     config = FAMILIES[name]
     model, params = make(config)
     positions = attention.segment_positions(SEGMENTS)
-    mask = attention.causal_mask(SEGMENTS)
-    width = config.head_width or config.width // config.heads
-    angles = None
-    if config.positions == "rope":
-        rotated = int(width * config.rope_fraction)
-        angles = attention.rope_angles(positions, rotated, config.rope_theta)
+    view = attention.make_view(config, SEGMENTS)
     embed = decoder.Embed(config, models.Placement())
     x = embed.apply({"params": params["embed"]}, TOKENS, positions)
     block = jax.jit(layers.Block(config, models.Placement()).apply)
     for layer in range(config.layers):
         sliced = jax.tree.map(lambda x, layer=layer: x[layer], params["layers"])
-        x, _ = block({"params": sliced}, x, mask, angles)
+        window = jnp.array(config.layer_windows[layer])
+        x, _ = block({"params": sliced}, x, window, view)
     norm = layers.norm(config, "final_norm")
     expected = norm.apply({"params": params["final_norm"]}, x)
     hidden = model.hidden(params, TOKENS, SEGMENTS)
@@ -222,7 +275,18 @@ def program(config):
         {"positions": "learned", "max_length": 64},
         {"rope_theta": 100.0},
         {"rope_fraction": 0.5},
+        {"rope_scaling": RopeScalingConfig("linear", 2.0)},
+        {"rope_scaling": RopeScalingConfig("llama3", 2.0, original_length=64)},
+        {"windows": (3,)},
+        {"windows": (3, 0)},
+        {"windows": (3, 0), "local_rope_theta": 100.0},
+        {"query_scalar": 2.0},
+        {"attention_softcap": 5.0},
+        {"logit_softcap": 5.0},
+        {"scale_embeddings": True},
+        {"sandwich_norm": True},
         {"norm": "rmsnorm"},
+        {"norm": "rmsnorm", "norm_offset": True},
         {"norm_epsilon": 0.1},
         {"qk_norm": True},
         {"parallel_residual": False},

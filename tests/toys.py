@@ -46,6 +46,40 @@ FAMILIES = {
     "qwen3": ModelConfig(
         width=32, kv_heads=1, head_width=16, ffn_width=48, vocab_size=50, qk_norm=True
     ),
+    "mistral": ModelConfig(
+        width=32, kv_heads=2, ffn_width=48, vocab_size=50, windows=(3,)
+    ),
+    "gemma2": ModelConfig(
+        width=32,
+        kv_heads=2,
+        head_width=16,
+        ffn_width=48,
+        vocab_size=50,
+        windows=(3, 0),
+        query_scalar=32.0,
+        attention_softcap=5.0,
+        logit_softcap=3.0,
+        scale_embeddings=True,
+        norm_offset=True,
+        sandwich_norm=True,
+        activation="gelu_tanh",
+    ),
+    "gemma3": ModelConfig(
+        layers=3,
+        width=32,
+        kv_heads=1,
+        head_width=16,
+        ffn_width=48,
+        vocab_size=50,
+        rope_theta=1e6,
+        local_rope_theta=1e4,
+        windows=(3, 3, 0),
+        scale_embeddings=True,
+        norm_offset=True,
+        sandwich_norm=True,
+        qk_norm=True,
+        activation="gelu_tanh",
+    ),
 }
 
 

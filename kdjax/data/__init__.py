@@ -3,7 +3,7 @@
 from kdjax.data.corpora import CORPORA, Corpus, Document, open_corpus
 from kdjax.data.pipeline import held_out_batches, training_batches
 from kdjax.data.prepare import Prepared, prepare
-from kdjax.data.tokenizer import TextTokenizer, load_tokenizer
+from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, same_tokenizer
 
 __all__ = [
     "CORPORA",
@@ -15,5 +15,6 @@ __all__ = [
     "load_tokenizer",
     "open_corpus",
     "prepare",
+    "same_tokenizer",
     "training_batches",
 ]

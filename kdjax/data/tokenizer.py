@@ -1,4 +1,4 @@
-"""Tokenizers: trained here, bytes only, or a Hugging Face tokenizer.json."""
+"""Tokenizers: trained here, bytes only, a tokenizer.json, or out of a GGUF file."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kdjax.config import TokenizerConfig
+from kdjax.data.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.errors import UsageError
 from kdjax.workdir import write_bytes
 
@@ -18,16 +19,29 @@ _BATCH = 256  # documents handed to the library's threads at once
 
 
 class TextTokenizer(NamedTuple):
-    """A tokenizer, the id that ends a document, and the hash of its content."""
+    """A tokenizer, the id that ends a document, and the hash of its content.
+
+    Attributes:
+        tokenizer: The library's object.
+        end_of_text: The id that ends a document.
+        sha256: The hash of the two.
+        chat_template: How messages become text, in Jinja; empty if nobody said.
+    """
 
     tokenizer: tokenizers.Tokenizer
     end_of_text: int
     sha256: str
+    chat_template: str = ""
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id; some tokenizers leave ids out."""
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def end_of_text_token(self) -> str:
+        """The token that ends a document."""
+        return str(self.tokenizer.id_to_token(self.end_of_text))
 
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yields each text's ids, ended by `end_of_text`; uses all cores."""
@@ -44,6 +58,22 @@ class TextTokenizer(NamedTuple):
             batch, add_special_tokens=False
         ):
             yield np.array([*encoding.ids, self.end_of_text], np.int32)
+
+    def files(self) -> dict[str, str]:
+        """Returns the files that transformers looks for, by name."""
+        end = self.end_of_text_token
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": end,
+            "pad_token": end,
+            "clean_up_tokenization_spaces": False,
+        }
+        if self.chat_template:
+            config["chat_template"] = self.chat_template
+        return {
+            "tokenizer.json": self.tokenizer.to_str(),
+            "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        }
 
     def save(self, path: epath.Path) -> None:
         """Writes a tokenizer.json, atomically."""
@@ -68,17 +98,60 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
 
 
 def load_tokenizer(path: epath.Path, end_of_text: str) -> TextTokenizer:
-    """Returns the tokenizer in a tokenizer.json.
+    """Returns the tokenizer in a tokenizer.json or a GGUF file, and its chat template.
 
     Raises:
         UsageError: The file is missing or is none, or has no such token.
     """
+    tokenizer, template = _read(path)
+    wrapped = _wrap(tokenizer, end_of_text, str(path))
+    return wrapped._replace(chat_template=template)
+
+
+def same_tokenizer(path: epath.Path, tokenizer: TextTokenizer) -> bool:
+    """Returns whether a tokenizer.json or a GGUF file holds this tokenizer.
+
+    Compared by content; which token ends a document is the config's choice.
+
+    Raises:
+        UsageError: The file is missing or is none.
+    """
+    end = tokenizer.end_of_text_token
+    other, _ = _read(path)
+    if other.token_to_id(end) != tokenizer.end_of_text:
+        return False
+    return _wrap(other, end, str(path)).sha256 == tokenizer.sha256
+
+
+def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Returns a tokenizer and its chat template."""
+    if path.suffix == ".gguf":
+        return read_gguf_tokenizer(path)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
     # The library raises bare Exception for a file it cannot parse.
     except Exception as error:
         raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
-    return _wrap(tokenizer, end_of_text, str(path))
+    return tokenizer, _chat_template(path.parent)
+
+
+def _chat_template(directory: epath.Path) -> str:
+    """Returns the template of a Hugging Face directory, newer and older spelling."""
+    newer, older = (
+        directory / "chat_template.jinja",
+        directory / "tokenizer_config.json",
+    )
+    try:
+        if newer.exists():
+            return newer.read_text("utf-8")
+        found = json.loads(older.read_text("utf-8"))["chat_template"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    if isinstance(found, list):  # several, by name
+        pairs = [item for item in found if isinstance(item, dict)]
+        named = {item.get("name"): item.get("template") for item in pairs}
+        found = named.get("default")
+    return found if isinstance(found, str) else ""
 
 
 def _wrap(

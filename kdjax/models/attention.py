@@ -1,10 +1,27 @@
 """Attention kernels behind one seam, and the positions and masks they need."""
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.config import ModelConfig, RopeScalingConfig
+
+
+class View(NamedTuple):
+    """What attention knows of positions.
+
+    Attributes:
+        mask: [B, 1, T, T], true where attention is allowed.
+        angles: [B, T, R], how far queries and keys turn; None: they do not.
+        local_angles: The same for layers with a window, where those turn differently.
+    """
+
+    mask: Array
+    angles: Array | None = None
+    local_angles: Array | None = None
 
 
 def attend(
@@ -13,24 +30,75 @@ def attend(
     value: Float[Array, "B T G K"],
     mask: Bool[Array, "B 1 T T"],
     *,
+    scale: float | None = None,
+    softcap: float = 0.0,
     implementation: Literal["auto", "xla", "cudnn"] = "auto",
 ) -> Float[Array, "B T H K"]:
-    """Returns scaled dot-product attention; every kernel is chosen here.
+    """Returns dot-product attention; every kernel is chosen here.
 
     Args:
         query: One vector per head.
         key: One vector per key-value head; H is a multiple of G.
         value: Likewise.
         mask: True where attention is allowed.
+        scale: Factor on the scores; None: K ** -0.5.
+        softcap: c in c * tanh(score / c); 0: no cap. Only XLA computes it.
         implementation: "auto" leaves the choice to jax.
     """
+    if softcap:
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return _attend_capped(query, key, value, mask, scale, softcap)
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
         mask=mask,
+        scale=scale,
         implementation=None if implementation == "auto" else implementation,
     )
+
+
+def _attend_capped(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B T G K"],
+    value: Float[Array, "B T G K"],
+    mask: Bool[Array, "B 1 T T"],
+    scale: float,
+    softcap: float,
+) -> Float[Array, "B T H K"]:
+    """Returns attention with capped scores, which jax's own function lacks."""
+    batch, length, _, width = query.shape
+    grouped = query.reshape(batch, length, key.shape[2], -1, width)
+    scores = jnp.einsum(
+        "btgmk,bsgk->bgmts", grouped, key, preferred_element_type=jnp.float32
+    )
+    scores = softcap * jnp.tanh(scores * (scale / softcap))
+    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    return jnp.einsum("bgmts,bsgk->btgmk", weights, value).reshape(query.shape)
+
+
+def make_view(config: ModelConfig, segments: Int[Array, "B T"]) -> View:
+    """Returns what all layers see before their windows narrow it."""
+    angles = local = None
+    if config.positions == "rope":
+        positions = segment_positions(segments)
+        width = int(config.width_of_head * config.rope_fraction)
+        angles = rope_angles(positions, width, config.rope_theta, config.rope_scaling)
+        if config.local_rope_theta:
+            local = rope_angles(positions, width, config.local_rope_theta)
+    return View(causal_mask(segments), angles, local)
+
+
+def narrow(view: View, window: Int[Array, ""]) -> View:
+    """Returns what a layer sees that looks back `window` positions; 0: to the start."""
+    index = jnp.arange(view.mask.shape[-1])
+    distance = index[:, None] - index[None, :]
+    near = (distance < window) | (window == 0)
+    angles = view.angles
+    if angles is not None and view.local_angles is not None:
+        angles = jnp.where(window == 0, angles, view.local_angles)
+    return View(view.mask & near[None, None], angles)
 
 
 def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
@@ -54,12 +122,29 @@ def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def rope_angles(
-    positions: Int[Array, "B T"], width: int, theta: float
+    positions: Int[Array, "B T"],
+    width: int,
+    theta: float,
+    scaling: RopeScalingConfig | None = None,
 ) -> Float[Array, "B T R"]:
     """Returns the rotation angles of `width / 2` frequencies (arXiv:2104.09864)."""
     exponents = jnp.arange(0, width, 2, dtype=jnp.float32) / width
     frequencies = theta**-exponents
+    if scaling is not None and scaling.kind != "none":
+        frequencies = _scale(frequencies, scaling)
     return positions[..., None].astype(jnp.float32) * frequencies[None, None]
+
+
+def _scale(
+    frequencies: Float[Array, "R"], scaling: RopeScalingConfig
+) -> Float[Array, "R"]:
+    """Returns frequencies slowed by `factor`, the high ones less (arXiv:2407.21783)."""
+    kept = jnp.zeros_like(frequencies)
+    if scaling.kind == "llama3":
+        waves = frequencies * (scaling.original_length / (2 * math.pi))
+        span = scaling.high_factor - scaling.low_factor
+        kept = jnp.clip((waves - scaling.low_factor) / span, 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(

@@ -3,12 +3,14 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from kdjax.config import ModelConfig
-from kdjax.models.attention import causal_mask, rope_angles, segment_positions
-from kdjax.models.layers import INIT_SCALE, Block, Placement, dtype_of, norm
+from kdjax.models.attention import make_view, narrow, segment_positions
+from kdjax.models.layers import INIT_SCALE, Block, dtype_of, norm
+from kdjax.placement import Placement
 
 
 def table_size(config: ModelConfig) -> int:
@@ -29,6 +31,8 @@ class Embed(nn.Module):
         """Returns the entrance to the residual stream."""
         config = self.config
         x = self._table("tokens", table_size(config))[tokens]
+        if config.scale_embeddings:
+            x = x * jnp.asarray(config.width**0.5, x.dtype)
         if config.positions == "learned":
             x = x + self._table("positions", config.max_length)[positions]
         return x
@@ -64,21 +68,21 @@ class Decoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Returns the hidden states that the head reads."""
         config = self.config
-        positions = segment_positions(segments)
         embed = Embed(config, self.placement, name="embed")
-        x = self.placement.activation(embed(tokens, positions))
-        angles = None
-        if config.positions == "rope":
-            rotated = int(config.width_of_head * config.rope_fraction)
-            angles = rope_angles(positions, rotated, config.rope_theta)
+        x = self.placement.activation(embed(tokens, segment_positions(segments)))
+        view, windows = make_view(config, segments), None
+        if len(set(config.layer_windows)) > 1:
+            windows = jnp.array(config.layer_windows)
+        elif config.windows[0]:
+            view = narrow(view, jnp.array(config.windows[0]))
         layers = nn.scan(
             _layer(config, self.placement, self.is_initializing()),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast if windows is None else 0, nn.broadcast),
             length=config.layers,
         )(config, self.placement, name="layers")
-        x, _ = layers(x, causal_mask(segments), angles)
+        x, _ = layers(x, windows, view)
         if not config.tie_embeddings:
             UntiedHead(config, name="head")()
         return norm(config, "final_norm")(x)

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from kdjax.config import ModelConfig
-from kdjax.models.attention import attend, rotate
+from kdjax.models.attention import View, attend, narrow, rotate
+from kdjax.placement import Placement
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -21,28 +21,31 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 INIT_SCALE = 0.02
 
 
-class Placement(NamedTuple):
-    """Where arrays live while a model runs; by default wherever they are.
-
-    Attributes:
-        activation: Applied to the residual stream [B, T, D] at the entrance and after
-            every block.
-        weight: Applied to (path, parameter) where it is used; the parameters of a
-            block come without the leading layer axis.
-    """
-
-    activation: Callable[[Array], Array] = lambda x: x
-    weight: Callable[[str, Array], Array] = lambda path, x: x
-
-
 def dtype_of(config: ModelConfig) -> jnp.dtype:
     """Returns the computation's dtype; parameters are always float32."""
     return jnp.dtype(config.dtype)
 
 
+class OffsetNorm(nn.Module):
+    """RMSNorm that multiplies by 1 + scale, as Gemma's checkpoints store it."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Returns x with a mean square of one in the last dimension, scaled."""
+        scale = self.param("scale", nn.initializers.zeros, x.shape[-1:])
+        plain = nn.RMSNorm(epsilon=self.epsilon, use_scale=False, dtype=jnp.float32)
+        scale = jnp.expand_dims(1 + scale.astype(jnp.float32), range(x.ndim - 1))
+        return (plain(x) * scale).astype(self.dtype)
+
+
 def norm(config: ModelConfig, name: str) -> nn.Module:
     """Returns the normalisation layer; its statistics run in float32."""
-    kind = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}[config.norm]
+    kind: Callable[..., nn.Module] = OffsetNorm
+    if not config.norm_offset:
+        kind = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}[config.norm]
     return kind(epsilon=config.norm_epsilon, dtype=dtype_of(config), name=name)
 
 
@@ -71,8 +74,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 T T"],
-        angles: Float[Array, "B T R"] | None,
+        view: View,
     ) -> Float[Array, "B T D"]:
         """Returns what the positions gather from those they may see."""
         config = self.config
@@ -99,9 +101,17 @@ class Attention(nn.Module):
                 norm(config, "query_norm")(query),
                 norm(config, "key_norm")(key),
             )
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        mixed = attend(query, key, value, mask, implementation=config.attention)
+        if view.angles is not None:
+            query, key = rotate(query, view.angles), rotate(key, view.angles)
+        mixed = attend(
+            query,
+            key,
+            value,
+            view.mask,
+            scale=(config.query_scalar or head_width) ** -0.5,
+            softcap=config.attention_softcap,
+            implementation=config.attention,
+        )
         return nn.DenseGeneral(
             config.width,
             axis=(-2, -1),
@@ -147,17 +157,32 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 T T"],
-        angles: Float[Array, "B T R"] | None,
+        window: Int[Array, ""] | None,
+        view: View,
     ) -> tuple[Float[Array, "B T D"], None]:
-        """Returns the residual stream after this layer."""
+        """Returns the residual stream after this layer.
+
+        Args:
+            x: The residual stream before it.
+            window: This layer's, if the layers differ in it.
+            view: What positions see and how they are rotated.
+        """
         config = self.config
+        if window is not None:
+            view = narrow(view, window)
         attention = Attention(config, name="attention")
         mlp = Mlp(config, name="mlp")
-        mixed = attention(norm(config, "attention_norm")(x), mask, angles)
+
+        def written(y: Array, name: str) -> Array:
+            return norm(config, name)(y) if config.sandwich_norm else y
+
+        mixed = attention(norm(config, "attention_norm")(x), view)
+        mixed = written(mixed, "attention_post_norm")
         if config.parallel_residual:
-            x = x + mixed + mlp(norm(config, "mlp_norm")(x))
+            inner = mlp(norm(config, "mlp_norm")(x))
+            x = x + mixed + written(inner, "mlp_post_norm")
         else:
             x = x + mixed
-            x = x + mlp(norm(config, "mlp_norm")(x))
+            inner = mlp(norm(config, "mlp_norm")(x))
+            x = x + written(inner, "mlp_post_norm")
         return self.placement.activation(x), None

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from kdjax.config import ModelConfig
 from kdjax.losses import Head, apply_head
 from kdjax.models.decoder import Decoder
-from kdjax.models.layers import Placement
+from kdjax.placement import Placement
 
 Params = Any
 
@@ -77,7 +77,8 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
             kernel = params["embed"]["tokens"].T
         else:
             kernel = params["head"]["kernel"]
-        return Head(kernel, valid=config.vocab_size)
+        cap = config.logit_softcap or None
+        return Head(kernel, softcap=cap, valid=config.vocab_size)
 
     def logits(
         params: Params,

@@ -1,0 +1,146 @@
+"""The tokenizer inside a GGUF file, rebuilt."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from etils import epath
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from kdjax.errors import UsageError
+from kdjax.gguf_header import read_header
+
+_CONTROL, _USER_DEFINED, _UNKNOWN = 3, 4, 2  # token types
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# How long a run of digits a token may hold, where words are split by the pattern above.
+_DIGITS = {"llama-bpe": 3, "qwen2": 1}
+
+
+def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
+    """Returns the tokenizer in a GGUF file, and its chat template if it has one.
+
+    Raises:
+        UsageError: The file is damaged, or its tokenizer is of a kind that kdjax cannot
+            rebuild.
+    """
+    meta = read_header(path).metadata
+    kind = meta.get("tokenizer.ggml.model")
+    tokens = _list(meta, "tokens", str, path)
+    if kind == "gpt2":
+        tokenizer = _byte_level(meta, tokens, path)
+    elif kind == "llama":
+        tokenizer = _sentence_piece(meta, tokens, path)
+    else:
+        raise UsageError(
+            f"{path}: its tokenizer is {str(kind)[:40]!r}; kdjax rebuilds 'gpt2' and "
+            "'llama'"
+        )
+    types = _list(meta, "token_type", int, path, len(tokens))
+    for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
+        added = [
+            AddedToken(token, special=is_special, normalized=False)
+            for token, found in zip(tokens, types, strict=True)
+            if found == wanted and token
+        ]
+        tokenizer.add_tokens(added)
+    template = meta.get("tokenizer.chat_template", "")
+    return tokenizer, template if isinstance(template, str) else ""
+
+
+def _list(
+    meta: Mapping[str, Any],
+    name: str,
+    kind: type,
+    path: epath.Path,
+    length: int | None = None,
+) -> Sequence[Any]:
+    """Returns a list of the metadata after a look at its length and elements."""
+    found = meta.get(f"tokenizer.ggml.{name}")
+    if (
+        not isinstance(found, list)
+        or not all(isinstance(item, kind) for item in found)
+        or length not in (None, len(found))
+    ):
+        raise UsageError(f"{path}: tokenizer.ggml.{name} is missing or damaged")
+    return found
+
+
+def _byte_level(
+    meta: Mapping[str, Any], tokens: Sequence[str], path: epath.Path
+) -> tokenizers.Tokenizer:
+    """Returns the byte-level BPE of GPT-2, Llama 3, Qwen and SmolLM."""
+    merges = [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    try:
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    # The library raises bare Exception for merges that do not fit the tokens.
+    except Exception as error:
+        raise UsageError(f"{path}: its tokenizer is damaged ({error})") from None
+    words = meta.get("tokenizer.ggml.pre", "default")
+    tail = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if words in _DIGITS:
+        pattern = Regex(_WORDS % _DIGITS[words])
+        split = pre_tokenizers.Split(pattern, behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, tail])
+    elif words == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
+    elif words in ("gpt-2", "default"):
+        tokenizer.pre_tokenizer = plain
+    else:
+        raise UsageError(
+            f"{path}: how its tokenizer splits words (tokenizer.ggml.pre = "
+            f"{str(words)[:40]!r}) is unknown to kdjax; use the model's tokenizer.json"
+        )
+    if words == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentence_piece(
+    meta: Mapping[str, Any], tokens: Sequence[str], path: epath.Path
+) -> tokenizers.Tokenizer:
+    """Returns the SentencePiece BPE of Llama 2, Mistral and Gemma.
+
+    It merges the neighbours whose union scores highest; the library wants the same
+    order as a list of merges.
+    """
+    scores = _list(meta, "scores", float, path, len(tokens))
+    types = _list(meta, "token_type", int, path, len(tokens))
+    vocab = {token: number for number, token in enumerate(tokens)}
+    merges = [
+        (-scores[number], vocab[token[:cut]], vocab[token[cut:]])
+        for token, number in vocab.items()
+        for cut in range(1, len(token))
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+    unknown = [t for t, found in zip(tokens, types, strict=True) if found == _UNKNOWN]
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=[(tokens[left], tokens[right]) for _, left, right in sorted(merges)],
+            unk_token=unknown[0] if unknown else None,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    has_prefix = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
+    replace = normalizers.Replace(" ", _SPACE)
+    start: list[Any] = [normalizers.Prepend(_SPACE)] if has_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*start, replace])
+    end: list[Any] = [decoders.Strip(" ", 1, 0)] if has_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *end,
+        ]
+    )
+    return tokenizer

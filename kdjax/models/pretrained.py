@@ -1,0 +1,230 @@
+"""Pretrained models in: a Hugging Face directory or a GGUF file, onto the mesh."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+
+from kdjax.config import ModelConfig, Rules
+from kdjax.errors import UsageError
+from kdjax.models.families import Family
+from kdjax.models.gguf_models import open_gguf
+from kdjax.models.layouts import Index, Sizes
+from kdjax.models.matching import (
+    Source,
+    file_sizes,
+    match,
+    name_of,
+    parameter_shapes,
+)
+from kdjax.models.model import Model, Params, build
+from kdjax.models.translate import read_config
+from kdjax.models.weights import Stored, open_weights, read_json
+from kdjax.sharding import make_placement, shardings
+from kdjax.writers import Progress
+
+
+def load_pretrained(
+    path: epath.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+    dtype: str | None = None,
+) -> tuple[Model, Params]:
+    """Returns a pretrained model and its parameters.
+
+    Every process reads the bytes of its own shards and no others. Nothing is returned
+    unless all of it is sound.
+
+    Args:
+        path: A directory in the Hugging Face format (`config.json`, and
+            `model.safetensors` or several with an index) or a .gguf file.
+        mesh: Where the parameters go; None: to the first device.
+        rules: Sharding rules that go before the default ones.
+        dtype: Of parameters and computation. None: parameters as they are stored, and
+            computation in bfloat16 if they are stored in that, in float32 otherwise.
+
+    Raises:
+        UsageError: Files are missing or damaged, a tensor is missing, superfluous,
+            wrongly shaped or not finite, or the family is unknown.
+    """
+    place = epath.Path(path).expanduser()
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
+    with _open(place) as (family, config, tensors):
+        sources = match(family, config, tensors)
+        stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
+        is_narrow = (
+            dtype == "bfloat16" if dtype else stored == {jnp.dtype(jnp.bfloat16)}
+        )
+        computed: Literal["float32", "bfloat16"]
+        computed = "bfloat16" if is_narrow else "float32"
+        config = dataclasses.replace(config, dtype=computed)
+        placement = make_placement(mesh, rules or ()) if mesh is not None else None
+        model = build(config, placement=placement)
+        params = _place(sources, config, mesh, rules or (), dtype, str(place))
+    _check_finite(params, sources, mesh)
+    return model, params
+
+
+@contextlib.contextmanager
+def _open(
+    path: epath.Path,
+) -> Iterator[tuple[Family, ModelConfig, dict[str, Stored]]]:
+    """Yields family, architecture and tensors of a directory or a GGUF file."""
+    if path.suffix == ".gguf":
+        yield open_gguf(path)
+        return
+    family, config = load_config(path)
+    with open_weights(path) as tensors:
+        yield family, config, tensors
+
+
+def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
+    """Returns the family and the architecture of a pretrained model.
+
+    Raises:
+        UsageError: There is none, or it is none that kdjax understands.
+    """
+    place = epath.Path(path)
+    if place.suffix == ".gguf":
+        family, config, _ = open_gguf(place)
+        return family, config
+    file = place / "config.json"
+    if not file.exists():
+        raise UsageError(
+            f"{place} holds no config.json; give the directory of a model in the "
+            "Hugging Face format, or a .gguf file"
+        )
+    return read_config(read_json(file), str(file))
+
+
+def is_pretrained(path: epath.PathLike) -> bool:
+    """Returns whether something claims to be a model that `load_pretrained` reads."""
+    place = epath.Path(path)
+    if place.suffix == ".gguf":
+        return True
+    try:
+        return "model_type" in read_json(place / "config.json")
+    except UsageError:
+        return False
+
+
+def fingerprint(path: epath.PathLike) -> str:
+    """Returns one hash over the architecture and the weights of a pretrained model."""
+    place, total = epath.Path(path), hashlib.sha256()
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.name == "config.json" or file.suffix in (".safetensors", ".gguf"):
+            total.update(file.name.encode())
+            with file.open("rb") as content:
+                total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
+def _place(
+    sources: Mapping[str, Source],
+    config: ModelConfig,
+    mesh: Mesh | None,
+    rules: Rules,
+    dtype: str | None,
+    name: str,
+) -> Params:
+    """Returns the parameters on their devices."""
+    shapes = parameter_shapes(config)
+    if mesh is None:
+        one = SingleDeviceSharding(jax.local_devices()[0])
+        placed = jax.tree.map(lambda _: one, shapes)
+    else:
+        placed = shardings(shapes, mesh, rules)
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    is_first = jax.process_index() == 0
+    with Progress(
+        f"loading {name}", total, unit="parameter", enabled=is_first
+    ) as progress:
+
+        def one_of(path: Any, leaf: jax.ShapeDtypeStruct, where: Sharding) -> jax.Array:
+            source = sources[name_of(path)]
+            made = _make(source, leaf.shape, where, file_sizes(config), dtype)
+            progress.update(leaf.size)
+            return made
+
+        return jax.tree_util.tree_map_with_path(one_of, shapes, placed)
+
+
+def _make(
+    source: Source,
+    shape: tuple[int, ...],
+    sharding: Sharding,
+    sizes: Sizes,
+    dtype: str | None,
+) -> jax.Array:
+    """Returns one parameter, of which this process reads its own shards."""
+    kind = jnp.dtype(dtype) if dtype else source.stored[0].dtype
+    pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def piece(index: Index | None) -> np.ndarray:
+        assert index is not None  # it is for arrays without dimensions
+        bounds = [where.indices(size) for where, size in zip(index, shape, strict=True)]
+        key = tuple((low, high) for low, high, _ in bounds)
+        if key not in pieces:  # devices that hold copies share one read
+            pieces[key] = _read(source, [slice(*pair) for pair in key], sizes, kind)
+        return pieces[key]
+
+    return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def _read(source: Source, index: list[slice], sizes: Sizes, dtype: Any) -> np.ndarray:
+    """Returns a part of a parameter."""
+    if not source.is_stacked:
+        part = source.layout.read(source.stored[0].read, tuple(index), sizes)
+        return np.ascontiguousarray(part, dtype)
+    layers, inner = index[0], tuple(index[1:])
+    shape = [where.stop - where.start for where in index]
+    result = np.empty(shape, dtype)
+    for row, stored in zip(result, source.stored[layers], strict=True):
+        row[...] = source.layout.read(stored.read, inner, sizes)
+    return result
+
+
+def _check_finite(
+    params: Params, sources: Mapping[str, Source], mesh: Mesh | None
+) -> None:
+    """Raises, naming the tensor, if a number is infinite or none at all.
+
+    The devices answer, so that all processes learn of it.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_finite(mesh)(params))
+    for path, layers in leaves:
+        source = sources[name_of(path)]
+        for name, is_finite in zip(source.names, np.atleast_1d(layers), strict=True):
+            if not is_finite:
+                raise UsageError(f"the tensor {name!r} holds infinities or NaNs")
+
+
+@functools.lru_cache(maxsize=8)
+def _finite(mesh: Mesh | None) -> Callable[[Params], Any]:
+    """Returns what tells of each parameter, layer by layer, whether it is finite."""
+
+    def check(path: Any, x: jax.Array) -> jax.Array:
+        is_stacked = path[0].key == "layers"
+        return jnp.isfinite(x).all(axis=range(int(is_stacked), x.ndim))
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(jax.tree_util.tree_map_with_path, check),
+        out_shardings=everywhere,
+    )

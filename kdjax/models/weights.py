@@ -1,0 +1,156 @@
+"""Tensors on disk: what there is, checked before anything is read, and parts of it.
+
+Nothing is ever unpickled, and nothing is allocated that a header merely claims.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+from etils import epath
+
+from kdjax.errors import UsageError
+from kdjax.models.layouts import Index
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# What JSON of any shape can raise when it is read as a header.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class Stored(NamedTuple):
+    """A tensor in a file.
+
+    Attributes:
+        shape: Its shape in the file.
+        dtype: What it is read as; None: a format that kdjax does not read.
+        kind: The file's own word for the format.
+        read: Returns the part that an index of slices selects.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype | None
+    kind: str
+    read: Callable[[Index], np.ndarray]
+
+
+@contextlib.contextmanager
+def open_weights(directory: epath.Path) -> Iterator[dict[str, Stored]]:
+    """Yields the tensors of a directory's safetensors files by name.
+
+    Raises:
+        UsageError: There are none, or files, index and headers contradict each other.
+    """
+    with contextlib.ExitStack() as stack:
+        if (directory / INDEX).exists():
+            tensors = _open_shards(directory, stack)
+        elif (directory / SINGLE).exists():
+            tensors = _open_file(directory / SINGLE, stack)
+        else:
+            raise UsageError(_no_weights(directory))
+        yield tensors
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        UsageError: The file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    # A deeply nested file exhausts the parser's stack.
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{path} cannot be read ({reason})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a JSON object")
+    return content
+
+
+def _no_weights(directory: epath.Path) -> str:
+    for name in _PICKLES:
+        if (directory / name).exists():
+            return (
+                f"{directory / name} is a pickle, which can run code when it is read; "
+                "convert it with transformers: AutoModelForCausalLM.from_pretrained("
+                f"'{directory}').save_pretrained('{directory}-safetensors')"
+            )
+    return f"{directory} holds neither {SINGLE} nor {INDEX}; choose another directory"
+
+
+def _open_shards(
+    directory: epath.Path, stack: contextlib.ExitStack
+) -> dict[str, Stored]:
+    index = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(index, Mapping) or not index:
+        raise UsageError(f"{directory / INDEX} has no weight_map; fetch it again")
+    tensors: dict[str, Stored] = {}
+    for file in sorted(set(map(str, index.values()))):
+        if epath.Path(file).name != file or not file.endswith(".safetensors"):
+            raise UsageError(
+                f"{directory / INDEX} names {file[:80]!r}, which is no safetensors "
+                "file beside it"
+            )
+        found = _open_file(directory / file, stack)
+        wanted = {name for name, where in index.items() if where == file}
+        if differing := sorted(wanted ^ found.keys()):
+            where = "the index" if differing[0] in wanted else directory / file
+            raise UsageError(
+                f"{differing[0]!r} is only in {where}: {INDEX} and {file} do not "
+                "belong together; fetch both again"
+            )
+        tensors |= found
+    return tensors
+
+
+def _open_file(path: epath.Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
+    try:
+        file = stack.enter_context(safetensors.safe_open(str(path), "numpy"))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UsageError(_damage(path, error)) from None
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 (the library's object is no mapping)
+        part = file.get_slice(name)
+        kind = part.get_dtype()
+        shape = tuple(part.get_shape())
+        tensors[name] = Stored(shape, DTYPES.get(kind), kind, part.__getitem__)
+    return tensors
+
+
+def _damage(path: epath.Path, error: Exception) -> str:
+    """Returns what is wrong with a file that the library refused, in one line.
+
+    It checks sizes and offsets of all tensors against each other and the file; which
+    tensor a truncated file lacks first it does not say.
+    """
+    reason = " ".join(str(error).split())[:200]
+    message = f"{path} cannot be read ({reason}); fetch it again"
+    with contextlib.suppress(*_UNREADABLE):
+        size = path.stat().length
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, size)))
+        header.pop("__metadata__", None)
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
+        lacking = [name for name, end in ends.items() if 8 + length + end > size]
+        if lacking:
+            first = min(lacking, key=ends.__getitem__)
+            message += f": {first[:80]!r} ends behind the file's {size:,} bytes"
+    return message

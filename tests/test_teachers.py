@@ -1,0 +1,101 @@
+"""A teacher may come from a Hugging Face directory, tokenizer included."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from toys import random_params
+
+from kdjax import models
+from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
+from kdjax.data.tokenizer import train_tokenizer
+from kdjax.errors import UsageError
+from kdjax.sharding import make_mesh
+from kdjax.stages import Setting, obtain_teacher, teacher_architecture
+
+ROOT = pathlib.Path(__file__).parents[1]
+BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))
+ARCHITECTURE = ModelConfig(layers=1, width=16, heads=2, vocab_size=257, windows=(9,))
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A Mistral in the Hugging Face format that reads bytes."""
+    model = models.build(ARCHITECTURE)
+    path = tmp_path / "teacher"
+    models.save_pretrained(
+        path, model, random_params(model), tokenizer=BYTES, card="# A teacher\n"
+    )
+    return path
+
+
+def setting(directory, tokenizer=BYTES):
+    config = Config(teacher=TeacherConfig(path=str(directory)))
+    prepared = types.SimpleNamespace(tokenizer=tokenizer)
+    return Setting(config, epath.Path(directory), prepared, make_mesh(MeshConfig()))
+
+
+def test_its_architecture_and_parameters_are_those_of_the_files(directory):
+    found = teacher_architecture(setting(directory))
+    assert found.layer_windows == (9,)
+    teacher = obtain_teacher(models.build(found), setting(directory))
+    expected = random_params(models.build(ARCHITECTURE))
+    expected["embed"]["tokens"] = expected["embed"]["tokens"].at[257:].set(0)
+    jax.tree.map(np.testing.assert_array_equal, teacher.params, expected)
+    config = directory / "config.json"
+    config.write_text(config.read_text() + "\n")
+    changed = obtain_teacher(models.build(found), setting(directory))
+    assert changed.card["sha256"] != teacher.card["sha256"]
+
+
+def test_another_tokenizer_is_refused_with_the_flags_that_mend_it(directory):
+    other = train_tokenizer(["a b a b"] * 9, TokenizerConfig(vocab_size=258))
+    end = dataclasses.replace(TokenizerConfig(kind="bytes"), end_of_text="</s>")
+    for tokenizer in (other, train_tokenizer((), end)):
+        with pytest.raises(UsageError, match="has another tokenizer") as caught:
+            teacher_architecture(setting(directory, tokenizer))
+        flags = f"kind=file --config.tokenizer.path={directory}/tokenizer.json"
+        assert flags in str(caught.value)
+
+
+def test_a_directory_without_a_tokenizer_is_refused_with_the_way_to_write_one(
+    directory,
+):
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"tokenizer\.json is missing.*AutoT"):
+        teacher_architecture(setting(directory))
+
+
+def test_a_directory_of_neither_kind_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"teacher\.path must be.*Hugging Face"):
+        teacher_architecture(setting(tmp_path))
+
+
+def test_a_student_is_distilled_from_it(directory, texts):
+    arguments = [
+        *(sys.executable, "-m", "kdjax.main"),
+        f"--config={ROOT}/configs/gpt_debug.py",
+        "--workdir=run",
+        "--config.data.source=files",
+        f"--config.data.pattern={texts}",
+        "--config.data.validation_fraction=0.2",
+        "--config.baseline=False",
+        "--config.student.train.steps=2",
+        "--config.tokenizer.kind=file",
+        f"--config.tokenizer.path={directory}/tokenizer.json",
+        f"--config.teacher.path={directory}",
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    report = json.loads(pathlib.Path("run/report/report.json").read_text())
+    assert report["teacher"]["sha256"] == models.fingerprint(directory)
+    assert report["runs"][0]["final"]["validation"]["agreement"] == 1
