@@ -16,8 +16,10 @@ from toys import random_params
 
 from kdjax import models
 from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
-from kdjax.data.tokenizer import train_tokenizer
+from kdjax.data.tokenizer import same_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
+from kdjax.models.translate import canonical
+from kdjax.parsing import from_mapping
 from kdjax.sharding import make_mesh
 from kdjax.stages import Setting, obtain_teacher, teacher_architecture
 
@@ -99,3 +101,33 @@ def test_a_student_is_distilled_from_it(directory, texts):
     report = json.loads(pathlib.Path("run/report/report.json").read_text())
     assert report["teacher"]["sha256"] == models.fingerprint(directory)
     assert report["runs"][0]["final"]["validation"]["agreement"] == 1
+    check_export(environment)
+
+
+def check_export(environment):
+    """Writes the student of the finished run, and finds its numbers in the files."""
+    command = [sys.executable, "-m", "kdjax.export", "--workdir=run"]
+
+    def export(*flags):
+        return subprocess.run(
+            [*command, *flags], env=environment, capture_output=True, text=True
+        )
+
+    assert export("--to=out").returncode == 0
+    card = json.loads(pathlib.Path("run/student-0/model/model.json").read_text())
+    model, params = models.load_pretrained("out")
+    assert canonical(model.config) == canonical(
+        from_mapping(ModelConfig, card["model"], "model")
+    )
+    assert all(np.ptp(x) > 0 for x in jax.tree.leaves(params["layers"]["mlp"]))
+    assert "# run: student-0" in pathlib.Path("out/README.md").read_text()
+    assert same_tokenizer(epath.Path("out/tokenizer.json"), BYTES)
+    for flags, words in (
+        (("--to=out",), "out exists already"),
+        ((), "--to is missing"),
+        (("--to=other", "--run=twin-0"), "--run must be"),
+        (("--to=other", "--workdir=nowhere"), "finished experiment"),
+    ):
+        done = export(*flags)
+        assert done.returncode == 2
+        assert words in done.stderr
