@@ -21,10 +21,6 @@ from kdjax.models import build, save_pretrained
 from kdjax.parsing import from_mapping
 from kdjax.report import model_card
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the experiment ran.")
-_TO = flags.DEFINE_string("to", "", "The directory to write; it must not exist yet.")
-_RUN = flags.DEFINE_string("run", "", "Which model; default: the first student.")
-
 
 def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
     """Writes one model of an experiment in the Hugging Face format.
@@ -76,13 +72,14 @@ def _results(workdir: epath.Path) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Exports the model of the flags."""
     del argv
-    for flag in (_WORKDIR, _TO):
-        if not flag.value:
-            raise UsageError(f"--{flag.name} is missing")
-    target = epath.Path(_TO.value)
-    export(epath.Path(_WORKDIR.value), _RUN.value, target)
+    values = flags.FLAGS
+    target = epath.Path(values.to)
+    export(epath.Path(values.workdir), values.run, target)
     print(target)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Where the experiment ran.", required=True)
+    flags.DEFINE_string("to", None, "What to write; it must not exist.", required=True)
+    flags.DEFINE_string("run", "", "Which model; default: the first student.")
     cli.run(main)
