@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -421,6 +422,16 @@ def test_a_wrong_config_is_refused_with_its_key(checkpoint, changes, words):
     message = refusal(directory)
     for word in words:
         assert word in message
+
+
+def test_a_pattern_of_thousands_of_layers_takes_no_time(checkpoint):
+    directory = checkpoint("gemma2")
+    types = ["full_attention"] * 4095 + ["sliding_attention"]
+    changes = {"num_hidden_layers": 4096, "layer_types": types}
+    edit_json(directory / "config.json", **changes)
+    begin = time.process_time()
+    assert "4096 layers" in refusal(directory)
+    assert time.process_time() - begin < 5
 
 
 def test_options_that_kdjax_does_not_compute_are_refused(checkpoint):
