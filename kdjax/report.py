@@ -67,6 +67,51 @@ def table(results: dict[str, Any]) -> str:
     return "\n\n".join(map(_aligned, _tables(results, summarise(results))))
 
 
+def model_card(results: dict[str, Any], run: str) -> str:
+    """Returns the card of one of the models: what it is, how it was made, how good.
+
+    Args:
+        results: What the experiment measured.
+        run: The model's run, such as "student-0" or "twin-1".
+    """
+    config, models, data = results["config"], results["models"], results["data"]
+    loss, training = config["distill"], config["student"]["train"]
+    is_student = run.startswith("student")
+    how = "hard labels alone, as the student's twin"
+    if is_student:
+        how = (
+            f"{loss['kind']}, alpha {_setting(loss['alpha'])}, temperature "
+            f"{_setting(loss['temperature'])}"
+        )
+    teacher = results["teacher"]
+    environment = results["environment"]
+    rows = (
+        ("parameters", f"{models['student']['parameters']:,}"),
+        ("loss", how),
+        (
+            "teacher",
+            f"{models['teacher']['parameters']:,} parameters, {teacher['path']}",
+        ),
+        ("teacher's sha256", teacher["sha256"]),
+        ("data", f"{data['source']}, in rows of {data['length']} tokens"),
+        ("data's sha256", data["splits"]["train"]["sha256"]),
+        ("training", f"{training['steps']} steps of {training['batch_size']} rows"),
+        ("made with", f"jax {environment['jax']} on {environment['device']}"),
+        ("made at", results["created"]),
+    )
+    lines = (f"- {name}: {value}" for name, value in rows)
+    return "\n".join(
+        (
+            "---\nlibrary_name: transformers\ntags: [knowledge-distillation]\n---\n",
+            f"# {pathlib.PurePath(results['workdir']).name}: {run}\n",
+            *lines,
+            "\nMeans over the seeds of the experiment; an arrow points to better.\n",
+            f"```\n{table(results)}\n```\n",
+            f"{summarise(results)['verdict']}\n",
+        )
+    )
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     header, *body = rows

@@ -200,7 +200,7 @@ def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     }
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
-        setting.prepared.tokenizer.save(directory / "tokenizer.json")
+        setting.prepared.tokenizer.save_files(directory)
     checkpoint.save_model(directory, result.params, card)
     barrier(f"saved {job.name}")
     card = checkpoint.load_card(directory)

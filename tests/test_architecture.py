@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(("gguf_header",), 1),
     **dict.fromkeys(("step", "state", "checkpoint"), 2),
     **dict.fromkeys(("experiment", "stages", "train", "evaluate"), 3),
-    **dict.fromkeys(("main", "report", "cli"), 4),
+    **dict.fromkeys(("main", "report", "export", "cli"), 4),
 }
 WALLS = {
     "flax": ("models",),
@@ -32,7 +32,7 @@ WALLS = {
     "matplotlib": ("plots",),
     "jinja2": ("report",),
     "ml_collections": ("config", "validation", "main"),
-    "absl": ("main", "report", "cli"),
+    "absl": ("main", "report", "export", "cli"),
     "tensorflow": (),
     "torch": (),
     "pickle": (),

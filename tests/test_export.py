@@ -73,6 +73,7 @@ def test_several_files_hold_what_one_would(tmp_path):
     save(tmp_path / "out", model, params, shard_bytes=10_000)
     files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
     for file in files:
         assert (tmp_path / "out" / file).stat().st_size < 12_000

@@ -406,6 +406,13 @@ def test_a_sentence_piece_tokenizer_comes_back(tmp_path):
     assert bare.encode("the", add_special_tokens=False).tokens == ["t", "he"]
 
 
+def test_a_token_of_a_million_characters_takes_no_time(tmp_path):
+    meta, _ = sentence_piece()
+    meta["tokenizer.ggml.tokens"][-1] = "a" * 1_000_000
+    with pytest.raises(UsageError, match=r"ggml\.tokens is damaged"):
+        rebuilt(tmp_path, meta, "</s>")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

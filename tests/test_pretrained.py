@@ -4,9 +4,13 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import resource
 import shutil
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +156,48 @@ def test_a_model_on_a_mesh_computes_what_it_computes_on_one_device():
     real = rows["segments"] > 0
     found, wanted = np.asarray(logits)[..., :50][real], rows["logits"][real]
     np.testing.assert_allclose(found, wanted, atol=5e-5)
+
+
+TWO = """
+import sys
+import jax, numpy
+from kdjax.sharding import join_processes, make_mesh
+process = join_processes()
+from kdjax import models
+from kdjax.config import MeshConfig
+from kdjax.errors import UsageError
+
+sound, damaged, out = sys.argv[1:]
+mesh = make_mesh(MeshConfig(data=1, fsdp=2))
+model, params = models.load_pretrained(sound, mesh=mesh)
+assert not params["embed"]["tokens"].is_fully_addressable
+models.save_pretrained(out, model, params, tokenizer=None, card="")
+pairs = (models.load_pretrained(path)[1] for path in (sound, out))
+jax.tree.map(numpy.testing.assert_array_equal, *pairs)
+try:
+    models.load_pretrained(damaged, mesh=mesh)
+except UsageError as error:
+    print("refused:", error)
+"""
+
+
+def test_two_processes_load_save_and_refuse_together(checkpoint, tmp_path):
+    """The number that is none lies in one process's half, and both must stop."""
+    directory = checkpoint("gemma2")
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit_tensors(directory, poison(name, np.nan))
+    (tmp_path / "two.py").write_text(TWO)
+    launcher = [sys.executable, "launch/local.py", "--processes=2", "--devices=1", "--"]
+    script = [sys.executable, tmp_path / "two.py", FIXTURES / "gemma2", directory]
+    done = subprocess.run(
+        [*launcher, *script, tmp_path / "out"],
+        cwd=FIXTURES.parents[1],
+        env=os.environ | {"PYTHONPATH": str(FIXTURES.parents[1])},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout + done.stderr).count(f"refused: the tensor '{name}' holds") == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
@@ -376,6 +422,16 @@ def test_a_wrong_config_is_refused_with_its_key(checkpoint, changes, words):
     message = refusal(directory)
     for word in words:
         assert word in message
+
+
+def test_a_pattern_of_thousands_of_layers_takes_no_time(checkpoint):
+    directory = checkpoint("gemma2")
+    types = ["full_attention"] * 4095 + ["sliding_attention"]
+    changes = {"num_hidden_layers": 4096, "layer_types": types}
+    edit_json(directory / "config.json", **changes)
+    begin = time.process_time()
+    assert "4096 layers" in refusal(directory)
+    assert time.process_time() - begin < 5
 
 
 def test_options_that_kdjax_does_not_compute_are_refused(checkpoint):

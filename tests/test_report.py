@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from etils import epath
 from measurements import make_results
 
@@ -84,6 +85,25 @@ def test_a_schedule_is_shown_with_both_ends(tmp_path):
     results["config"]["distill"]["alpha"] = schedule
     page = report.write(results, epath.Path(tmp_path)).read_text()
     assert "1 to 0.25 (linear)" in page
+
+
+@pytest.mark.parametrize(
+    ("run", "loss"),
+    [
+        ("student-0", "loss: forward_kl, alpha 1, temperature 1"),
+        ("twin-0", "loss: hard labels alone, as the student's twin"),
+    ],
+)
+def test_a_model_card_says_what_was_done_and_shows_the_report_s_table(run, loss):
+    results = make_results(student=[1.2, 1.25], twin=[1.3, 1.36])
+    card = report.model_card(results, run)
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert f"# gpt_small: {run}\n" in card
+    assert loss in card
+    assert "ef" * 32 in card and "ab" * 32 in card
+    assert "- teacher: 2,000,000 parameters" in card
+    assert report.table(results) in card
+    assert summarise(results)["verdict"] in card
 
 
 def run_command(workdir):

@@ -14,10 +14,13 @@ import pytest
 from etils import epath
 from toys import random_params
 
-from kdjax import models
+from kdjax import checkpoint, models
 from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
-from kdjax.data.tokenizer import train_tokenizer
+from kdjax.data.tokenizer import same_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
+from kdjax.export import export
+from kdjax.models.translate import canonical
+from kdjax.parsing import from_mapping
 from kdjax.sharding import make_mesh
 from kdjax.stages import Setting, obtain_teacher, teacher_architecture
 
@@ -99,3 +102,27 @@ def test_a_student_is_distilled_from_it(directory, texts):
     report = json.loads(pathlib.Path("run/report/report.json").read_text())
     assert report["teacher"]["sha256"] == models.fingerprint(directory)
     assert report["runs"][0]["final"]["validation"]["agreement"] == 1
+    check_export(environment)
+
+
+def check_export(environment):
+    """Writes the student of the finished run, and finds it in the files."""
+    command = [sys.executable, "-m", "kdjax.export", "--workdir=run", "--to=out"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    workdir, out = epath.Path("run"), epath.Path("out")
+    card = checkpoint.load_card(workdir / "student-0" / "model")
+    trained = from_mapping(ModelConfig, card["model"], "model")
+    model, params = models.load_pretrained("out")
+    assert canonical(model.config) == canonical(trained)
+    wanted = checkpoint.load_params(workdir / "student-0" / "model", params)
+    wanted["embed"]["tokens"] = wanted["embed"]["tokens"].at[257:].set(0)
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+    assert "# run: student-0" in (out / "README.md").read_text()
+    assert same_tokenizer(out / "tokenizer.json", BYTES)
+    for arguments, words in (
+        ((workdir, "", out), "out exists already"),
+        ((workdir, "twin-0", out), "--run must be"),
+        ((epath.Path("nowhere"), "", out), "finished experiment"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            export(*arguments)

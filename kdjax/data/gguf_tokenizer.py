@@ -11,6 +11,7 @@ from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
 
 _CONTROL, _USER_DEFINED, _UNKNOWN = 3, 4, 2  # token types
+_LONGEST = 1024  # characters of a token; every way to cut one is looked at
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
@@ -113,6 +114,8 @@ def _sentence_piece(
     """
     scores = _list(meta, "scores", float, path, len(tokens))
     types = _list(meta, "token_type", int, path, len(tokens))
+    if max(map(len, tokens), default=0) > _LONGEST:
+        raise UsageError(f"{path}: tokenizer.ggml.tokens is damaged")
     vocab = {token: number for number, token in enumerate(tokens)}
     merges = [
         (-scores[number], vocab[token[:cut]], vocab[token[cut:]])

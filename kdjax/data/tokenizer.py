@@ -75,6 +75,11 @@ class TextTokenizer(NamedTuple):
             "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
         }
 
+    def save_files(self, directory: epath.Path) -> None:
+        """Writes all files, each of them atomically."""
+        for name, text in self.files().items():
+            write_bytes(directory / name, text.encode())
+
     def save(self, path: epath.Path) -> None:
         """Writes a tokenizer.json, atomically."""
         write_bytes(path, self.tokenizer.to_str().encode())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -144,6 +145,8 @@ def _write_weights(
                 progress.update(size_of[name])
             if is_first:
                 save_file(content, os.fspath(directory / file), {"format": "pt"})
+                # The library hides its files from everybody else.
+                shutil.copymode(directory / "config.json", directory / file)
             weight_map |= dict.fromkeys(names, file)
     if is_first and len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

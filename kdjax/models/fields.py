@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from kdjax.config import ModelConfig, RopeScalingConfig
 from kdjax.errors import UsageError
@@ -100,7 +100,7 @@ class Fields:
                 found = self._values[name]
                 self.refuse(name, f"must be {str(wanted).lower()} for kdjax", found)
 
-    def refuse(self, names: str, rule: str, value: Any = None) -> None:
+    def refuse(self, names: str, rule: str, value: Any = None) -> NoReturn:
         """Raises, naming the key, the rule and what was found."""
         found = "" if value is None else f"; it is {reprlib.repr(value)}"
         raise UsageError(f"{self._path}: {names.split()[0]} {rule}{found}")
@@ -126,7 +126,7 @@ def read_windows(hf: Fields, layers: int, default: Sequence[bool]) -> tuple[int,
         default = [name == _LOCAL for name in types]
     windows = tuple(window if is_local else 0 for is_local in default)
     for period in range(1, len(windows)):
-        if windows == (windows[:period] * layers)[:layers]:
+        if all(w == windows[layer % period] for layer, w in enumerate(windows)):
             return windows[:period]
     return windows
 

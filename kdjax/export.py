@@ -1,0 +1,85 @@
+"""Writes a finished experiment's student as a directory that transformers loads.
+
+    python -m kdjax.export --workdir=runs/gpt_small --to=student
+
+Beside the weights lie the tokenizer and a model card with the report's table.
+"""
+
+import json
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+from jax.sharding import SingleDeviceSharding
+
+from kdjax import checkpoint, cli
+from kdjax.config import ModelConfig
+from kdjax.data import load_tokenizer
+from kdjax.errors import UsageError
+from kdjax.models import build, save_pretrained
+from kdjax.parsing import from_mapping
+from kdjax.report import model_card
+
+
+def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
+    """Writes one model of an experiment in the Hugging Face format.
+
+    Args:
+        workdir: The experiment's.
+        run: The directory of the model's run there; empty: the first student's.
+        target: Must not exist, or be empty.
+
+    Raises:
+        UsageError: The experiment is not finished, has no such run, or `target` is
+            taken; or transformers has no architecture for the model.
+    """
+    results = _results(workdir)
+    config = results["config"]
+    run = run or f"student-{config['seed']}"
+    directory = workdir / run / "model"
+    if not checkpoint.is_model(directory):
+        raise UsageError(
+            f"there is no model in {directory}; --run must be a run of the experiment, "
+            "such as student-0 or twin-0"
+        )
+    card = checkpoint.load_card(directory)
+    architecture = from_mapping(ModelConfig, card["model"], f"{directory}/model.json")
+    model = build(architecture)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    one = SingleDeviceSharding(jax.local_devices()[0])
+    like = checkpoint.abstract(shapes, jax.tree.map(lambda _: one, shapes))
+    end_of_text = config["tokenizer"]["end_of_text"]
+    save_pretrained(
+        target,
+        model,
+        checkpoint.load_params(directory, like),
+        tokenizer=load_tokenizer(directory / "tokenizer.json", end_of_text),
+        card=model_card(results, run),
+    )
+
+
+def _results(workdir: epath.Path) -> dict[str, Any]:
+    numbers = workdir / "report" / "report.json"
+    try:
+        return dict(json.loads(numbers.read_text()))
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{numbers} cannot be read; --workdir must be that of a finished experiment"
+        ) from None
+
+
+def main(argv: list[str]) -> None:
+    """Exports the model of the flags."""
+    del argv
+    values = flags.FLAGS
+    target = epath.Path(values.to)
+    export(epath.Path(values.workdir), values.run, target)
+    print(target)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Where the experiment ran.", required=True)
+    flags.DEFINE_string("to", None, "What to write; it must not exist.", required=True)
+    flags.DEFINE_string("run", "", "Which model; default: the first student.")
+    cli.run(main)
