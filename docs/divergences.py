@@ -22,7 +22,7 @@ Written by `python docs/divergences.py` from `kdjax.losses.DIVERGENCES`: change 
 there.
 
 p is the teacher's distribution, q the student's, both softened by the same
-temperature; values are nats per token. The loss is
+temperature; there is one value per token, for what KL is made of in nats. The loss is
 
     alpha * temperature^2 * divergence + (1 - alpha) * cross-entropy
 
@@ -69,7 +69,7 @@ def picture() -> Figure:
         gradient = jax.grad(lambda x, f=value: f(x).sum())(logits)[:, 0]
         plot.axhline(0.0, color="0.8", linewidth=0.8)
         plot.axvline(TEACHER, color="0.6", linewidth=0.8, linestyle=":")
-        plot.plot(student, value(logits), color="C0", label="value, nats")
+        plot.plot(student, value(logits), color="C0", label="value")
         plot.plot(student, gradient, color="C1", linestyle="--", label="gradient")
         plot.set_ylim(-1.1, 2.1)
         values = ", ".join(f"{k} = {p.default:g}" for k, p in row.parameters.items())

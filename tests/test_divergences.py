@@ -110,6 +110,43 @@ def test_the_table_s_limits_hold(kind, parameters, same_as, factor):
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("skew", [0.0, 1e-6, 0.1, 0.999, 1.0])
+@pytest.mark.parametrize("kind", ["skew_forward_kl", "skew_reverse_kl"])
+def test_a_skewed_divergence_of_far_logits_is_its_formula(kind, skew):
+    # Where log(q / p) is large, 1 + (e^x - 1) rounds to 0 and its logarithm to -inf.
+    logits = jnp.array([[0.0, 0.0, -20.0], [0.0, 0.0, 0.0], [0.0, 0.0, 30.0]])
+    student, teacher = logits, jnp.roll(logits, 1, axis=0)
+
+    def total(x):
+        return losses.divergence(x, teacher, kind=kind, skew=skew).sum()
+
+    value, gradient = jax.value_and_grad(total)(student)
+    expected = expected_of(student, teacher, kind, skew=skew).sum()
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
+    assert np.isfinite(gradient).all()
+
+
+def test_an_end_given_by_numpy_is_an_end():
+    student, teacher = random_logits(3, 11)
+    value = losses.divergence(student, teacher, kind="jsd", beta=np.float32(0.0))
+    np.testing.assert_array_equal(value, value_of(student, teacher, "forward_kl"))
+
+
+def test_all_of_the_mass_is_the_whole_vocabulary():
+    student, teacher = jnp.zeros((1, 4)), jnp.array([[20.0, 0.0, 0.0, 0.0]])
+    value = value_of(student, teacher, "adaptive_kl", mu=1.0)
+    np.testing.assert_allclose(value, value_of(student, teacher, "forward_kl"))
+
+
+def test_others_far_below_the_label_are_still_compared():
+    student, teacher = jnp.zeros((1, 3)), jnp.array([[110.0, 0.0, 5.0]])
+    labels = jnp.zeros(1, jnp.int32)
+    value = losses.divergence(student, teacher, kind="decoupled_kd", labels=labels)
+    p, q = softmax(teacher[:, 1:]), softmax(student[:, 1:])
+    expected = np.log(3.0) + (p * np.log(p / q)).sum()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def test_a_small_beta_or_skew_is_near_its_end():
     student, teacher = random_logits(64, 31, scale=1.0)
     for kind, end in (("forward_kl", 1e-4), ("reverse_kl", 1.0 - 1e-4)):
@@ -346,6 +383,8 @@ def test_no_gradient_reaches_the_teacher_s_logits(kind):
         ({"kind": "alpha_beta", "a": 0, "b": 0}, ["a + b > 0"]),
         ({"kind": "forward_kl", "temperature": 0.0}, ["temperature must be > 0"]),
         ({"kind": "forward_kl", "temperature": -1}, ["temperature must be > 0"]),
+        ({"kind": "forward_kl", "temperature": np.float32(-1)}, ["must be > 0"]),
+        ({"kind": "jsd", "beta": np.float32(3.0)}, ["beta must be in [0, 1]"]),
         ({"kind": "decoupled_kd"}, ["decoupled_kd needs labels"]),
     ],
 )

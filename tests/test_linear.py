@@ -423,6 +423,9 @@ def test_the_head_s_gradient_is_scattered_and_nothing_else_moves():
         ({"kind": "kl"}, ["unknown divergence 'kl'", "forward_kl", "jsd"]),
         ({"kind": "jsd", "beta": 2.0}, ["beta must be in [0, 1]"]),
         ({"temperature": 0.0}, ["temperature must be > 0"]),
+        ({"temperature": np.inf}, ["temperature must be > 0"]),
+        ({"alpha": 1.5}, ["alpha must be in [0, 1]"]),
+        ({"chunk_size": 0}, ["chunk_size must be at least 1"]),
         ({"implementation": "cuda"}, ["unknown implementation 'cuda'", "xla"]),
     ],
 )

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kdjax.losses.divergences import divergence
-from kdjax.losses.formulas import ScalarLike
+from kdjax.losses.divergences import as_float, divergence
+from kdjax.losses.formulas import Number, ScalarLike
 from kdjax.losses.vocabulary import Vocabulary
 
 
@@ -34,10 +34,10 @@ def distillation_loss(
     teacher_logits: Float[Array, "*batch V"],
     labels: Int[Array, "*batch"],
     *,
-    alpha: ScalarLike,
-    temperature: ScalarLike,
+    alpha: Number,
+    temperature: Number,
     kind: str = "forward_kl",
-    **parameters: ScalarLike,
+    **parameters: Number,
 ) -> Float[Array, "*batch"]:
     r"""Returns the mixture of soft-target and hard-label loss, per token.
 
@@ -48,7 +48,7 @@ def distillation_loss(
     Args:
         student_logits: Unnormalised student scores.
         teacher_logits: Unnormalised teacher scores over the same vocabulary.
-        labels: The true ids.
+        labels: The true ids, all in the vocabulary.
         alpha: Weight of the SOFT loss, in [0, 1].
         temperature: Softening temperature of both distributions, > 0.
         kind: A name in `DIVERGENCES`.
@@ -58,21 +58,30 @@ def distillation_loss(
         One float32 value per token.
 
     Raises:
-        ValueError: The divergence, a parameter or the temperature is not possible.
+        ValueError: The divergence, a parameter, alpha or the temperature is not
+            possible.
 
     References:
         Hinton et al., `Distilling the Knowledge in a Neural Network
         <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.
     """
+    weight, softened = as_float(alpha), as_float(temperature)
+    check_alpha(weight)
     soft = divergence(
         student_logits,
         teacher_logits,
         kind=kind,
-        temperature=temperature,
+        temperature=softened,
         labels=labels,
         **parameters,
     )
-    return mix(hard_loss(student_logits, labels), soft, alpha, temperature)
+    return mix(hard_loss(student_logits, labels), soft, weight, softened)
+
+
+def check_alpha(alpha: ScalarLike) -> None:
+    """Raises unless alpha is in [0, 1]; a traced one cannot be checked."""
+    if isinstance(alpha, float) and not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must be in [0, 1]; it is {alpha:g}")
 
 
 def mix(hard: Array, soft: Array, alpha: ScalarLike, temperature: ScalarLike) -> Array:

@@ -9,12 +9,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from kdjax.losses.vocabulary import Distribution, Vocabulary
 
 ScalarLike = int | float | Float[Array, ""]
+Number = ScalarLike | np.generic  # what users may give
 
 
 def _times(p: Array, x: Array) -> Array:
@@ -52,11 +54,14 @@ def _excess(p: Array, q: Array, x: Array) -> Array:
 
 def _log_mixture(x: Array, weight: ScalarLike) -> Array:
     """Returns log(weight + (1 - weight) e^x), for x of any size and sign."""
-    # In e^-|x|, which cannot overflow.
-    positive = x > 0
-    factor = jnp.where(positive, weight, 1.0 - weight)
-    inside = factor * jnp.expm1(jnp.where(positive, -x, x))
-    return jnp.where(positive, x, 0.0) + jnp.log1p(inside)
+    # The first form is exact near 0, the second neither overflows nor rounds to log 0.
+    near = jnp.abs(x) < 1.0
+    close = jnp.log1p((1.0 - weight) * jnp.expm1(jnp.where(near, x, 0.0)))
+    apart = jnp.logaddexp(
+        jnp.log(jnp.asarray(weight, jnp.float32)),
+        jnp.log1p(-jnp.asarray(weight, jnp.float32)) + jnp.where(near, 1.0, x),
+    )
+    return jnp.where(near, close, apart)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -64,7 +69,7 @@ def forward_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
     """KL(p || q), without gradient by p."""
     # With x of the logits as shifted, m = sum p x and f = sum p (e^x - 1 - x), the
     # ratio of the totals is 1 + f + m, and the value log(1 + f + m) - m: one pass over
-    # the ids gives everything, and what is close does not cancel.
+    # the ids gives everything, and only m's rounding is left of what cancels.
     # Where p is 0, any x but one near 0 leaves q, which is right.
     x = jnp.where(p.exponentials > 0.0, q.shifted - p.shifted, 1.0)
     moved = p.exponentials * x
@@ -98,6 +103,8 @@ def skew_forward_kl(
     p: Distribution, q: Distribution, over: Vocabulary, *, skew: ScalarLike
 ) -> Array:
     """KL(p || skew p + (1 - skew) q)."""
+    if isinstance(skew, float) and skew == 1.0:
+        return 0.0 * p.total
     mixture = skew * p.probs + (1.0 - skew) * q.probs
     return over.sum(
         _excess(p.probs, mixture, _log_mixture(_log_ratio(p.logs, q.logs), skew))
@@ -163,6 +170,8 @@ def adaptive_kl(
     p: Distribution, q: Distribution, over: Vocabulary, *, mu: ScalarLike
 ) -> Array:
     """Forward and reverse KL, weighed by where p and q differ."""
+    if isinstance(mu, float) and mu == 1.0:
+        return forward_kl(p, q, over)  # rounding may leave a tail
     gap = lax.stop_gradient(jnp.abs(p.probs - q.probs))
     in_head = p.probs >= _head_threshold(p.probs, over, mu)[..., None]
     head = over.sum(jnp.where(in_head, gap, 0.0))
@@ -222,7 +231,7 @@ def decoupled_kd(
 
     (p_binary, p_others), (q_binary, q_others) = split(p), split(q)
     target = forward_kl(p_binary, q_binary, Vocabulary())
-    has_others = p_binary.exponentials[..., 1] > 0.0
+    has_others = ~jnp.isneginf(p_binary.shifted[..., 1])
     others = jnp.where(has_others, forward_kl(p_others, q_others, over), 0.0)
     return a * target + b * others
 

@@ -14,14 +14,15 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from kdjax.losses.distillation import Parts, mix
+from kdjax.losses.distillation import Parts, check_alpha, mix
 from kdjax.losses.divergences import (
+    as_floats,
     check_parameters,
     check_temperature,
     compare,
     tempered,
 )
-from kdjax.losses.formulas import ScalarLike
+from kdjax.losses.formulas import Number
 from kdjax.losses.head import Head, mask
 from kdjax.losses.plan import Inputs, LossSharding, Plan, Side, narrow, prepare
 from kdjax.losses.tokens import each_gradient, each_token
@@ -38,13 +39,13 @@ def linear_distillation(
     labels: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
     *,
-    alpha: ScalarLike,
-    temperature: ScalarLike,
+    alpha: Number,
+    temperature: Number,
     kind: str = "forward_kl",
     chunk_size: int | None = None,
     sharding: LossSharding | None = None,
     implementation: str = "xla",
-    **parameters: ScalarLike,
+    **parameters: Number,
 ) -> tuple[Float[Array, ""], Parts]:
     """Returns the weighted SUM of `distillation_loss`, from hidden states and heads.
 
@@ -58,7 +59,7 @@ def linear_distillation(
         teacher_hidden: The teacher's last hidden states; its width may differ.
         teacher_head: The teacher's head. Where the heads disagree on how many ids are
             real, ids beyond the smaller vocabulary count on neither side.
-        labels: The true ids.
+        labels: The true ids; where they weigh something, real ids of the student.
         weights: What each token counts; 0 leaves it out, whatever it holds.
         alpha: Weight of the SOFT loss, in [0, 1]. A Python 0 or 1 leaves the other
             loss out of the gradient altogether.
@@ -76,15 +77,18 @@ def linear_distillation(
 
     Raises:
         ValueError: The divergence or a parameter is unknown or out of range, hidden
-            states and heads differ in width, or the vocabularies by more than padding.
+            states and heads differ in width, arrays in the tokens they are for, or
+            the vocabularies by more than padding.
     """
     if implementation not in IMPLEMENTATIONS:
         listed = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"unknown implementation {implementation!r}; choose: {listed}")
-    check_parameters(kind, parameters)
-    check_temperature(temperature)
-    scalars = {"alpha": alpha, "temperature": temperature, **parameters}
-    fixed = {k: float(v) for k, v in scalars.items() if isinstance(v, float | int)}
+    values = as_floats(parameters)
+    check_parameters(kind, values)
+    scalars = as_floats({"alpha": alpha, "temperature": temperature}) | values
+    check_temperature(scalars["temperature"])
+    check_alpha(scalars["alpha"])
+    fixed = {k: v for k, v in scalars.items() if isinstance(v, float)}
     traced = {k: jnp.asarray(v) for k, v in scalars.items() if k not in fixed}
     return _weighted_sum(
         _mixture(kind, fixed, student_head.real, teacher_head.real),

@@ -89,8 +89,8 @@ def prepare(
     """Returns the plan and its arrays, the heads brought to one number of ids.
 
     Raises:
-        ValueError: Hidden states and head differ in width, or the vocabularies by more
-            than padding.
+        ValueError: Hidden states and head differ in width, arrays in the tokens they
+            are for, or the vocabularies by more than padding.
     """
     if sharding is not None and sharding.mesh.size == 1:
         sharding = None
@@ -99,6 +99,11 @@ def prepare(
         check_width(head, hidden)
     heads = [head for _, head in sides]
     _check_vocabularies([head.real for head in heads])
+    _check_tokens(labels, [hidden for hidden, _ in sides], weights)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1; it is {chunk_size}")
+    if weights is not None:
+        weights = weights.astype(jnp.float32)
     shards = 1 if sharding is None else sharding.mesh.shape[sharding.vocabulary]
     sizes = {head.kernel.shape[1] for head in heads}
     size = sizes.pop()
@@ -127,6 +132,18 @@ def _check_vocabularies(sizes: list[int]) -> None:
         raise ValueError(
             f"the student's {student} ids and the teacher's {teacher} are not one "
             "vocabulary with different padding; both must share a tokenizer"
+        )
+
+
+def _check_tokens(labels: Array, hidden: list[Array], weights: Array | None) -> None:
+    shapes = [x.shape[:-1] for x in hidden] + (
+        [] if weights is None else [weights.shape]
+    )
+    if labels.size == 0 or any(shape != labels.shape for shape in shapes):
+        listed = ", ".join(map(str, shapes))
+        raise ValueError(
+            f"labels {labels.shape} must be for the same tokens, at least one, as "
+            f"hidden states and weights ({listed})"
         )
 
 
