@@ -151,6 +151,17 @@ def test_a_workdir_its_student_and_its_model_are_the_same_model(run):
     assert "prefill" in str(speed) and "decode: 7 tokens" in str(speed)
 
 
+def test_an_exported_student_says_what_it_said_before(run, tmp_path):
+    saved = load_saved(run / "student-3" / "model")
+    target = epath.Path(tmp_path / "exported")
+    models.save_pretrained(
+        target, saved.model, saved.params, tokenizer=saved.tokenizer, card=""
+    )
+    again = load_saved(find_model(target))
+    assert again.stops == saved.stops == {saved.tokenizer.end_of_text}
+    assert continuation(again, ["then"])[0] == continuation(saved, ["then"])[0]
+
+
 def test_several_texts_come_one_after_another(directory):
     saved = load_saved(epath.Path(directory))
     texts = ["the theory", "then", "of"]
@@ -191,6 +202,37 @@ def test_a_gguf_file_says_where_texts_end(tmp_path):
     writer.close()
     assert find_model(path) == path
     assert read_stops(path) == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, "ab"),
+        ({"add_bos_token": True}, "<s>ab"),
+        ({"pre": "llama-bpe"}, "<s>ab"),
+        ({"pre": "llama-bpe", "add_bos_token": False}, "ab"),
+    ],
+    ids=str,
+)
+def test_a_gguf_file_says_whether_texts_begin_with_a_token(tmp_path, said, expected):
+    path = epath.Path(tmp_path / "model.gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b", "<s>", "ab"])
+    writer.add_token_types([1, 1, 3, 1])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(2)
+    for key, value in said.items():
+        add = writer.add_string if isinstance(value, str) else writer.add_bool
+        add(f"tokenizer.ggml.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer = load_tokenizer(path, 2)
+    ids = tokenizer.encode_prompt("ab", add_special_tokens=True)
+    tokens = map(tokenizer.tokenizer.id_to_token, ids)
+    assert "".join(tokens) == expected
+    assert tokenizer.encode_prompt("ab", add_special_tokens=False)[0] != 2
 
 
 @pytest.mark.parametrize(
