@@ -155,6 +155,18 @@ def test_learned_positions_are_used_to_the_last_and_not_beyond():
     Generator(*make("llama")).shape([[3] * 600], 5000)
 
 
+def test_padding_looks_up_no_position_that_was_not_learnt():
+    config = dataclasses.replace(CASES["gpt2"], max_length=40)
+    model = models.build(config)
+    params = random_params(model)
+    generator = Generator(model, params)
+    assert generator.shape([[3] * 35], 5) == (1, 40, 40)
+    found = generate(generator, [[3] * 35], max_tokens=5)[0]
+    row = np.array([[3] * 35 + found[:-1]])
+    likeliest = np.asarray(jax.jit(model.logits)(params, row))[0, 34:].argmax(-1)
+    assert found == likeliest.tolist()
+
+
 def test_a_model_that_cannot_decode_is_refused():
     model, params = make("llama")
     with pytest.raises(ValueError, match="decode"):
@@ -166,9 +178,17 @@ def test_a_seed_repeats_and_a_row_depends_on_nobody_else():
     drawn = generate(generator)
     assert generate(generator) == drawn
     assert generate(generator, key=jax.random.key(1)) != drawn
+    assert generate(generator, PROMPTS[:1])[0] == drawn[0]
     assert generate(generator, [PROMPTS[0], [4], [5]])[0] == drawn[0]
     twice = generate(generator, [[4], [4]])
     assert twice[0] != twice[1]
+
+
+def test_every_position_is_drawn_anew():
+    model, params = make("llama")
+    knows_nothing = jax.tree.map(jnp.zeros_like, params)
+    generator = Generator(model, knows_nothing, sampling=Sampling(1.0))
+    assert len(set(generate(generator)[0])) > 6
 
 
 LOGITS = jnp.log(jnp.array([0.4, 0.05, 0.25, 0.2, 0.1, 0.0]))
