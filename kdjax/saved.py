@@ -53,7 +53,8 @@ def find_model(path: epath.Path) -> epath.Path:
             return directory / "model"
     if students or (path / "checkpoints").exists():
         raise UsageError(
-            f"{path} holds no finished student yet; run kdjax.main to its end first"
+            f"{path} holds no finished model; students have theirs at the end of their "
+            "training, and report/report.json says where the teacher lies"
         )
     raise UsageError(
         f"{path} holds no model; --checkpoint must be a run's workdir, a model "

@@ -102,7 +102,7 @@ def encode(saved: Saved, text: str) -> list[int]:
     ids = saved.tokenizer.encode_prompt(
         text, add_special_tokens=saved.add_special_tokens
     )
-    if not text or not ids:
+    if not ids:
         raise UsageError("the prompt is empty; give the model something to continue")
     known = saved.model.config.vocab_size
     if max(ids) >= known:

@@ -238,7 +238,7 @@ def test_a_gguf_file_says_whether_texts_begin_with_a_token(tmp_path, said, expec
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
-        (lambda run: (run / "student-3").rmtree(), "no finished student"),
+        (lambda run: (run / "student-3").rmtree(), "no finished model"),
         (lambda run: (run / "student-3" / "model" / "model.json").unlink(), "finished"),
         (lambda run: run.rmtree(), "does not exist"),
         (lambda run: (run.rmtree(), run.mkdir()), "holds no model"),
