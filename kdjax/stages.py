@@ -195,6 +195,7 @@ def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     card = {
         "model": dataclasses.asdict(job.model.config),
         "tokenizer": setting.prepared.tokenizer.sha256,
+        "end_of_text": setting.prepared.tokenizer.end_of_text_token,
         "curve": result.curve,
         "training": result.training,
     }

@@ -14,10 +14,11 @@ LAYERS = {
     **dict.fromkeys(("metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
-    **dict.fromkeys(("gguf_header",), 1),
-    **dict.fromkeys(("step", "state", "checkpoint"), 2),
+    **dict.fromkeys(("gguf_header", "sampling"), 1),
+    **dict.fromkeys(("step", "state", "checkpoint", "decoding"), 2),
     **dict.fromkeys(("experiment", "stages", "train", "evaluate"), 3),
-    **dict.fromkeys(("main", "report", "export", "cli"), 4),
+    **dict.fromkeys(("saved", "speaking"), 3),
+    **dict.fromkeys(("main", "report", "generate", "export", "cli"), 4),
 }
 WALLS = {
     "flax": ("models",),
@@ -32,7 +33,7 @@ WALLS = {
     "matplotlib": ("plots",),
     "jinja2": ("report",),
     "ml_collections": ("config", "validation", "main"),
-    "absl": ("main", "report", "export", "cli"),
+    "absl": ("main", "report", "generate", "export", "cli"),
     "tensorflow": (),
     "torch": (),
     "pickle": (),

@@ -3,6 +3,7 @@
 from kdjax.data.corpora import CORPORA, Corpus, Document, open_corpus
 from kdjax.data.pipeline import held_out_batches, training_batches
 from kdjax.data.prepare import Prepared, prepare
+from kdjax.data.stops import read_stops
 from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, same_tokenizer
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "load_tokenizer",
     "open_corpus",
     "prepare",
+    "read_stops",
     "same_tokenizer",
     "training_batches",
 ]

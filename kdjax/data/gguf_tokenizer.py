@@ -5,7 +5,15 @@ from typing import Any
 
 import tokenizers
 from etils import epath
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
@@ -48,8 +56,29 @@ def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
             if found == wanted and token
         ]
         tokenizer.add_tokens(added)
+    _begin(tokenizer, meta, tokens)
     template = meta.get("tokenizer.chat_template", "")
     return tokenizer, template if isinstance(template, str) else ""
+
+
+def _begin(
+    tokenizer: tokenizers.Tokenizer, meta: Mapping[str, Any], tokens: Sequence[str]
+) -> None:
+    """Lets texts begin with a token where the model wants that.
+
+    Files that do not say so mean what llama.cpp takes for granted.
+    """
+    is_usual = "llama" in (
+        meta.get("tokenizer.ggml.model"),
+        str(meta.get("tokenizer.ggml.pre")).removesuffix("-bpe"),
+    )
+    first = meta.get("tokenizer.ggml.bos_token_id")
+    is_wanted = meta.get("tokenizer.ggml.add_bos_token", is_usual) is True
+    if is_wanted and type(first) is int and 0 <= first < len(tokens):
+        name = tokens[first]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[name, "$A"], special_tokens=[(name, first)]
+        )
 
 
 def _list(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +59,42 @@ class TextTokenizer(NamedTuple):
         ):
             yield np.array([*encoding.ids, self.end_of_text], np.int32)
 
+    def encode_prompt(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Returns the ids of a text that a model shall continue.
+
+        Args:
+            text: The beginning of a document.
+            add_special_tokens: Whether the tokenizer adds what it was told to add,
+                such as a first token.
+
+        Raises:
+            UsageError: The text is not Unicode.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
+        found = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return list(found.ids)
+
+    def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
+        """Returns a function from ids, one by one, to the text that each completes.
+
+        A character whose bytes lie in several tokens comes with the last of them, and
+        what a special token stands for does not come at all.
+
+        Args:
+            context: The ids before the first; what they say is not repeated.
+        """
+        stream = decoders.DecodeStream(skip_special_tokens=True)
+
+        def step(token: int) -> str:
+            return stream.step(self.tokenizer, token) or ""
+
+        for token in context:
+            step(token)
+        return step
+
     def files(self) -> dict[str, str]:
         """Returns the files that transformers looks for, by name."""
         end = self.end_of_text_token
@@ -102,8 +138,12 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
     return _wrap(tokenizer, config.end_of_text, "the trained tokenizer")
 
 
-def load_tokenizer(path: epath.Path, end_of_text: str) -> TextTokenizer:
+def load_tokenizer(path: epath.Path, end_of_text: str | int) -> TextTokenizer:
     """Returns the tokenizer in a tokenizer.json or a GGUF file, and its chat template.
+
+    Args:
+        path: The file.
+        end_of_text: The token that ends a document, or its id.
 
     Raises:
         UsageError: The file is missing or is none, or has no such token.
@@ -160,11 +200,14 @@ def _chat_template(directory: epath.Path) -> str:
 
 
 def _wrap(
-    tokenizer: tokenizers.Tokenizer, end_of_text: str, source: str
+    tokenizer: tokenizers.Tokenizer, end_of_text: str | int, source: str
 ) -> TextTokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    end = tokenizer.token_to_id(end_of_text)
+    if isinstance(end_of_text, str):
+        end = tokenizer.token_to_id(end_of_text)
+    else:
+        end = end_of_text if tokenizer.id_to_token(end_of_text) else None
     if end is None:
         raise UsageError(
             f"{source} has no token {end_of_text!r}; set config.tokenizer.end_of_text "

@@ -1,4 +1,4 @@
-"""Attention kernels behind one seam, and the positions and masks they need."""
+"""Attention kernels behind one seam, the positions and masks they need, the cache."""
 
 import math
 from typing import Literal, NamedTuple
@@ -11,24 +11,56 @@ from kdjax.config import ModelConfig, RopeScalingConfig
 
 
 class View(NamedTuple):
-    """What attention knows of positions.
+    """What a network knows of positions.
 
     Attributes:
-        mask: [B, 1, T, T], true where attention is allowed.
+        mask: [B, 1, T, S], true where a query may look at a key.
+        places: [B or 1, T], where the queries lie among the S keys.
+        positions: [B, T], where they lie in their own documents.
         angles: [B, T, R], how far queries and keys turn; None: they do not.
         local_angles: The same for layers with a window, where those turn differently.
     """
 
     mask: Array
+    places: Array
+    positions: Array
     angles: Array | None = None
     local_angles: Array | None = None
 
 
+class Cache(NamedTuple):
+    """Keys and values of the positions so far: [N, B, S, G, K], or one layer's.
+
+    A row's position s lies at place s. What lies behind the positions that a row has
+    reached is never looked at: padding is written over before it comes into view.
+    """
+
+    keys: Array
+    values: Array
+
+    def write(
+        self,
+        key: Float[Array, "B T G K"],
+        value: Float[Array, "B T G K"],
+        places: Int[Array, "B T"],
+    ) -> "Cache":
+        """Returns one layer's cache with the keys and values at their places."""
+        where = jnp.arange(key.shape[0])[:, None], places
+        return Cache(self.keys.at[where].set(key), self.values.at[where].set(value))
+
+
+def create_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+    """Returns the empty cache of all layers, for rows of up to `length` positions."""
+    heads = config.key_value_heads, config.width_of_head
+    empty = jnp.zeros((config.layers, batch, length, *heads), config.dtype)
+    return Cache(empty, empty)
+
+
 def attend(
     query: Float[Array, "B T H K"],
-    key: Float[Array, "B T G K"],
-    value: Float[Array, "B T G K"],
-    mask: Bool[Array, "B 1 T T"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    mask: Bool[Array, "B 1 T S"],
     *,
     scale: float | None = None,
     softcap: float = 0.0,
@@ -60,9 +92,9 @@ def attend(
 
 def _attend_capped(
     query: Float[Array, "B T H K"],
-    key: Float[Array, "B T G K"],
-    value: Float[Array, "B T G K"],
-    mask: Bool[Array, "B 1 T T"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    mask: Bool[Array, "B 1 T S"],
     scale: float,
     softcap: float,
 ) -> Float[Array, "B T H K"]:
@@ -80,25 +112,47 @@ def _attend_capped(
 
 def make_view(config: ModelConfig, segments: Int[Array, "B T"]) -> View:
     """Returns what all layers see before their windows narrow it."""
+    places = jnp.arange(segments.shape[1])[None]
+    positions = segment_positions(segments)
+    turns = _turns(config, positions)
+    return View(causal_mask(segments), places, positions, *turns)
+
+
+def make_cached_view(
+    config: ModelConfig, positions: Int[Array, "B T"], length: int
+) -> View:
+    """Returns what all layers see of a cache with `length` places, one document a row.
+
+    Whether a row is padded needs no saying: no position looks at a later one.
+    """
+    mask = positions[:, :, None] >= jnp.arange(length)[None, None]
+    return View(mask[:, None], positions, positions, *_turns(config, positions))
+
+
+def _turns(
+    config: ModelConfig, positions: Int[Array, "B T"]
+) -> tuple[Array | None, Array | None]:
+    """Returns the angles, and those of layers with a window where they differ."""
     angles = local = None
     if config.positions == "rope":
-        positions = segment_positions(segments)
         width = int(config.width_of_head * config.rope_fraction)
         angles = rope_angles(positions, width, config.rope_theta, config.rope_scaling)
         if config.local_rope_theta:
             local = rope_angles(positions, width, config.local_rope_theta)
-    return View(causal_mask(segments), angles, local)
+    return angles, local
 
 
 def narrow(view: View, window: Int[Array, ""]) -> View:
     """Returns what a layer sees that looks back `window` positions; 0: to the start."""
-    index = jnp.arange(view.mask.shape[-1])
-    distance = index[:, None] - index[None, :]
+    keys = jnp.arange(view.mask.shape[-1])
+    distance = view.places[:, :, None] - keys[None, None]
     near = (distance < window) | (window == 0)
     angles = view.angles
     if angles is not None and view.local_angles is not None:
         angles = jnp.where(window == 0, angles, view.local_angles)
-    return View(view.mask & near[None, None], angles)
+    return view._replace(
+        mask=view.mask & near[:, None], angles=angles, local_angles=None
+    )
 
 
 def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from kdjax.config import ModelConfig
-from kdjax.models.attention import make_view, narrow, segment_positions
+from kdjax.models.attention import Cache, View, narrow
 from kdjax.models.layers import INIT_SCALE, Block, dtype_of, norm
 from kdjax.placement import Placement
 
@@ -57,20 +57,26 @@ class UntiedHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens in, last hidden states out."""
+    """Tokens in, last hidden states out, for training and for decoding."""
 
     config: ModelConfig
     placement: Placement
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
-    ) -> Float[Array, "B T D"]:
-        """Returns the hidden states that the head reads."""
+        self, tokens: Int[Array, "B T"], view: View, cache: Cache | None = None
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns the hidden states that the head reads, and the cache.
+
+        Args:
+            tokens: One token for each position.
+            view: What all layers see before their windows narrow it.
+            cache: Of all layers, scanned along with their parameters.
+        """
         config = self.config
         embed = Embed(config, self.placement, name="embed")
-        x = self.placement.activation(embed(tokens, segment_positions(segments)))
-        view, windows = make_view(config, segments), None
+        x = self.placement.activation(embed(tokens, view.positions))
+        windows = None
         if len(set(config.layer_windows)) > 1:
             windows = jnp.array(config.layer_windows)
         elif config.windows[0]:
@@ -79,13 +85,13 @@ class Decoder(nn.Module):
             _layer(config, self.placement, self.is_initializing()),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast if windows is None else 0, nn.broadcast),
+            in_axes=(nn.broadcast if windows is None else 0, nn.broadcast, 0),
             length=config.layers,
         )(config, self.placement, name="layers")
-        x, _ = layers(x, windows, view)
+        x, cache = layers(x, windows, view, cache)
         if not config.tie_embeddings:
             UntiedHead(config, name="head")()
-        return norm(config, "final_norm")(x)
+        return norm(config, "final_norm")(x), cache
 
 
 def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:

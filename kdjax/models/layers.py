@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from kdjax.config import ModelConfig
-from kdjax.models.attention import View, attend, narrow, rotate
+from kdjax.models.attention import Cache, View, attend, narrow, rotate
 from kdjax.placement import Placement
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -75,8 +75,15 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         view: View,
-    ) -> Float[Array, "B T D"]:
-        """Returns what the positions gather from those they may see."""
+        cache: Cache | None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns what the positions gather from those they may see, and the cache.
+
+        Args:
+            x: What the positions hold.
+            view: What they see, of the cache if there is one, else of each other.
+            cache: This layer's keys and values of earlier positions.
+        """
         config = self.config
         head_width, kv_heads = config.width_of_head, config.key_value_heads
         project = partial(
@@ -103,6 +110,8 @@ class Attention(nn.Module):
             )
         if view.angles is not None:
             query, key = rotate(query, view.angles), rotate(key, view.angles)
+        if cache is not None:
+            key, value = cache = cache.write(key, value, view.places)
         mixed = attend(
             query,
             key,
@@ -112,14 +121,15 @@ class Attention(nn.Module):
             softcap=config.attention_softcap,
             implementation=config.attention,
         )
-        return nn.DenseGeneral(
+        out = nn.DenseGeneral(
             config.width,
             axis=(-2, -1),
             dtype=dtype_of(config),
             use_bias=config.out_bias,
             kernel_init=residual_init(config),
             name="out",
-        )(flatten(mixed)).reshape(*shape, config.width)
+        )
+        return out(flatten(mixed)).reshape(*shape, config.width), cache
 
 
 class Mlp(nn.Module):
@@ -159,13 +169,16 @@ class Block(nn.Module):
         x: Float[Array, "B T D"],
         window: Int[Array, ""] | None,
         view: View,
-    ) -> tuple[Float[Array, "B T D"], None]:
-        """Returns the residual stream after this layer.
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns the residual stream after this layer, and the layer's cache.
 
         Args:
             x: The residual stream before it.
             window: This layer's, if the layers differ in it.
             view: What positions see and how they are rotated.
+            cache: The layer's keys and values of earlier positions; None: all that
+                positions see is in x.
         """
         config = self.config
         if window is not None:
@@ -176,7 +189,7 @@ class Block(nn.Module):
         def written(y: Array, name: str) -> Array:
             return norm(config, name)(y) if config.sandwich_norm else y
 
-        mixed = attention(norm(config, "attention_norm")(x), view)
+        mixed, cache = attention(norm(config, "attention_norm")(x), view, cache)
         mixed = written(mixed, "attention_post_norm")
         if config.parallel_residual:
             inner = mlp(norm(config, "mlp_norm")(x))
@@ -185,4 +198,4 @@ class Block(nn.Module):
             x = x + mixed
             inner = mlp(norm(config, "mlp_norm")(x))
             x = x + written(inner, "mlp_post_norm")
-        return self.placement.activation(x), None
+        return self.placement.activation(x), cache

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.config import ModelConfig
 from kdjax.losses import Head, apply_head
+from kdjax.models.attention import Cache, create_cache, make_cached_view, make_view
 from kdjax.models.decoder import Decoder
 from kdjax.placement import Placement
 
@@ -16,7 +17,7 @@ Params = Any
 
 
 class Model(NamedTuple):
-    """A language model as four pure functions of its parameters.
+    """A language model as pure functions of its parameters.
 
     Attributes:
         config: What it was built from.
@@ -26,6 +27,13 @@ class Model(NamedTuple):
             see each other; no segments means one document a row.
         head: `head(params) -> Head`.
         logits: `logits(params, tokens, segments=None) -> [B, T, V]` in float32.
+        init_cache: `init_cache(batch, length) -> cache`, a pytree that holds what
+            `length` positions of each row leave for later ones. None: the model
+            cannot decode.
+        decode: `decode(params, cache, tokens, positions) -> ([B, T, D], cache)`, the
+            hidden states of tokens [B, T] at positions [B, T], each row one document
+            that goes on where the cache leaves it. Rows of different lengths are
+            padded on the right: what padding leaves is written over later.
     """
 
     config: ModelConfig
@@ -33,6 +41,8 @@ class Model(NamedTuple):
     hidden: Callable[..., Array]
     head: Callable[[Params], Head]
     logits: Callable[..., Array]
+    init_cache: Callable[[int, int], Any] | None = None
+    decode: Callable[..., tuple[Array, Any]] | None = None
 
 
 def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
@@ -59,7 +69,7 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
 
     def init(key: jax.Array) -> Params:
         tokens = jnp.zeros((1, 2), jnp.int32)
-        return module.init(key, tokens, tokens)["params"]
+        return module.init(key, tokens, make_view(config, tokens))["params"]
 
     def hidden(
         params: Params,
@@ -68,7 +78,20 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
     ) -> Float[Array, "B T D"]:
         if segments is None:
             segments = jnp.ones_like(tokens)
-        return module.apply({"params": params}, tokens, segments)  # type: ignore[return-value]
+        view = make_view(config, segments)
+        return module.apply({"params": params}, tokens, view)[0]
+
+    def init_cache(batch: int, length: int) -> Cache:
+        return create_cache(config, batch, length)
+
+    def decode(
+        params: Params,
+        cache: Cache,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        view = make_cached_view(config, positions, cache.keys.shape[2])
+        return module.apply({"params": params}, tokens, view, cache)  # type: ignore[return-value]
 
     def head(params: Params) -> Head:
         # As it is stored: the losses gather it themselves, and a constraint here would
@@ -93,4 +116,4 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
             placed = params | {"head": {"kernel": table}}
         return apply_head(head(placed), hidden(params, tokens, segments))
 
-    return Model(config, init, hidden, head, logits)
+    return Model(config, init, hidden, head, logits, init_cache, decode)

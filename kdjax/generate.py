@@ -1,0 +1,90 @@
+"""Continues prompts with a model, printing the text as it is made.
+
+    python -m kdjax.generate --checkpoint=runs/gpt_small --prompt='def main('
+    python -m kdjax.generate --checkpoint=DIR --prompt=Once --temperature=0.8 --top_k=40
+    python -m kdjax.generate --checkpoint=model.gguf --prompt=One --prompt=Two
+
+The text goes to stdout; what is known of the model and its speed goes to stderr.
+Several prompts are continued together and printed one after another. A text ends at the
+model's end-of-text token or after --max_tokens.
+"""
+
+from absl import flags
+from etils import epath
+
+from kdjax import cli
+from kdjax.errors import UsageError
+
+_MOST_TOKENS = 2**16  # the cache has a place for each
+_LARGEST_SEED = 2**31 - 1
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "The model: a run's workdir (its first student is meant), a directory in it such "
+    "as RUN/twin-0, a directory in the Hugging Face format, or a .gguf file.",
+)
+_PROMPT = flags.DEFINE_multi_string(
+    "prompt", [], "What is continued; may be given several times."
+)
+_MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens",
+    128,
+    "How many tokens are made at most.",
+    lower_bound=1,
+    upper_bound=_MOST_TOKENS,
+)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.0, "0: always the likeliest token; 1: as the model has learnt."
+)
+_TOP_K = flags.DEFINE_integer(
+    "top_k", 0, "Draw from the k likeliest tokens only; 0: from all."
+)
+_TOP_P = flags.DEFINE_float(
+    "top_p",
+    1.0,
+    "Draw only from the likeliest tokens that together reach this probability.",
+)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "The same seed draws the same text.",
+    lower_bound=0,
+    upper_bound=_LARGEST_SEED,
+)
+
+
+def main(argv: list[str]) -> None:
+    """Continues the prompts of the flags."""
+    del argv
+    if _CHECKPOINT.value is None:
+        raise UsageError("--checkpoint is missing, such as --checkpoint=runs/gpt_small")
+    if not _PROMPT.value:
+        raise UsageError("--prompt is missing, such as --prompt='Once upon a time'")
+    # Imported only when needed: a mistake is answered before seconds of imports.
+    from kdjax.sampling import Sampling
+
+    sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
+    sampling.check()
+    from kdjax.saved import find_model, load_saved
+    from kdjax.speaking import speak
+    from kdjax.writers import say
+
+    path = find_model(epath.Path(_CHECKPOINT.value).expanduser())
+    speed = speak(
+        load_saved(path),
+        _PROMPT.value,
+        max_tokens=_MAX_TOKENS.value,
+        sampling=sampling,
+        seed=_SEED.value,
+        write=_write,
+    )
+    say(f"{path}: {speed}")
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
