@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,18 @@ class Setting(NamedTuple):
     workdir: epath.Path
     prepared: Prepared
     mesh: Mesh
+
+
+class Start(NamedTuple):
+    """Where a student and its twin start, if they know something already.
+
+    Attributes:
+        params: Gives the parameters, anew every time.
+        final: All held-out metrics before any training.
+    """
+
+    params: Callable[[], Any]
+    final: dict[str, Any]
 
 
 class Trained(NamedTuple):
@@ -100,10 +113,18 @@ def teacher_architecture(setting: Setting) -> ModelConfig:
     Raises:
         UsageError: There is no model, or it speaks another tokenizer than the data.
     """
-    config, tokenizer = setting.config, setting.prepared.tokenizer
-    if not config.teacher.path:
-        return config.teacher.model
-    directory = epath.Path(config.teacher.path).expanduser()
+    teacher = setting.config.teacher
+    return architecture_in("teacher", setting) if teacher.path else teacher.model
+
+
+def architecture_in(name: str, setting: Setting) -> ModelConfig:
+    """Returns the architecture of the model in the directory of `config.NAME.path`.
+
+    Raises:
+        UsageError: There is no model, or it speaks another tokenizer than the data.
+    """
+    tokenizer = setting.prepared.tokenizer
+    directory = directory_of(name, setting)
     file = directory / "tokenizer.json"
     if _is_pretrained(directory):
         _, architecture = load_config(directory)
@@ -114,20 +135,25 @@ def teacher_architecture(setting: Setting) -> ModelConfig:
             )
         is_same = same_tokenizer(file, tokenizer)
     else:
-        card = checkpoint.load_card(directory)
+        card = checkpoint.load_card(directory, f"config.{name}.path")
         source = f"{directory}/model.json"
         architecture = from_mapping(ModelConfig, card["model"], source)
         is_same = card["tokenizer"] == tokenizer.sha256
     if not is_same:
         raise UsageError(
-            f"the teacher in {directory} has another tokenizer than the data; set "
+            f"the {name} in {directory} has another tokenizer than the data; set "
             f"--config.tokenizer.kind=file --config.tokenizer.path={file}"
         )
     return architecture
 
 
+def directory_of(name: str, setting: Setting) -> epath.Path:
+    """Returns the directory that `config.NAME.path` gives."""
+    return epath.Path(getattr(setting.config, name).path).expanduser()
+
+
 def _is_pretrained(directory: epath.Path) -> bool:
-    """Returns whether a teacher's directory is one in the Hugging Face format."""
+    """Returns whether a model's directory is one in the Hugging Face format."""
     return not checkpoint.is_model(directory) and is_pretrained(directory)
 
 
@@ -139,13 +165,7 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     """
     config = setting.config
     if config.teacher.path:
-        directory = epath.Path(config.teacher.path).expanduser()
-        rules = config.teacher.rules
-        if not _is_pretrained(directory):
-            return _load("teacher", model, rules, directory, setting)
-        # Computed in the precision that it is stored in, which `model` does not know.
-        loaded = load_pretrained(directory, mesh=setting.mesh, rules=rules)
-        return Trained(*loaded, directory, {"sha256": fingerprint(directory)})
+        return load("teacher", model, setting)
     job = Job(
         "teacher",
         setting.workdir / "teacher",
@@ -156,6 +176,28 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     )
     cache = cache_directory(config) / "teachers"
     return _train_once(job, cache / _teacher_key(setting), setting)
+
+
+def load(
+    name: str, model: Model, setting: Setting, *, dtype: str | None = None
+) -> Trained:
+    """Returns the model in the directory of `config.NAME.path`.
+
+    Args:
+        name: "teacher" or "student".
+        model: What `architecture_in` gave, built.
+        setting: What every stage needs.
+        dtype: Of the parameters; None: as they are stored, and computed with in the
+            same precision, which `model` does not know.
+    """
+    directory, rules = directory_of(name, setting), getattr(setting.config, name).rules
+    if not _is_pretrained(directory):
+        return _load(name, model, rules, directory, setting)
+    stored, params = load_pretrained(
+        directory, mesh=setting.mesh, rules=rules, dtype=dtype
+    )
+    card = {"sha256": fingerprint(directory)}
+    return Trained(model if dtype else stored, params, directory, card)
 
 
 def _load(
@@ -211,12 +253,17 @@ def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
         "seed": setting.config.teacher.seed,
         "curve": teacher.card.get("curve", []),
         "training": teacher.card.get("training"),
-        "final": _final(teacher, teacher, setting),
+        "final": final_metrics(teacher, teacher, setting),
     }
 
 
 def student_results(
-    role: str, seed: int, model: Model, teacher: Trained, setting: Setting
+    role: str,
+    seed: int,
+    model: Model,
+    start: Start | None,
+    teacher: Trained,
+    setting: Setting,
 ) -> dict[str, Any]:
     """Trains one student or twin unless it is done, and returns its results."""
     directory = setting.workdir / f"{role}-{seed}"
@@ -232,6 +279,7 @@ def student_results(
         config.student.train,
         config.student.rules,
         seed,
+        first_params=None if start is None else start.params,
     )
     if role == "student":
         steps = config.student.train.steps
@@ -248,14 +296,17 @@ def student_results(
         "seed": seed,
         "curve": trained.card["curve"],
         "training": trained.card["training"],
-        "final": _final(trained, teacher, setting),
+        "initial": None if start is None else start.final,
+        "final": final_metrics(trained, teacher, setting),
     }
     if jax.process_index() == 0:
         write_json(path, result)
     return result
 
 
-def _final(trained: Trained, teacher: Trained, setting: Setting) -> dict[str, Any]:
+def final_metrics(
+    trained: Trained, teacher: Trained, setting: Setting
+) -> dict[str, Any]:
     """Returns all metrics on all held-out rows of all held-out splits."""
     eval_step = make_eval_step(trained.model, teacher.model)
     size = setting.config.evaluate.batch_size
