@@ -54,7 +54,9 @@ def test_student_and_twin_start_from_the_same_cut(texts):
     assert "initial" not in teacher
     assert student["initial"] == twin["initial"]
     assert bits(student, "initial") < 8 * 0.9  # bytes at random have 8 bits
-    assert bits(student, "initial") != bits(student, "final") != bits(twin, "final")
+    for healed in (student, twin):  # a few steps lead nowhere from random numbers
+        assert 0 < bits(student, "initial") - bits(healed, "final") < 1.5
+    assert bits(student, "final") != bits(twin, "final")
     (row,) = (x for x in done.stdout.splitlines() if "before any training" in x)
     shown = f"{bits(student, 'initial'):.4f}"
     assert row.split()[-3:] == ["-", shown, shown]
