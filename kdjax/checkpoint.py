@@ -101,8 +101,10 @@ def is_model(directory: epath.Path) -> bool:
     return (directory / "model.json").exists()
 
 
-def load_card(directory: epath.Path) -> dict[str, Any]:
-    """Returns a model's `model.json`.
+def load_card(
+    directory: epath.Path, key: str = "config.teacher.path"
+) -> dict[str, Any]:
+    """Returns a model's `model.json`; `key` is what named the directory.
 
     Raises:
         UsageError: There is none, or it is not one of ours.
@@ -112,9 +114,9 @@ def load_card(directory: epath.Path) -> dict[str, Any]:
         card = json.loads(path.read_text())
     except (OSError, ValueError):
         raise UsageError(
-            f"{path} cannot be read; config.teacher.path must be the directory of a "
-            "model that kdjax wrote, such as RUN/student-0/model, one in the "
-            "Hugging Face format, or a .gguf file"
+            f"{path} cannot be read; {key} must be the directory of a model that kdjax "
+            "wrote, such as RUN/student-0/model, one in the Hugging Face format, or a "
+            ".gguf file"
         ) from None
     if not isinstance(card, dict) or not {"model", "tokenizer", "sha256"} <= set(card):
         raise UsageError(f"{path} was not written by kdjax; choose another directory")

@@ -176,11 +176,29 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StudentConfig:
-    """The student, and its hard-label twin."""
+    """The student, and its hard-label twin: a new model, one found, or one cut out.
 
-    model: ModelConfig = ModelConfig()
+    Layers, width and heads of 0 are the teacher's. In a model that is cut out of the
+    teacher, that goes for everything else that is left at its default, too.
+    """
+
+    # A model directory to start from, as for the teacher; "": build `model`.
+    path: str = ""
+    # Random numbers, or these of the teacher's layers; see `models.surgery.choose`.
+    init: Literal["random", "every_kth", "first_last", "importance"] = "random"
+    # Or exactly these of the teacher's layers: the first of them for the student's
+    # first layer, and so on.
+    layer_map: tuple[int, ...] = ()
+    # Training rows on which it is measured what matters in the teacher.
+    calibration_rows: int = 128
+    model: ModelConfig = ModelConfig(layers=0, width=0, heads=0)
     train: TrainConfig = TrainConfig()
     rules: Rules = ()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its first parameters are the teacher's."""
+        return self.init != "random" or bool(self.layer_map)
 
 
 @dataclasses.dataclass(frozen=True)

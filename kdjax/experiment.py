@@ -12,20 +12,19 @@ from etils import epath
 
 from kdjax.config import Config
 from kdjax.data import Document, Prepared, prepare
+from kdjax.directories import Setting, Trained, shapes_and_shardings
 from kdjax.evaluate import forward_speed
 from kdjax.models import Model
 from kdjax.sharding import barrier, make_mesh
 from kdjax.stages import (
-    Setting,
-    Trained,
     count_parameters,
     make_model,
     obtain_teacher,
-    shapes_and_shardings,
     student_results,
     teacher_architecture,
     teacher_results,
 )
+from kdjax.students import begin_student, student_architecture
 from kdjax.train import device_batches
 from kdjax.validation import check_batches
 from kdjax.workdir import cache_directory, check_data
@@ -47,15 +46,19 @@ def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     setting = Setting(config, workdir, _prepare(config), mesh)
     architecture = teacher_architecture(setting)
-    student = make_model(config.student.model, "student", setting)
+    student = make_model(
+        student_architecture(architecture, setting), "student", setting
+    )
     teacher_model = make_model(architecture, "teacher", setting)
     if jax.process_index() == 0:
         check_data(workdir, setting.prepared.info)
     teacher = obtain_teacher(teacher_model, setting)
+    student, start = begin_student(student, teacher, setting)
     runs = [teacher_results(teacher, setting)]
     for seed in range(config.seed, config.seed + config.seeds):
         for role in ("student", "twin") if config.baseline else ("student",):
-            runs.append(student_results(role, seed, student, teacher, setting))
+            run = student_results(role, seed, student, start, teacher, setting)
+            runs.append(run)
     return _results(setting, teacher, student, runs)
 
 

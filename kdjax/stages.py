@@ -3,28 +3,27 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from kdjax import checkpoint
-from kdjax.config import Config, ModelConfig, Rules
-from kdjax.data import Prepared, same_tokenizer
+from kdjax.config import ModelConfig
+from kdjax.directories import (
+    Setting,
+    Trained,
+    architecture_in,
+    load,
+    load_run,
+    shapes_and_shardings,
+)
 from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
 from kdjax.losses import LossSharding
-from kdjax.models import (
-    Model,
-    build,
-    fingerprint,
-    is_pretrained,
-    load_config,
-    load_pretrained,
-)
-from kdjax.parsing import from_mapping
-from kdjax.sharding import barrier, make_placement, shardings
+from kdjax.models import Model, build
+from kdjax.sharding import barrier, make_placement
 from kdjax.step import make_distillation, make_eval_step
 from kdjax.train import Job, device_batches, train
 from kdjax.validation import check_model
@@ -35,22 +34,16 @@ from kdjax.writers import say
 _BYTES_PER_PARAMETER = 12
 
 
-class Setting(NamedTuple):
-    """What every stage needs."""
+class Start(NamedTuple):
+    """Where a student and its twin start, if they know something already.
 
-    config: Config
-    workdir: epath.Path
-    prepared: Prepared
-    mesh: Mesh
+    Attributes:
+        params: Gives the parameters, anew every time.
+        final: All held-out metrics before any training.
+    """
 
-
-class Trained(NamedTuple):
-    """A model with parameters, where it lies, and what is known of it."""
-
-    model: Model
-    params: Any
-    directory: epath.Path
-    card: dict[str, Any]
+    params: Callable[[], Any]
+    final: dict[str, Any]
 
 
 def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
@@ -80,14 +73,6 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
     return built
 
 
-def shapes_and_shardings(
-    model: Model, rules: Rules, setting: Setting
-) -> tuple[Any, Any]:
-    """Returns the parameters' shapes and shardings."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return shapes, shardings(shapes, setting.mesh, rules)
-
-
 def count_parameters(model: Model) -> int:
     """Returns how many numbers a model has learnt, vocabulary padding included."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -100,36 +85,8 @@ def teacher_architecture(setting: Setting) -> ModelConfig:
     Raises:
         UsageError: There is no model, or it speaks another tokenizer than the data.
     """
-    config, tokenizer = setting.config, setting.prepared.tokenizer
-    if not config.teacher.path:
-        return config.teacher.model
-    directory = epath.Path(config.teacher.path).expanduser()
-    is_file = directory.suffix == ".gguf"
-    file = directory if is_file else directory / "tokenizer.json"
-    if _is_pretrained(directory):
-        _, architecture = load_config(directory)
-        if not file.exists():
-            raise UsageError(
-                f"{file} is missing; write it with transformers: AutoTokenizer."
-                f"from_pretrained('{directory}').save_pretrained('{directory}')"
-            )
-        is_same = same_tokenizer(file, tokenizer)
-    else:
-        card = checkpoint.load_card(directory)
-        source = f"{directory}/model.json"
-        architecture = from_mapping(ModelConfig, card["model"], source)
-        is_same = card["tokenizer"] == tokenizer.sha256
-    if not is_same:
-        raise UsageError(
-            f"the teacher in {directory} has another tokenizer than the data; set "
-            f"--config.tokenizer.kind=file --config.tokenizer.path={file}"
-        )
-    return architecture
-
-
-def _is_pretrained(directory: epath.Path) -> bool:
-    """Returns whether a teacher's directory is one in the Hugging Face format."""
-    return not checkpoint.is_model(directory) and is_pretrained(directory)
+    teacher = setting.config.teacher
+    return architecture_in("teacher", setting) if teacher.path else teacher.model
 
 
 def obtain_teacher(model: Model, setting: Setting) -> Trained:
@@ -140,15 +97,7 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     """
     config = setting.config
     if config.teacher.path:
-        directory = epath.Path(config.teacher.path).expanduser()
-        rules = config.teacher.rules
-        if not _is_pretrained(directory):
-            return _load("teacher", model, rules, directory, setting)
-        # Computed in the precision that it is stored in, which `model` does not know.
-        loaded = load_pretrained(directory, mesh=setting.mesh, rules=rules)
-        # The report is the first process's; the others need not read the whole file.
-        sha256 = fingerprint(directory) if jax.process_index() == 0 else ""
-        return Trained(*loaded, directory, {"sha256": sha256})
+        return load("teacher", model, setting)
     job = Job(
         "teacher",
         setting.workdir / "teacher",
@@ -159,16 +108,6 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     )
     cache = cache_directory(config) / "teachers"
     return _train_once(job, cache / _teacher_key(setting), setting)
-
-
-def _load(
-    name: str, model: Model, rules: Rules, directory: epath.Path, setting: Setting
-) -> Trained:
-    """Returns a model from its directory, placed by its rules."""
-    shapes, placed = shapes_and_shardings(model, rules, setting)
-    params = checkpoint.load_params(directory, checkpoint.abstract(shapes, placed))
-    say(f"{name}: loaded from {directory}")
-    return Trained(model, params, directory, checkpoint.load_card(directory))
 
 
 def _teacher_key(setting: Setting) -> str:
@@ -186,7 +125,7 @@ def _teacher_key(setting: Setting) -> str:
 def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     """Returns the model in the directory, trained to the end now if there is none."""
     if checkpoint.is_model(directory):
-        return _load(job.name, job.model, job.rules, directory, setting)
+        return load_run(job.name, job.model, job.rules, directory, setting)
     say(
         f"{job.name}: {count_parameters(job.model):,} parameters; "
         f"metrics in {job.directory}"
@@ -215,12 +154,17 @@ def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
         "seed": setting.config.teacher.seed,
         "curve": teacher.card.get("curve", []),
         "training": teacher.card.get("training"),
-        "final": _final(teacher, teacher, setting),
+        "final": final_metrics(teacher, teacher, setting),
     }
 
 
 def student_results(
-    role: str, seed: int, model: Model, teacher: Trained, setting: Setting
+    role: str,
+    seed: int,
+    model: Model,
+    start: Start | None,
+    teacher: Trained,
+    setting: Setting,
 ) -> dict[str, Any]:
     """Trains one student or twin unless it is done, and returns its results."""
     directory = setting.workdir / f"{role}-{seed}"
@@ -236,6 +180,7 @@ def student_results(
         config.student.train,
         config.student.rules,
         seed,
+        first_params=None if start is None else start.params,
     )
     if role == "student":
         steps = config.student.train.steps
@@ -247,14 +192,17 @@ def student_results(
         "seed": seed,
         "curve": trained.card["curve"],
         "training": trained.card["training"],
-        "final": _final(trained, teacher, setting),
+        "initial": None if start is None else start.final,
+        "final": final_metrics(trained, teacher, setting),
     }
     if jax.process_index() == 0:
         write_json(path, result)
     return result
 
 
-def _final(trained: Trained, teacher: Trained, setting: Setting) -> dict[str, Any]:
+def final_metrics(
+    trained: Trained, teacher: Trained, setting: Setting
+) -> dict[str, Any]:
     """Returns all metrics on all held-out rows of all held-out splits."""
     eval_step = make_eval_step(
         trained.model, teacher.model, loss_sharding=LossSharding(setting.mesh)

@@ -31,5 +31,9 @@ def create_state(
     model: Model, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
     """Returns the state before the first step; call it under `jit` or `eval_shape`."""
-    params = model.init(key)
+    return start_state(optimizer, model.init(key))
+
+
+def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
+    """Returns the state before the first step of a model that knows something."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

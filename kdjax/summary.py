@@ -101,6 +101,11 @@ def _summarise_role(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             }
             for split, metrics in runs[0]["final"].items()
         },
+        "initial_bits_per_byte": _statistic(
+            run["initial"][VALIDATION]["bits_per_byte"]
+            for run in runs
+            if run.get("initial")
+        ),
         "best_bits_per_byte": _statistic(point["bits_per_byte"] for point in best),
         "best_steps": sorted(point["step"] for point in best),
         "tokens_per_second": _statistic(run["tokens_per_second"] for run in training),

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from kdjax.metrics import Mean
 from kdjax.models import Model
 from kdjax.optimizers import make_optimizer
 from kdjax.sharding import data_shard, shardings, to_devices
-from kdjax.state import create_state
+from kdjax.state import create_state, start_state
 from kdjax.step import Batch, Distillation, make_eval_step, make_train_step
 from kdjax.writers import MetricWriter, Progress, read_metrics, say
 
@@ -41,6 +41,8 @@ class Job(NamedTuple):
         seed: Of the initialisation and of the order of the data.
         distillation: The soft targets; None for hard labels only.
         teacher_params: None without distillation.
+        first_params: Gives the parameters to start from, which are then the run's own;
+            None: the model's initialisation.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Job(NamedTuple):
     seed: int
     distillation: Distillation | None = None
     teacher_params: Any = None
+    first_params: Callable[[], Any] | None = None
 
 
 class Result(NamedTuple):
@@ -85,6 +88,9 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
         state, position = saved.restore(start, checkpoint.abstract(shapes, placed))
         batches.set_state(position)
         say(f"{job.name}: resuming at step {start:,} of {job.config.steps:,}")
+    elif job.first_params is not None:
+        begin = partial(start_state, optimizer)
+        state = jax.jit(begin, out_shardings=placed)(job.first_params())
     else:
         state = jax.jit(create, out_shardings=placed)(jax.random.key(job.seed))
     step_fn = make_train_step(

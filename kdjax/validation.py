@@ -20,6 +20,7 @@ from kdjax.config import (
     TrainConfig,
 )
 from kdjax.errors import UsageError
+from kdjax.inheritance import student_model
 from kdjax.parsing import from_mapping
 
 
@@ -73,8 +74,9 @@ def _check(config: Config) -> None:
     for name, part in (("teacher", config.teacher), ("student", config.student)):
         _check_train(part.train, f"config.{name}.train")
         _check_rules(part.rules, f"config.{name}.rules")
-        if name == "student" or not config.teacher.path:
-            check_model(part.model, config, f"config.{name}.model")
+    if not config.teacher.path:
+        check_model(config.teacher.model, config, "config.teacher.model")
+    _check_student(config)
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
     _check_divergence(config.distill)
@@ -174,6 +176,25 @@ def _check_train(train: TrainConfig, path: str) -> None:
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(optimizer, name) < 1:
             raise UsageError(f"{path}.optimizer.{name} must be in [0, 1)")
+
+
+def _check_student(config: Config) -> None:
+    """Raises on what can be seen without the directories that the config may name."""
+    student, teacher = config.student, config.teacher
+    _at_least(student.calibration_rows, 1, "config.student.calibration_rows")
+    if student.layer_map and student.init != "random":
+        raise UsageError(
+            f"config.student.layer_map and config.student.init = {student.init!r} both "
+            "say which layers stay; drop one of them"
+        )
+    if student.path and student.is_cut:
+        raise UsageError(
+            "config.student.path is set, so nothing is cut out of the teacher; leave "
+            "config.student.init and config.student.layer_map at their defaults"
+        )
+    if not student.path and not teacher.path:
+        model = student_model(student, teacher.model)
+        check_model(model, config, "config.student.model")
 
 
 def _check_rules(rules: Rules, path: str) -> None:

@@ -10,14 +10,14 @@ FILES = sorted((ROOT / "kdjax").rglob("*.py"))
 LONGEST = 320  # lines; beyond it a file has found a second job
 
 LAYERS = {
-    **dict.fromkeys(("errors", "parsing", "config", "validation"), 0),
+    **dict.fromkeys(("errors", "parsing", "config", "inheritance", "validation"), 0),
     **dict.fromkeys(("metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
     **dict.fromkeys(("gguf_header", "sampling"), 1),
     **dict.fromkeys(("step", "state", "checkpoint", "decoding"), 2),
-    **dict.fromkeys(("experiment", "stages", "train", "evaluate"), 3),
-    **dict.fromkeys(("saved", "speaking"), 3),
+    **dict.fromkeys(("experiment", "stages", "students", "directories"), 3),
+    **dict.fromkeys(("train", "evaluate", "saved", "speaking"), 3),
     **dict.fromkeys(("main", "report", "generate", "export", "cli"), 4),
 }
 WALLS = {

@@ -142,7 +142,7 @@ MISTAKES = [
     ({"mesh": {"data": -1, "fsdp": -1}}, "only one axis"),
     # The models.
     ({"student.model.width": 98}, "98", "heads = 4"),
-    ({"student.model.heads": 0}, "at least 1"),
+    ({"student.model.heads": -1}, "at least 1"),
     ({"student.model.kv_heads": 3}, "heads = 4", "kv_heads = 3"),
     ({"student.model.kv_heads": -1}, "-1"),
     ({"student.model.ffn_width": -8}, "-8"),

@@ -17,11 +17,12 @@ from safetensors.numpy import load_file
 from kdjax import models
 from kdjax.config import Config, MeshConfig, TeacherConfig, TokenizerConfig
 from kdjax.data.tokenizer import load_tokenizer, same_tokenizer, train_tokenizer
+from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
 from kdjax.models.translate import canonical
 from kdjax.sharding import make_mesh
-from kdjax.stages import Setting, obtain_teacher, teacher_architecture
+from kdjax.stages import obtain_teacher, teacher_architecture
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 LLAMA3 = {

@@ -17,12 +17,13 @@ from toys import random_params
 from kdjax import checkpoint, models
 from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
 from kdjax.data.tokenizer import same_tokenizer, train_tokenizer
+from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.export import export
 from kdjax.models.translate import canonical
 from kdjax.parsing import from_mapping
 from kdjax.sharding import make_mesh
-from kdjax.stages import Setting, obtain_teacher, teacher_architecture
+from kdjax.stages import obtain_teacher, teacher_architecture
 
 ROOT = pathlib.Path(__file__).parents[1]
 BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))

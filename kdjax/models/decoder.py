@@ -12,6 +12,8 @@ from kdjax.models.attention import Cache, View, narrow
 from kdjax.models.layers import INIT_SCALE, Block, dtype_of, norm
 from kdjax.placement import Placement
 
+STATISTICS = "statistics"  # what an observer may sow in the modules; else empty
+
 
 def table_size(config: ModelConfig) -> int:
     """Returns the rows of the embedding table: the vocabulary, padded."""
@@ -83,7 +85,7 @@ class Decoder(nn.Module):
             view = narrow(view, jnp.array(config.windows[0]))
         layers = nn.scan(
             _layer(config, self.placement, self.is_initializing()),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, STATISTICS: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast if windows is None else 0, nn.broadcast, 0),
             length=config.layers,

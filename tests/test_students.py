@@ -1,0 +1,128 @@
+"""Students and twins start from what was cut or found, once for all of them."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from toys import random_params
+
+from kdjax import config as config_lib
+from kdjax import models
+from kdjax.config import ModelConfig, TokenizerConfig
+from kdjax.data.tokenizer import train_tokenizer
+from kdjax.errors import UsageError
+from kdjax.validation import validate
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "students.md"
+
+
+def run(texts, workdir, *overrides):
+    arguments = [
+        *(sys.executable, "-m", "kdjax.main"),
+        f"--config={ROOT}/configs/gpt_debug.py",
+        f"--workdir={workdir}",
+        "--config.data.source=files",
+        f"--config.data.pattern={texts}",
+        "--config.data.validation_fraction=0.2",
+        "--config.student.train.steps=4",
+        "--config.checkpoint.every=2",
+        *overrides,
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        arguments, env=environment, check=True, capture_output=True, text=True
+    )
+    return done, json.loads(pathlib.Path(workdir, "report/report.json").read_text())
+
+
+def bits(run, when):
+    return run[when]["validation"]["bits_per_byte"]
+
+
+def test_student_and_twin_start_from_the_same_cut(texts):
+    """And so do later seeds, and a student that was stopped does not start again."""
+    options = ["--config.student.init=importance", "--config.student.model.heads=1"]
+    options += ["--config.student.model.width=24", "--config.student.model.layers=1"]
+    done, report = run(texts, "run", *options)
+    teacher, student, twin = report["runs"]
+    assert "initial" not in teacher
+    assert student["initial"] == twin["initial"]
+    assert bits(student, "initial") < 8 * 0.9  # bytes at random have 8 bits
+    for healed in (student, twin):  # a few steps lead nowhere from random numbers
+        assert 0 < bits(student, "initial") - bits(healed, "final") < 1.5
+    assert bits(student, "final") != bits(twin, "final")
+    (row,) = (x for x in done.stdout.splitlines() if "before any training" in x)
+    shown = f"{bits(student, 'initial'):.4f}"
+    assert row.split()[-3:] == ["-", shown, shown]
+    card = json.loads(pathlib.Path("run/student-0/model/model.json").read_text())
+    sizes = {"layers": 1, "width": 24, "heads": 1, "head_width": 16, "ffn_width": 128}
+    assert sizes.items() <= card["model"].items()
+
+    cut = pathlib.Path("run/cut.json")
+    before = cut.read_bytes()
+    os.utime(cut, (0, 0))
+    shutil.rmtree("run/student-0/model")
+    pathlib.Path("run/student-0/result.json").unlink()
+    done, again = run(texts, "run", *options, "--config.seeds=2")
+    assert "student-0: resuming at step 4" in done.stderr
+    assert again["runs"][1]["final"] == student["final"]
+    assert [r["initial"] for r in again["runs"][1:]] == [student["initial"]] * 4
+    assert cut.read_bytes() == before and cut.stat().st_mtime == 0
+
+
+def test_a_student_starts_from_a_directory(texts, tmp_path):
+    config = ModelConfig(layers=1, width=16, heads=2, vocab_size=257, windows=(9,))
+    model = models.build(config)
+    tokenizer = train_tokenizer((), TokenizerConfig(kind="bytes"))
+    path = tmp_path / "found"
+    models.save_pretrained(
+        path, model, random_params(model), tokenizer=tokenizer, card="# Found\n"
+    )
+    _, report = run(
+        *(texts, "run", f"--config.student.path={path}"),
+        *(f"--config.teacher.path={path}", "--config.tokenizer.kind=file"),
+        *(f"--config.tokenizer.path={path}/tokenizer.json", "--config.baseline=False"),
+    )
+    teacher, student = report["runs"]
+    assert bits(student, "initial") == pytest.approx(bits(teacher, "final"))
+    assert student["initial"]["validation"]["agreement"] == 1
+    assert bits(student, "final") != bits(student, "initial")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"init": "every_kth", "layer_map": (0, 1)}, "config.student.layer_map"),
+        ({"path": "x", "init": "every_kth"}, "config.student.path"),
+        ({"path": "x", "layer_map": (0,)}, "config.student.path"),
+        ({"calibration_rows": 0}, "config.student.calibration_rows"),
+        ({"init": "every_third"}, "config.student.init"),
+        ({"layer_map": (0, 2)}, "layer 2"),
+        ({"layer_map": ("0",)}, "config.student.layer_map[0]"),
+        ({"layer_map": 1}, "config.student.layer_map"),
+        ({"init": "first_last", "model": {"width": 97}}, "width = 97"),
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused_in_one_line(changes, word):
+    config = config_lib.default()
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            config.student[name].update(value)
+        else:
+            config.student[name] = value
+    with pytest.raises(UsageError) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+    assert word in str(caught.value)
+
+
+def test_the_example_in_the_documentation_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    exec(compile(example, PAGE.name, "exec"), {})
