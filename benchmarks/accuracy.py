@@ -73,6 +73,7 @@ def _kinds() -> Iterator[tuple[str, dict[str, float]]]:
 def _errors(
     kind: str, parameters: dict[str, float], dtype: str
 ) -> list[dict[str, Any]]:
+    options: Any
     functions = {chunks: _fused(kind, parameters, chunks) for chunks in CHUNKS}
     cells: dict[int, list[Cell]] = {chunks: [] for chunks in CHUNKS}
     limits = []
@@ -81,7 +82,7 @@ def _errors(
         exact = oracle.Inputs(*(np.asarray(each, np.float64) for each in arrays[:4]))
         labels = np.asarray(arrays[4])
         for temperature in TEMPERATURES:
-            options: Any = {
+            options = {
                 "kind": kind,
                 "temperature": temperature,
                 "parameters": parameters,
@@ -119,7 +120,7 @@ def _errors(
     return rows
 
 
-def _fused(kind: str, parameters: dict[str, float], chunks: int) -> Any:
+def _fused(kind: str, parameters: Any, chunks: int) -> Any:
     def loss(
         hs: Any, ws: Any, ht: Any, wt: Any, labels: Any, weights: Any, temperature: Any
     ) -> Any:

@@ -84,7 +84,7 @@ def compile_case(case: Case) -> dict[str, Any]:
     started = time.perf_counter()
     with jax.set_mesh(mesh):
         lowered = jax.jit(function).lower(*arguments)
-        jaxpr = jax.make_jaxpr(function)(*arguments)
+        loops = hlo.loops(jax.make_jaxpr(function)(*arguments).jaxpr)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -94,7 +94,7 @@ def compile_case(case: Case) -> dict[str, Any]:
         "temporary_gib": round(memory.temp_size_in_bytes / GIB, 3),
         "arguments_gib": round(memory.argument_size_in_bytes / GIB, 3),
         "compile_s": round(time.perf_counter() - started, 1),
-        "chunks": hlo.scan_lengths(jaxpr.jaxpr),
+        "loops": loops,
     }
     try:
         text = str(compiled.as_text())
@@ -102,7 +102,7 @@ def compile_case(case: Case) -> dict[str, Any]:
         return figures | {"text": hlo.reason(str(error))}
     figures["collectives"] = dict(Counter(hlo.collectives(text)))
     if targets.platform(case.target) == "tpu":
-        figures |= hlo.cycles(text, figures["chunks"])
+        figures |= hlo.cycles(text, loops)
     return figures
 
 

@@ -2,14 +2,22 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 _COLLECTIVE = re.compile(
     r" (all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all"
     r"|collective-permute|collective-broadcast)(?:-start)?\("
 )
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_WHILE = re.compile(r" while\(.*?body=%?([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+class Loop(NamedTuple):
+    """A loop that is known before compilation: how often it runs, and its loops."""
+
+    length: int
+    inside: list["Loop"]
 
 
 def collectives(text: str) -> Iterator[str]:
@@ -19,37 +27,45 @@ def collectives(text: str) -> Iterator[str]:
             yield found[1]
 
 
-def scan_lengths(jaxpr: Any) -> list[int]:
-    """Returns the lengths of all scans, also of nested ones, in order."""
-    lengths = []
+def loops(jaxpr: Any) -> list[Loop]:
+    """Returns the scans of a jaxpr, each with those inside it."""
+    found = []
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            lengths.append(equation.params["length"])
+        inside: list[Loop] = []
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    lengths += scan_lengths(inner)
-    return lengths
+                    inside += loops(inner)
+        if equation.primitive.name == "scan":
+            found.append(Loop(equation.params["length"], inside))
+        else:
+            found += inside
+    return found
 
 
-def cycles(text: str, chunks: list[int]) -> dict[str, Any]:
+def cycles(text: str, scans: list[Loop]) -> dict[str, Any]:
     """Returns the compiler's estimated cycles, each loop's times its trip count.
 
-    The text does not hold trip counts; the loss has one loop, over `chunks[0]` chunks.
-    A hand-written kernel carries no estimate; their number is returned.
+    The text does not hold trip counts: its loops must be the program's scans, one by
+    one, or there is no figure. A hand-written kernel carries no estimate; their number
+    is returned.
     """
     parts = _computations(text)
-    bodies = re.findall(r" while\(.*?body=%?([\w.\-]+)", text)
-    if len(bodies) > 1 or len(bodies) != len(chunks):
-        return {"cycles": None, "loops": [len(bodies), chunks]}
-    entry = _sum(parts["ENTRY"])
-    body = _sum(parts[bodies[0]]) if bodies else 0
-    return {
-        "cycles": entry + body * (chunks[0] if bodies else 0),
-        "cycles_outside": entry,
-        "kernels": text.count('custom_call_target="tpu_custom_call"'),
-    }
+
+    def total(name: str, scans: list[Loop]) -> int:
+        bodies = [found[1] for line in parts[name] if (found := _WHILE.search(line))]
+        inside = zip(bodies, scans, strict=True)
+        own = sum(int(found) for line in parts[name] for found in _CYCLES.findall(line))
+        return own + sum(
+            scan.length * total(body, scan.inside) for body, scan in inside
+        )
+
+    kernels = text.count('custom_call_target="tpu_custom_call"')
+    try:
+        return {"cycles": total("ENTRY", scans), "kernels": kernels}
+    except ValueError:
+        return {"cycles": None, "kernels": kernels}
 
 
 def fusions(text: str, computation: str = "ENTRY") -> list[tuple[int, str]]:
@@ -79,7 +95,3 @@ def _computations(text: str) -> dict[str, list[str]]:
         else:
             lines.append(line)
     return parts
-
-
-def _sum(lines: list[str]) -> int:
-    return sum(int(found) for line in lines for found in _CYCLES.findall(line))

@@ -56,10 +56,10 @@ def memory() -> dict[str, Any]:
         for fsdp, tensor in MESHES:
             case = Case(target, chunk_size=_CHUNK.value, fsdp=fsdp, tensor=tensor)
             found = measure(case)
-            goals = _sharding_goals(one, found, tensor)
+            goals = _sharding_goals(one, found, fsdp, tensor)
             name = f"fused, fsdp {fsdp} x tensor {tensor}"
             rows.append(_memory_row(target, name, found, goals))
-    columns = ("target", "program", "temporary GiB", "chunks", "collectives", "goals")
+    columns = ("target", "program", "temporary GiB", "loops", "collectives", "goals")
     common.table(
         "Temporary memory of a device, compiled: "
         "N=16384 Ds=2048 Dt=4096 V=151936, bfloat16",
@@ -76,21 +76,24 @@ def _memory_row(
         "target": target,
         "program": program,
         "temporary GiB": found.get("temporary_gib", found.get("error")),
-        "chunks": found.get("chunks"),
+        "loops": found.get("loops"),
         "collectives": found.get("collectives", found.get("text")),
         "goals": goals,
     }
 
 
-def _sharding_goals(one: dict[str, Any], found: dict[str, Any], tensor: int) -> str:
-    if "temporary_gib" not in found or "temporary_gib" not in one:
-        return ""
-    ratio = found["temporary_gib"] * tensor / one["temporary_gib"]
-    goals = f"share of one x{ratio:.2f} {common.verdict(ratio, SHARE_OF_ONE)}"
+def _sharding_goals(
+    one: dict[str, Any], found: dict[str, Any], fsdp: int, tensor: int
+) -> str:
+    goals = []
+    # With fsdp the gathered heads are temporaries too, which one device does not have.
+    if fsdp == 1 and "temporary_gib" in found and "temporary_gib" in one:
+        share = found["temporary_gib"] * tensor / one["temporary_gib"]
+        goals.append(f"share x{share:.2f} {common.verdict(share, SHARE_OF_ONE)}")
     if "collectives" in found:
         moved = sum(found["collectives"].get(name, 0) for name in RESHARDING)
-        goals += f", resharding {moved} {common.verdict(moved, 0)}"
-    return goals
+        goals.append(f"resharding {moved} {common.verdict(moved, 0)}")
+    return ", ".join(goals)
 
 
 def cycles() -> dict[str, Any]:
@@ -113,7 +116,7 @@ def cycles() -> dict[str, Any]:
                     "Mcycles": why if count is None else round(count / 1e6, 1),
                     "floor": round(case.flops / rate / 1e6, 1),
                     "ratio": ratio,
-                    "chunks": found.get("chunks"),
+                    "loops": found.get("loops"),
                     "goal": verdict,
                 }
             )

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -47,8 +48,12 @@ def test_the_oracle_that_judges_accuracy_differentiates_correctly(kind):
 
 def test_cycles_of_a_loop_count_once_per_chunk():
     text = """
+%inner (x: f32[]) -> f32[] {
+  %a = f32[] fusion(%x), backend_config={"estimated_cycles":"2"}
+}
 %body (x: f32[]) -> f32[] {
-  %a = f32[] fusion(%x), backend_config={"estimated_cycles":"30"}
+  %i = f32[] while(%x), condition=%condition, body=%inner
+  %a = f32[] fusion(%i), backend_config={"estimated_cycles":"30"}
 }
 ENTRY %main (x: f32[]) -> f32[] {
   %w = f32[] while(%x), condition=%condition, body=%body
@@ -56,7 +61,12 @@ ENTRY %main (x: f32[]) -> f32[] {
   %c = f32[] all-reduce(%b), to_apply=%sum
 }
 """
-    assert hlo.cycles(text, [8])["cycles"] == 245
+
+    def step(carry, _):
+        return jax.lax.scan(lambda c, _: (c + 1, None), carry, length=3)
+
+    jaxpr = jax.make_jaxpr(lambda x: jax.lax.scan(step, x, length=8))(1.0).jaxpr
+    assert hlo.cycles(text, hlo.loops(jaxpr))["cycles"] == 8 * (30 + 3 * 2) + 5
     assert hlo.cycles(text, [])["cycles"] is None
     assert list(hlo.collectives(text)) == ["all-reduce"]
 
