@@ -8,6 +8,7 @@ compiled, not run, and need what `pip install kdjax[benchmark]` brings; so do th
 What is not installed is named, not skipped silently. "gpu" runs where jax finds one.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ _ONLY = flags.DEFINE_list("only", [], f"Sections to run; empty: all of {SECTIONS
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds of `cpu` and `gpu`.")
 _CHUNK = flags.DEFINE_integer("chunk_size", None, "Instead of the loss's own choice.")
 
-FUSED_GIB = 2.0
+FUSED_GIB, NAIVE_GIB = 2.0, 14.0
 # Over several devices each holds its share, and what of a chunk does not shrink.
 SHARE_OF_ONE = 1.25
 CYCLES_OVER_FLOOR = 1.6
@@ -50,7 +51,10 @@ def memory() -> dict[str, Any]:
     for target in NAMES:
         naive = measure(Case(target, "naive"))
         one = measure(Case(target, chunk_size=_CHUNK.value))
-        rows.append(_memory_row(target, "naive", naive, ""))
+        held = naive.get("temporary_gib", math.inf if "error" in naive else None)
+        enough = "as expected" if held and held >= NAIVE_GIB else "SMALLER"
+        goals = f"{enough} (>= {NAIVE_GIB:g} or out of memory)"
+        rows.append(_memory_row(target, "naive", naive, goals))
         fits = one.get("temporary_gib")
         rows.append(_memory_row(target, "fused", one, common.verdict(fits, FUSED_GIB)))
         for fsdp, tensor in MESHES:

@@ -19,7 +19,8 @@ def loss_with_gradients(
 
     Args:
         implementation: "naive" holds the logits of all tokens; other names are
-            `implementation=` of `linear_distillation`, "fused" its default.
+            `implementation=` of `linear_distillation`, "fused" its default. "alone"
+            has the four products and no loss: what cannot be avoided.
         kind: A name in `losses.DIVERGENCES`.
         chunk_size: Tokens at once in `linear_distillation`; None: its own choice.
         sharding: A `losses.LossSharding`, or None on one device.
@@ -61,5 +62,18 @@ def loss_with_gradients(
         )
         return total / weights.sum()
 
+    if implementation == "alone":
+        return _products
     function = naive if implementation == "naive" else fused
     return jax.value_and_grad(function, argnums=(0, 1))
+
+
+def _products(
+    hs: Float[Array, "N Ds"],
+    ws: Float[Array, "Ds V"],
+    ht: Float[Array, "N Dt"],
+    wt: Float[Array, "Dt V"],
+    *_: Array,
+) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+    slope = hs @ ws - ht @ wt
+    return slope[0, 0], (slope @ ws.T, hs.T @ slope)

@@ -126,6 +126,7 @@ def compare(rows: list[dict[str, Any]], time: str, memory: str) -> dict[str, Any
     if "kdjax fused" not in good:
         return {}
     fused = good.pop("kdjax fused")
+    floor = good.pop("products alone", None)
     ratios = {}
     for name, row in good.items():
         goal = TIME_OF_NAIVE if name == "kdjax naive" else TIME_OF_PEERS
@@ -140,6 +141,9 @@ def compare(rows: list[dict[str, Any]], time: str, memory: str) -> dict[str, Any
                 found |= {"memory goal": common.verdict(ratio, MEMORY_OF_NAIVE)}
         found["loss differs by"] = abs(fused["loss"] / row["loss"] - 1)
         ratios[name] = found
+    if floor is not None:
+        ratio = common.median_ratio(fused["rounds_cpu_s"], floor["rounds_cpu_s"])
+        ratios["products alone"] = {"time": round(ratio, 3)}
     return ratios
 
 
