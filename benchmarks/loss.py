@@ -3,12 +3,14 @@
     python -m benchmarks.loss [--only=accuracy,memory,cpu,cycles,gpu]
 
 prints a table of each section with its goals, from one run, and writes
-`benchmarks/results/loss-SECTION-DEVICE.json`. Programs for TPUs and the H100 are
-compiled, not run, and need what `pip install kdjax[benchmark]` brings; so do the peers.
-What is not installed is named, not skipped silently. "gpu" runs where jax finds one.
+`benchmarks/results/loss-SECTION-DEVICE.json`, for `cpu` one of every case. Programs for
+TPUs and the H100 are compiled, not run, and need what `pip install kdjax[benchmark]`
+brings; so do the peers. What is not installed is named, not skipped silently. "gpu"
+runs where jax finds one.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +23,8 @@ from benchmarks.targets import FLOPS_PER_CYCLE, NAMES
 SECTIONS = ("accuracy", "memory", "cycles", "cpu", "gpu")
 _ONLY = flags.DEFINE_list("only", [], f"Sections to run; empty: all of {SECTIONS}.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds of `cpu` and `gpu`.")
+_KINDS = flags.DEFINE_list("kinds", ["forward_kl", "jsd"], "For `cpu` and `gpu`.")
+_VOCABULARIES = flags.DEFINE_list("vocabularies", ["32768", "131072"], "For `cpu`.")
 _CHUNK = flags.DEFINE_integer("chunk_size", None, "Instead of the loss's own choice.")
 
 FUSED_GIB, NAIVE_GIB = 2.0, 14.0
@@ -29,7 +33,6 @@ SHARE_OF_ONE = 1.25
 CYCLES_OVER_FLOOR = 1.6
 MILLISECONDS_OVER_FLOOR = 1.5
 MESHES = ((1, 2), (1, 4), (1, 8), (4, 2))  # fsdp, tensor
-PEER_KINDS = ("forward_kl", "jsd")
 # Resharding, as against the head's gather and the reductions of statistics.
 RESHARDING = ("all-to-all", "ragged-all-to-all", "collective-permute")
 
@@ -133,28 +136,31 @@ def cycles() -> dict[str, Any]:
     return {"compilers": compilers(), "case": Case("")._asdict(), "rows": rows}
 
 
-def cpu() -> dict[str, Any]:
-    """Races the implementations on the CPU."""
-    result = {}
-    for vocabulary in (32768, 131072):
+def cpu() -> None:
+    """Races the implementations on the CPU; a case is saved as soon as it is done."""
+    for vocabulary in map(int, _VOCABULARIES.value):
         shape: dict[str, Any] = {
             "tokens": 1024,
             "student_width": 512,
             "teacher_width": 1024,
             "vocabulary": vocabulary,
         }
-        for kind in PEER_KINDS:
+        for kind in _KINDS.value:
             peers = ("TRL", "Liger", "Liger compiled")
             requests = race.requests(kind, peers, **shape, chunk_size=_CHUNK.value)
             found = race.run(requests, _ROUNDS.value, turns=True)
             ratios = race.compare(found, "cpu_s", "peak_bytes")
             race.show(f"CPU, float32, {kind}: {shape}", found, ratios)
-            result[f"{kind} V={vocabulary}"] = {
-                "shape": shape,
-                "rows": found,
-                "ratios": ratios,
-            }
-    return {"peers": common.versions(race.PACKAGES), "cases": result}
+            common.save(
+                f"loss-cpu-{kind}-{vocabulary}",
+                {
+                    "peers": common.versions(race.PACKAGES),
+                    "shape": shape,
+                    "rows": found,
+                    "ratios": ratios,
+                },
+                show=False,
+            )
 
 
 def gpu() -> dict[str, Any]:
@@ -175,7 +181,7 @@ def gpu() -> dict[str, Any]:
     rate = matmul_rate()
     floor = case.flops / rate
     result = {}
-    for kind in PEER_KINDS:
+    for kind in _KINDS.value:
         requests = race.requests(kind, **shape, chunk_size=_CHUNK.value)
         found = race.run(requests, _ROUNDS.value, turns=False)
         ratios = race.compare(found, "wall_s", "accelerator_peak_bytes")
@@ -193,7 +199,7 @@ def gpu() -> dict[str, Any]:
     } | floors
 
 
-_SECTIONS = {
+_SECTIONS: dict[str, Callable[[], dict[str, Any] | None]] = {
     "accuracy": accuracy.measure,
     "memory": memory,
     "cycles": cycles,
