@@ -1,12 +1,16 @@
 """What every benchmark shares: where it ran, fair timing, and its result file."""
 
 import datetime
+import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,11 +53,63 @@ def median_ratio(upper: list[float], lower: list[float]) -> float:
     return statistics.median(u / v for u, v in zip(upper, lower, strict=True))
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Prints the result and writes it to `results/NAME-DEVICE.json`."""
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the packages' versions; "absent" where one is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def in_fresh_process(
+    module: str, request: Mapping[str, Any], **environment: str
+) -> dict[str, Any]:
+    """Returns what `python -m MODULE REQUEST` prints last, both JSON.
+
+    Returns {"error": its last words} where it fails.
+    """
+    run = subprocess.run(
+        [sys.executable, "-m", module, json.dumps(request)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        words = run.stderr.strip().splitlines() or [""]
+        return {"error": f"exit {run.returncode}: {words[-1][:160]}"}
+    answer: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def verdict(value: float | None, goal: float) -> str:
+    """Returns whether a figure is at most its goal, for the table."""
+    if value is None:
+        return f"no figure (<= {goal:g})"
+    return f"{'met' if value <= goal else 'MISSED'} (<= {goal:g})"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints the rows under their columns; None is a dash."""
+    cells = [list(columns)] + [
+        ["-" if cell is None else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    print(f"\n{title}")
+    for line in cells:
+        pairs = zip(line, widths, strict=True)
+        print("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+    sys.stdout.flush()
+
+
+def save(name: str, result: dict[str, Any], *, show: bool = True) -> None:
+    """Writes the result to `results/NAME-DEVICE.json` and, if to show, prints it."""
     text = json.dumps(environment() | result, indent=1)
     device = jax.devices()[0].device_kind.replace(" ", "-")
     path = RESULTS / f"{name}-{device}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text + "\n")
-    print(f"{text}\nwritten to {path}")
+    print(f"{text}\nwritten to {path}" if show else f"written to {path}")

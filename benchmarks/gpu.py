@@ -1,0 +1,17 @@
+"""What a GPU multiplies at, as the measure of the loss on it."""
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import common
+
+
+def matmul_rate(size: int = 8192, rounds: int = 10) -> float:
+    """Returns FLOP/s of a large bfloat16 product on this machine, now."""
+    left, right = (
+        jax.random.normal(key, (size, size), jnp.bfloat16)
+        for key in jax.random.split(jax.random.key(0))
+    )
+    multiply = jax.jit(jnp.matmul)
+    seconds = common.interleaved({"matmul": lambda: multiply(left, right)}, rounds)
+    return 2.0 * size**3 / min(seconds["matmul"])
