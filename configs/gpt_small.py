@@ -10,9 +10,9 @@ library, then a student of a quarter of its size (2 x 128) on its soft targets a
 
 On 2 CPU cores (Python 3.11.7, jax 0.10.2, 2026-11-22) the first took 6 min 57 s, most
 of it for the teacher, which later runs find. Held-out bits/byte over three seeds:
-teacher 1.542, student 1.689 +- 0.003, twin 1.881 +- 0.056: 55.9% +- 6.5 of the gap
-closed. Scarce (2,000 steps, 17 times over the rows), one seed: student 1.584, twin
-2.103 at the end and 1.835 at its best.
+teacher 1.541, student 1.687 +- 0.003, twin 1.881 +- 0.056: 56.5% +- 6.2 of the gap
+closed. Scarce (2,000 steps, 17 times over the rows), one seed: student 1.587, twin
+2.103 at the end and 1.834 at its best.
 """
 
 import ml_collections
