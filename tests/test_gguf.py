@@ -465,6 +465,7 @@ def test_a_file_teaches_those_who_share_its_tokenizer(pair):
 LENGTHS = (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
 
 
+@pytest.mark.slow
 def test_a_thousand_damaged_files_are_all_refused_or_sound(pair):
     _, path = pair("llama", **TINY)
     models.load_pretrained(path)

@@ -14,7 +14,7 @@ def test_the_python_example_runs():
 
 
 def test_every_path_it_names_exists():
-    named = set(re.findall(r"(?:configs|launch|docs|benchmarks)/[\w./]+", README))
+    named = set(re.findall(r"(?:configs|launch|docs|benchmarks)/[\w./-]+", README))
     missing = [name for name in named if not (ROOT / name.rstrip(".")).exists()]
     assert named
     assert not missing

@@ -45,6 +45,7 @@ def bits(run, when):
     return run[when]["validation"]["bits_per_byte"]
 
 
+@pytest.mark.slow
 def test_student_and_twin_start_from_the_same_cut(texts):
     """And so do later seeds, and a student that was stopped does not start again."""
     options = ["--config.student.init=importance", "--config.student.model.heads=1"]

@@ -20,6 +20,14 @@ from kdjax.models.translate import canonical
 from kdjax.sharding import BATCH_AXES, make_mesh, make_placement, shardings
 
 families = pytest.mark.parametrize("name", FAMILIES)
+# Each compiles for seconds; between them they have every kind of dimension.
+some_families = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("gpt2", "gemma2") else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 BATCH = {k: jnp.array(v) for k, v in packed_batch(8, 16, 50).items()}
 WRITERS = ("attention/out", "mlp/down")
 SIZES = {"layers": 0, "width": 0, "heads": 0}
@@ -131,7 +139,7 @@ def test_block_influence_is_one_minus_the_cosine_around_each_block():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@families
+@some_families
 def test_what_is_dead_goes_and_the_function_stays(name):
     """Identity blocks, FFN channels, heads and residual channels, all at once."""
     teacher, params = teacher_of(name, norm_epsilon=1e-12, windows=(3, 0, 5, 4))
