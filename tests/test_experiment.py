@@ -1,18 +1,16 @@
-"""Whole experiments, each in processes of its own as a user would start them."""
+"""Whole experiments: what they write, and that they go on where they were stopped."""
 
 import dataclasses
 import json
-import os
-import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from runs import ROOT, STEPS, command, environment, run, write_corpus
 
 from kdjax import checkpoint
 from kdjax.config import ModelConfig, default
@@ -23,52 +21,13 @@ from kdjax.state import create_state
 from kdjax.validation import validate
 from kdjax.writers import read_metrics
 
-ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 120
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with a small corpus of real text and a cache shared by the runs."""
+    """A directory with a corpus and a cache shared by the runs."""
     place = tmp_path_factory.mktemp("experiment")
-    for source in sorted(pathlib.Path(json.__file__).parent.glob("*.py")):
-        text = source.read_text()
-        parts = [text[i : i + 1500] for i in range(0, len(text), 1500)]
-        for number, part in enumerate(parts):
-            (place / f"{source.stem}-{number}.txt").write_text(part)
+    write_corpus(place)
     return place
-
-
-def command(place, workdir, *overrides):
-    return [
-        *(sys.executable, "-m", "kdjax.main", "--config=configs/gpt_debug.py"),
-        f"--workdir={place / workdir}",
-        f"--config.cache_dir={place / 'cache'}",
-        "--config.data.source=files",
-        f"--config.data.pattern={place}/*.txt",
-        "--config.data.validation_fraction=0.2",
-        f"--config.student.train.steps={STEPS}",
-        *overrides,
-    ]
-
-
-def environment(devices=1):
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-def run(place, workdir, *overrides, devices=1):
-    return subprocess.run(
-        command(place, workdir, *overrides),
-        cwd=ROOT,
-        env=environment(devices),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +118,6 @@ def test_more_seeds_go_on_in_a_finished_workdir(place, straight):
     assert "student-0: done before" in more.stderr
     report = json.loads((place / "straight" / "report" / "report.json").read_text())
     assert [r["seed"] for r in report["runs"] if r["role"] == "twin"] == [0, 1]
-
-
-def test_two_processes_give_the_result_of_one_with_two_devices(place, straight):
-    one = (place, "one-process", "--config.baseline=False")
-    run(*one, devices=2)
-    two = command(place, "two-processes", "--config.baseline=False")
-    launcher = [sys.executable, "launch/local.py", "--processes=2", "--devices=1", "--"]
-    subprocess.run([*launcher, *two], cwd=ROOT, env=environment(), check=True)
-    results = [
-        json.loads((place / name / "student-0" / "result.json").read_text())
-        for name in ("one-process", "two-processes")
-    ]
-    scores = [r["final"]["validation"]["cross_entropy"] for r in results]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
 @pytest.mark.slow
