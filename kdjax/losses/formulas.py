@@ -158,10 +158,13 @@ def alpha_beta(
         c = a + b
         near = jnp.abs(x) * jnp.maximum(c, 1.0) < _NEAR
         y = jnp.where(near, x, 0.0)
-        p_c = power(p.logs, c)
-        cross = jnp.exp(a * p.logs + b * q.logs)
-        close = p_c * (b / c * _series(c * y) - _series(b * y))
-        apart = a / c * p_c + b / c * power(q.logs, c) - cross
+        p_c, q_c = power(p.logs, c), power(q.logs, c)
+        # p^a q^b from the larger of both powers, whose rounding then cancels below.
+        larger = jnp.where(x < 0.0, p_c, q_c)
+        cross = larger * jnp.exp(jnp.where(x < 0.0, b * x, -a * x))
+        share = b / c
+        close = p_c * (share * _series(c * y) - _series(b * y))
+        apart = (1.0 - share) * p_c + share * q_c - cross
         terms = jnp.where(near, close, apart) / (a * b)
     return over.sum(terms)
 
