@@ -222,7 +222,8 @@ class EvaluateConfig:
     """Held-out evaluation."""
 
     every: int = 50  # steps
-    rows: int = 512  # held-out rows used while training; the report uses all
+    rows: int = 512  # held-out rows used while training
+    final_rows: int = 0  # spread over each split, for the report; 0: all
     batch_size: int = 32  # rows of the global batch
 
 

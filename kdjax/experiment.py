@@ -20,6 +20,7 @@ from kdjax.stages import (
     count_parameters,
     make_model,
     obtain_teacher,
+    start_results,
     student_results,
     teacher_architecture,
     teacher_results,
@@ -55,6 +56,8 @@ def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
     teacher = obtain_teacher(teacher_model, setting)
     student, start = begin_student(student, teacher, setting)
     runs = [teacher_results(teacher, setting)]
+    if start is not None:
+        runs.append(start_results(start, setting))
     for seed in range(config.seed, config.seed + config.seeds):
         for role in ("student", "twin") if config.baseline else ("student",):
             run = student_results(role, seed, student, start, teacher, setting)

@@ -11,10 +11,20 @@ from matplotlib import axes, figure
 
 from kdjax.summary import METRICS, VALIDATION, cell
 
-# Okabe and Ito's blue and vermilion, which every kind of colour vision tells apart.
-COLORS = {"teacher": "#444444", "student": "#0072B2", "twin": "#D55E00"}
-_MARKERS = {"teacher": "D", "student": "o", "twin": "s"}
-_LABELS = {"teacher": "teacher", "student": "student", "twin": "hard-label twin"}
+# Okabe and Ito's green, blue and vermilion, which every eye tells apart.
+COLORS = {
+    "teacher": "#444444",
+    "start": "#009E73",
+    "student": "#0072B2",
+    "twin": "#D55E00",
+}
+_MARKERS = {"teacher": "D", "start": "^", "student": "o", "twin": "s"}
+_LABELS = {
+    "teacher": "teacher",
+    "start": "before any training",
+    "student": "student",
+    "twin": "hard-label twin",
+}
 
 Points = Sequence[tuple[int, float]]  # bits/byte by step
 

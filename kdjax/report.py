@@ -160,7 +160,6 @@ def _headline(
     return {
         **_scores(found, VALIDATION, METRICS),
         "gap from twin to teacher closed (%) ↑": cell(gap_closed, 1, 100.0),
-        "bits/byte before any training ↓": cell(found["initial_bits_per_byte"], 4),
         "best bits/byte along the run ↓": cell(found["best_bits_per_byte"], 4),
         "best at training step": " to ".join(map(str, ends)) or ABSENT,
         "training tokens/s ↑": cell(found["tokens_per_second"], 0),

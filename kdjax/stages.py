@@ -10,6 +10,7 @@ import jax
 from etils import epath
 
 from kdjax import checkpoint
+from kdjax.architecture import check_model
 from kdjax.config import ModelConfig
 from kdjax.directories import (
     Setting,
@@ -26,7 +27,6 @@ from kdjax.models import Model, build
 from kdjax.sharding import barrier, make_placement
 from kdjax.step import make_distillation, make_eval_step
 from kdjax.train import Job, device_batches, train
-from kdjax.validation import check_model
 from kdjax.workdir import cache_directory, check_space, write_json
 from kdjax.writers import say
 
@@ -158,6 +158,17 @@ def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
     }
 
 
+def start_results(start: Start, setting: Setting) -> dict[str, Any]:
+    """Returns the row of the results that all students and twins start from."""
+    return {
+        "role": "start",
+        "seed": setting.config.seed,
+        "curve": [],
+        "training": None,
+        "final": start.final,
+    }
+
+
 def student_results(
     role: str,
     seed: int,
@@ -192,7 +203,6 @@ def student_results(
         "seed": seed,
         "curve": trained.card["curve"],
         "training": trained.card["training"],
-        "initial": None if start is None else start.final,
         "final": final_metrics(trained, teacher, setting),
     }
     if jax.process_index() == 0:
@@ -203,15 +213,18 @@ def student_results(
 def final_metrics(
     trained: Trained, teacher: Trained, setting: Setting
 ) -> dict[str, Any]:
-    """Returns all metrics on all held-out rows of all held-out splits."""
+    """Returns all metrics on the report's rows of all held-out splits."""
     eval_step = make_eval_step(
         trained.model, teacher.model, loss_sharding=LossSharding(setting.mesh)
     )
-    size = setting.config.evaluate.batch_size
+    config = setting.config.evaluate
     final = {}
     for split in setting.prepared.splits:
         if split != "train":
-            batches = device_batches(setting.prepared, split, setting.mesh, size)
+            batches = device_batches(
+                *(setting.prepared, split, setting.mesh),
+                *(config.batch_size, config.final_rows or None),
+            )
             metrics = evaluate(eval_step, trained.params, teacher.params, batches)
             bits = setting.prepared.bits_per_byte(metrics["cross_entropy"], split)
             final[split] = metrics | {"bits_per_byte": bits}

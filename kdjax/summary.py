@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 VALIDATION = "validation"  # the split that the verdict is about
-ROLES = {"teacher": "teacher", "student": "student", "twin": "student"}  # their models
+# Of each role the model. "start" is what student and twin were before any training,
+# unless that was random numbers.
+ROLES = {
+    "teacher": "teacher",
+    "start": "student",
+    "student": "student",
+    "twin": "student",
+}
 ABSENT = "-"
 
 Scores = Mapping[int, float]  # bits/byte by seed
@@ -52,8 +59,8 @@ def summarise(results: dict[str, Any]) -> dict[str, Any]:
     for run in results["runs"]:
         runs[run["role"]].append(run)
     teachers, student, twin = (
-        {run["seed"]: run["final"][VALIDATION]["bits_per_byte"] for run in of_role}
-        for of_role in runs.values()
+        {run["seed"]: run["final"][VALIDATION]["bits_per_byte"] for run in runs[role]}
+        for role in ("teacher", "student", "twin")
     )
     teacher = statistics.fmean(teachers.values())
     difference = _difference(student, twin)
@@ -101,11 +108,6 @@ def _summarise_role(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             }
             for split, metrics in runs[0]["final"].items()
         },
-        "initial_bits_per_byte": _statistic(
-            run["initial"][VALIDATION]["bits_per_byte"]
-            for run in runs
-            if run.get("initial")
-        ),
         "best_bits_per_byte": _statistic(point["bits_per_byte"] for point in best),
         "best_steps": sorted(point["step"] for point in best),
         "tokens_per_second": _statistic(run["tokens_per_second"] for run in training),

@@ -8,18 +8,17 @@ import re
 
 import ml_collections
 
+from kdjax.architecture import check_model
 from kdjax.config import (
     SOURCES,
     Config,
     DistillConfig,
     MeshConfig,
-    ModelConfig,
-    RopeScalingConfig,
     Rules,
     ScheduleConfig,
     TrainConfig,
 )
-from kdjax.errors import UsageError
+from kdjax.errors import UsageError, at_least, between
 from kdjax.inheritance import student_model
 from kdjax.parsing import from_mapping
 
@@ -61,11 +60,12 @@ def _check(config: Config) -> None:
         (config.checkpoint.every, "checkpoint.every"),
         (config.checkpoint.keep, "checkpoint.keep"),
     ):
-        _at_least(value, 1, f"config.{name}")
-    _at_least(config.seed, 0, "config.seed")
-    _at_least(config.teacher.seed, 0, "config.teacher.seed")
-    _at_least(config.data.length, 2, "config.data.length")
-    _between(
+        at_least(value, 1, f"config.{name}")
+    at_least(config.evaluate.final_rows, 0, "config.evaluate.final_rows")
+    at_least(config.seed, 0, "config.seed")
+    at_least(config.teacher.seed, 0, "config.teacher.seed")
+    at_least(config.data.length, 2, "config.data.length")
+    between(
         config.data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction"
     )
     _check_data(config)
@@ -111,7 +111,7 @@ def _check_distill(distill: DistillConfig) -> None:
         if not 0 < value < float("inf"):
             raise UsageError(f"config.distill.temperature must be > 0; it is {value:g}")
     for value in _ends(distill.alpha):
-        _between(value, 0.0, 1.0, "config.distill.alpha")
+        between(value, 0.0, 1.0, "config.distill.alpha")
 
 
 def _check_divergence(distill: DistillConfig) -> None:
@@ -159,9 +159,9 @@ def _check_mesh(mesh: MeshConfig) -> None:
 
 
 def _check_train(train: TrainConfig, path: str) -> None:
-    _at_least(train.steps, 1, f"{path}.steps")
-    _at_least(train.batch_size, 1, f"{path}.batch_size")
-    _at_least(train.micro_batches, 1, f"{path}.micro_batches")
+    at_least(train.steps, 1, f"{path}.steps")
+    at_least(train.batch_size, 1, f"{path}.batch_size")
+    at_least(train.micro_batches, 1, f"{path}.micro_batches")
     if not 0 < train.data_fraction <= 1:
         raise UsageError(
             f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
@@ -172,7 +172,7 @@ def _check_train(train: TrainConfig, path: str) -> None:
         if not 0 < value < float("inf"):
             raise UsageError(f"{path}.optimizer.{name} must be > 0; it is {value:g}")
     for name in ("warmup_fraction", "final_fraction", "weight_decay"):
-        _between(getattr(optimizer, name), 0.0, 1.0, f"{path}.optimizer.{name}")
+        between(getattr(optimizer, name), 0.0, 1.0, f"{path}.optimizer.{name}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(optimizer, name) < 1:
             raise UsageError(f"{path}.optimizer.{name} must be in [0, 1)")
@@ -181,7 +181,7 @@ def _check_train(train: TrainConfig, path: str) -> None:
 def _check_student(config: Config) -> None:
     """Raises on what can be seen without the directories that the config may name."""
     student, teacher = config.student, config.teacher
-    _at_least(student.calibration_rows, 1, "config.student.calibration_rows")
+    at_least(student.calibration_rows, 1, "config.student.calibration_rows")
     if student.layer_map and student.init != "random":
         raise UsageError(
             f"config.student.layer_map and config.student.init = {student.init!r} both "
@@ -225,96 +225,3 @@ def check_batches(config: Config, shards: int) -> None:
                 f"config.{path}.batch_size = {size} is not divisible by micro_batches "
                 f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
             )
-
-
-def check_model(model: ModelConfig, config: Config, path: str) -> None:
-    """Raises unless the model can be built, cut along the mesh and fed the rows."""
-    check_architecture(model, path)
-    for name, heads in (("heads", model.heads), ("kv_heads", model.key_value_heads)):
-        if config.mesh.tensor > 0 and heads % config.mesh.tensor:
-            raise UsageError(
-                f"{path}.{name} = {heads} is not divisible by config.mesh.tensor = "
-                f"{config.mesh.tensor}"
-            )
-    if model.positions == "learned" and config.data.length > model.max_length:
-        raise UsageError(
-            f"config.data.length = {config.data.length} exceeds the learned positions "
-            f"{path}.max_length = {model.max_length}"
-        )
-
-
-def check_architecture(model: ModelConfig, path: str) -> None:
-    """Raises unless the model can be built; `path` names it in the message."""
-    for name in ("layers", "width", "heads", "vocab_multiple"):
-        _at_least(getattr(model, name), 1, f"{path}.{name}")
-    for name in ("kv_heads", "head_width", "ffn_width", "vocab_size", "max_length"):
-        _at_least(getattr(model, name), 0, f"{path}.{name}")
-    for name in ("rope_theta", "norm_epsilon"):
-        if not 0 < getattr(model, name) < float("inf"):
-            raise UsageError(f"{path}.{name} must be > 0")
-    for name in (
-        "local_rope_theta",
-        "query_scalar",
-        "attention_softcap",
-        "logit_softcap",
-    ):
-        if not 0 <= getattr(model, name) < float("inf"):
-            raise UsageError(f"{path}.{name} must be >= 0; 0 turns it off")
-    _check_windows(model.windows, f"{path}.windows")
-    _check_scaling(model.rope_scaling, f"{path}.rope_scaling")
-    _between(model.rope_fraction, 0.0, 1.0, f"{path}.rope_fraction")
-    if not model.head_width and model.width % model.heads:
-        raise UsageError(
-            f"{path}.width = {model.width} is not divisible by {path}.heads = "
-            f"{model.heads}; change one or set head_width"
-        )
-    kv_heads = model.key_value_heads
-    if kv_heads < 1 or model.heads % kv_heads:
-        raise UsageError(
-            f"{path}.heads = {model.heads} is not divisible by "
-            f"{path}.kv_heads = {kv_heads}"
-        )
-    head_width = model.width_of_head
-    if model.positions == "rope" and int(head_width * model.rope_fraction) % 2:
-        raise UsageError(
-            f"{path}: head width {head_width} * rope_fraction {model.rope_fraction:g} "
-            "must be even"
-        )
-    if model.norm_offset and model.norm != "rmsnorm":
-        raise UsageError(f"{path}.norm_offset needs {path}.norm = 'rmsnorm'")
-    if model.attention_softcap and model.attention == "cudnn":
-        raise UsageError(
-            f"{path}.attention_softcap needs {path}.attention = 'auto' or 'xla': "
-            "cudnn cannot cap"
-        )
-
-
-def _check_windows(windows: tuple[int, ...], path: str) -> None:
-    if not windows:
-        raise UsageError(f"{path} is empty; (0,) is a model without windows")
-    for window in windows:
-        _at_least(window, 0, path)
-        if window >= 2**31:
-            raise UsageError(f"{path} must be less than 2**31; it is {window}")
-
-
-def _check_scaling(scaling: RopeScalingConfig, path: str) -> None:
-    for name in ("factor", "low_factor", "high_factor"):
-        if not 0 < getattr(scaling, name) < float("inf"):
-            raise UsageError(f"{path}.{name} must be > 0")
-    _at_least(scaling.original_length, 1, f"{path}.original_length")
-    if scaling.kind == "llama3" and scaling.low_factor >= scaling.high_factor:
-        raise UsageError(
-            f"{path}.low_factor = {scaling.low_factor:g} must be less than "
-            f"{path}.high_factor = {scaling.high_factor:g}"
-        )
-
-
-def _at_least(value: int, least: int, path: str) -> None:
-    if value < least:
-        raise UsageError(f"{path} must be at least {least}; it is {value}")
-
-
-def _between(value: float, low: float, high: float, path: str) -> None:
-    if not low <= value <= high:
-        raise UsageError(f"{path} must be in [{low:g}, {high:g}]; it is {value:g}")

@@ -11,7 +11,7 @@ LONGEST = 320  # lines; beyond it a file has found a second job
 
 LAYERS = {
     **dict.fromkeys(("errors", "parsing", "config", "inheritance", "validation"), 0),
-    **dict.fromkeys(("metrics", "losses", "placement"), 0),
+    **dict.fromkeys(("architecture", "metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
     **dict.fromkeys(("gguf_header", "sampling"), 1),
@@ -106,6 +106,7 @@ def test_what_refuses_mistakes_imports_nothing_heavy():
         ".parsing",
         ".config",
         ".validation",
+        ".architecture",
         ".cli",
         ".workdir",
     ):

@@ -41,8 +41,8 @@ def run(texts, workdir, *overrides):
     return done, json.loads(pathlib.Path(workdir, "report/report.json").read_text())
 
 
-def bits(run, when):
-    return run[when]["validation"]["bits_per_byte"]
+def bits(run):
+    return run["final"]["validation"]["bits_per_byte"]
 
 
 @pytest.mark.slow
@@ -51,16 +51,14 @@ def test_student_and_twin_start_from_the_same_cut(texts):
     options = ["--config.student.init=importance", "--config.student.model.heads=1"]
     options += ["--config.student.model.width=24", "--config.student.model.layers=1"]
     done, report = run(texts, "run", *options)
-    teacher, student, twin = report["runs"]
-    assert "initial" not in teacher
-    assert student["initial"] == twin["initial"]
-    assert bits(student, "initial") < 8 * 0.9  # bytes at random have 8 bits
+    teacher, start, student, twin = report["runs"]
+    assert bits(start) < 8 * 0.9  # bytes at random have 8 bits
     for healed in (student, twin):  # a few steps lead nowhere from random numbers
-        assert 0 < bits(student, "initial") - bits(healed, "final") < 1.5
-    assert bits(student, "final") != bits(twin, "final")
-    (row,) = (x for x in done.stdout.splitlines() if "before any training" in x)
-    shown = f"{bits(student, 'initial'):.4f}"
-    assert row.split()[-3:] == ["-", shown, shown]
+        assert 0 < bits(start) - bits(healed) < 1.5
+    assert bits(student) != bits(twin)
+    row = next(x for x in done.stdout.splitlines() if x.startswith("bits/byte"))
+    shown = [f"{bits(run):.4f}" for run in (teacher, start, student, twin)]
+    assert row.split()[-4:] == shown
     card = json.loads(pathlib.Path("run/student-0/model/model.json").read_text())
     sizes = {"layers": 1, "width": 24, "heads": 1, "head_width": 16, "ffn_width": 128}
     assert sizes.items() <= card["model"].items()
@@ -72,8 +70,9 @@ def test_student_and_twin_start_from_the_same_cut(texts):
     pathlib.Path("run/student-0/result.json").unlink()
     done, again = run(texts, "run", *options, "--config.seeds=2")
     assert "student-0: resuming at step 4" in done.stderr
-    assert again["runs"][1]["final"] == student["final"]
-    assert [r["initial"] for r in again["runs"][1:]] == [student["initial"]] * 4
+    assert again["runs"][1] == start
+    assert again["runs"][2]["final"] == student["final"]
+    assert len(again["runs"]) == 6
     assert cut.read_bytes() == before and cut.stat().st_mtime == 0
 
 
@@ -90,10 +89,10 @@ def test_a_student_starts_from_a_directory(texts, tmp_path):
         *(f"--config.teacher.path={path}", "--config.tokenizer.kind=file"),
         *(f"--config.tokenizer.path={path}/tokenizer.json", "--config.baseline=False"),
     )
-    teacher, student = report["runs"]
-    assert bits(student, "initial") == pytest.approx(bits(teacher, "final"))
-    assert student["initial"]["validation"]["agreement"] == 1
-    assert bits(student, "final") != bits(student, "initial")
+    teacher, start, student = report["runs"]
+    assert bits(start) == pytest.approx(bits(teacher))
+    assert start["final"]["validation"]["agreement"] == 1
+    assert bits(student) != bits(start)
 
 
 @pytest.mark.parametrize(

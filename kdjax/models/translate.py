@@ -5,6 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from kdjax.architecture import check_architecture
 from kdjax.config import ModelConfig, RopeScalingConfig
 from kdjax.errors import UsageError
 from kdjax.models.families import FAMILIES, Family
@@ -17,7 +18,6 @@ from kdjax.models.fields import (
     write_rope,
     write_windows,
 )
-from kdjax.validation import check_architecture
 
 _ACTIVATIONS = {
     "silu": "silu",
