@@ -200,6 +200,12 @@ def test_two_processes_load_save_and_refuse_together(checkpoint, tmp_path):
     assert (done.stdout + done.stderr).count(f"refused: the tensor '{name}' holds") == 2
 
 
+def read_part(layout, read, index, sizes):
+    result = np.full([where.stop - where.start for where in index], np.nan)
+    layout.read(read, index, sizes, result)
+    return result
+
+
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 def test_a_part_of_a_parameter_is_read_without_the_rest_of_its_tensor(family):
     letters = {"d": 6, "h": 4, "g": 2, "k": 8, "f": 10, "v": 12, "p": 5}
@@ -214,14 +220,16 @@ def test_a_part_of_a_parameter_is_read_without_the_rest_of_its_tensor(family):
             read.append(stored[index].size)
             return stored[index]
 
-        whole = layout.read(count, tuple(slice(0, n) for n in shape), letters)
+        whole = read_part(layout, count, tuple(slice(0, n) for n in shape), letters)
         part = tuple(slice(n // 4, n // 2 + 1) for n in shape)
-        np.testing.assert_array_equal(layout.read(count, part, letters), whole[part])
+        np.testing.assert_array_equal(
+            read_part(layout, count, part, letters), whole[part]
+        )
         if layout.letters != ("v", "d") and "k" not in layout.letters:
             assert read[1] == whole[part].size
         half = (*(slice(0, n) for n in shape[:-1]), slice(0, shape[-1] // 2))
         if layout.letters[-1] == "d":
-            layout.read(count, half, letters)
+            read_part(layout, count, half, letters)
             assert read[2] == whole[half].size
         written = np.zeros_like(stored)
         layout.write(written, whole, letters)
@@ -239,7 +247,7 @@ def test_a_shard_of_the_heads_reads_those_heads_only():
             read.append(stored[index].size)
             return stored[index]
 
-        layout.read(count, (slice(0, 6), slice(1, 3), slice(0, 8)), letters)
+        read_part(layout, count, (slice(0, 6), slice(1, 3), slice(0, 8)), letters)
         assert read == [times * 6 * 2 * 8]
 
 

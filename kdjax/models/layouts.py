@@ -47,18 +47,23 @@ class Layout(NamedTuple):
         )
 
     def read(
-        self, read: Callable[[Index], np.ndarray], index: Index, sizes: Sizes
-    ) -> np.ndarray:
-        """Returns a part of the parameter, reading no more of the file than it needs.
+        self,
+        read: Callable[[Index], np.ndarray],
+        index: Index,
+        sizes: Sizes,
+        result: np.ndarray,
+    ) -> None:
+        """Fills an array with a part of the parameter, and reads no more than it needs.
 
         Args:
             read: Returns a part of the tensor in the file.
             index: The part of the parameter, one slice of bounds per letter. Beyond the
                 file's vocabulary it is zero.
             sizes: The size of every letter in the file.
+            result: Of the shape that the index selects.
         """
         bounds = {
-            letter: (where.start, min(where.stop, sizes[letter]))
+            letter: (where.start, max(where.start, min(where.stop, sizes[letter])))
             for letter, where in zip(self.letters, index, strict=True)
         }
         ranges, shape, rest = [], [], []
@@ -69,11 +74,9 @@ class Layout(NamedTuple):
             rest += inner
         part = read(tuple(ranges)).reshape(shape)[tuple(rest)]
         part = part.transpose([self._stored.index(letter) for letter in self.letters])
-        padding = [
-            (0, where.stop - where.start - size)
-            for where, size in zip(index, part.shape, strict=True)
-        ]
-        return np.pad(part, padding) if any(map(any, padding)) else part
+        if part.shape != result.shape:
+            result[...] = 0
+        result[tuple(map(slice, part.shape))] = part
 
     def write(self, tensor: np.ndarray, parameter: np.ndarray, sizes: Sizes) -> None:
         """Copies a whole parameter to its place in the tensor of the file."""

@@ -1,10 +1,10 @@
 """Pretrained models in: a Hugging Face directory or a GGUF file, onto the mesh."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -33,9 +33,11 @@ from kdjax.models.matching import (
 )
 from kdjax.models.model import Model, Params, build
 from kdjax.models.translate import read_config
-from kdjax.models.weights import Stored, open_weights, read_json
+from kdjax.models.weights import open_weights, read_json
 from kdjax.sharding import make_placement, shardings
 from kdjax.writers import Progress
+
+_ALIGNMENT = 64  # bytes
 
 
 def load_pretrained(
@@ -65,33 +67,21 @@ def load_pretrained(
     place = epath.Path(path).expanduser()
     if dtype not in (None, "float32", "bfloat16"):
         raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
-    with _open(place) as (family, config, tensors):
-        sources = match(family, config, tensors)
-        stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
-        is_narrow = (
-            dtype == "bfloat16" if dtype else stored == {jnp.dtype(jnp.bfloat16)}
-        )
-        computed: Literal["float32", "bfloat16"]
-        computed = "bfloat16" if is_narrow else "float32"
-        config = dataclasses.replace(config, dtype=computed)
-        placement = make_placement(mesh, rules or ()) if mesh is not None else None
-        model = build(config, placement=placement)
-        params = _place(sources, config, mesh, rules or (), dtype, str(place))
+    if place.suffix == ".gguf":
+        family, config, tensors = open_gguf(place)
+    else:
+        family, config = load_config(place)
+        tensors = open_weights(place)
+    sources = match(family, config, tensors)
+    stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
+    is_narrow = dtype == "bfloat16" if dtype else stored == {jnp.dtype(jnp.bfloat16)}
+    computed: Literal["float32", "bfloat16"] = "bfloat16" if is_narrow else "float32"
+    config = dataclasses.replace(config, dtype=computed)
+    placement = make_placement(mesh, rules or ()) if mesh is not None else None
+    model = build(config, placement=placement)
+    params = _place(sources, config, mesh, rules or (), dtype, str(place))
     _check_finite(params, sources, mesh)
     return model, params
-
-
-@contextlib.contextmanager
-def _open(
-    path: epath.Path,
-) -> Iterator[tuple[Family, ModelConfig, dict[str, Stored]]]:
-    """Yields family, architecture and tensors of a directory or a GGUF file."""
-    if path.suffix == ".gguf":
-        yield open_gguf(path)
-        return
-    family, config = load_config(path)
-    with open_weights(path) as tensors:
-        yield family, config, tensors
 
 
 def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
@@ -189,15 +179,21 @@ def _make(
 
 def _read(source: Source, index: list[slice], sizes: Sizes, dtype: Any) -> np.ndarray:
     """Returns a part of a parameter."""
-    if not source.is_stacked:
-        part = source.layout.read(source.stored[0].read, tuple(index), sizes)
-        return np.ascontiguousarray(part, dtype)
-    layers, inner = index[0], tuple(index[1:])
-    shape = [where.stop - where.start for where in index]
-    result = np.empty(shape, dtype)
-    for row, stored in zip(result, source.stored[layers], strict=True):
-        row[...] = source.layout.read(stored.read, inner, sizes)
+    result = _empty([where.stop - where.start for where in index], dtype)
+    layout, stored, rest, rows = source.layout, source.stored, index, result[None]
+    if source.is_stacked:
+        stored, rest, rows = stored[index[0]], index[1:], result
+    for one, row in zip(stored, rows, strict=True):
+        layout.read(one.read, tuple(rest), sizes, row)
     return result
+
+
+def _empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Returns an array so aligned that a CPU's jax takes it over without a copy."""
+    size = math.prod(shape) * jnp.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _check_finite(
@@ -221,7 +217,10 @@ def _finite(mesh: Mesh | None) -> Callable[[Params], Any]:
 
     def check(path: Any, x: jax.Array) -> jax.Array:
         is_stacked = path[0].key == "layers"
-        return jnp.isfinite(x).all(axis=range(int(is_stacked), x.ndim))
+        # A sum needs no array of answers, and no sound tensor's is beyond float32; a
+        # maximum can lose a NaN between processes.
+        axes = tuple(range(int(is_stacked), x.ndim))
+        return jnp.isfinite(jnp.abs(x).sum(axes, dtype=jnp.float32))
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     return jax.jit(

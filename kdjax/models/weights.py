@@ -5,7 +5,7 @@ Nothing is ever unpickled, and nothing is allocated that a header merely claims.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -50,21 +50,17 @@ class Stored(NamedTuple):
     read: Callable[[Index], np.ndarray]
 
 
-@contextlib.contextmanager
-def open_weights(directory: epath.Path) -> Iterator[dict[str, Stored]]:
-    """Yields the tensors of a directory's safetensors files by name.
+def open_weights(directory: epath.Path) -> dict[str, Stored]:
+    """Returns the tensors of a directory's safetensors files by name.
 
     Raises:
         UsageError: There are none, or files, index and headers contradict each other.
     """
-    with contextlib.ExitStack() as stack:
-        if (directory / INDEX).exists():
-            tensors = _open_shards(directory, stack)
-        elif (directory / SINGLE).exists():
-            tensors = _open_file(directory / SINGLE, stack)
-        else:
-            raise UsageError(_no_weights(directory))
-        yield tensors
+    if (directory / INDEX).exists():
+        return _open_shards(directory)
+    if (directory / SINGLE).exists():
+        return _open_file(directory / SINGLE)
+    raise UsageError(_no_weights(directory))
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
@@ -95,9 +91,7 @@ def _no_weights(directory: epath.Path) -> str:
     return f"{directory} holds neither {SINGLE} nor {INDEX}; choose another directory"
 
 
-def _open_shards(
-    directory: epath.Path, stack: contextlib.ExitStack
-) -> dict[str, Stored]:
+def _open_shards(directory: epath.Path) -> dict[str, Stored]:
     index = read_json(directory / INDEX).get("weight_map")
     if not isinstance(index, Mapping) or not index:
         raise UsageError(f"{directory / INDEX} has no weight_map; fetch it again")
@@ -108,7 +102,7 @@ def _open_shards(
                 f"{directory / INDEX} names {file[:80]!r}, which is no safetensors "
                 "file beside it"
             )
-        found = _open_file(directory / file, stack)
+        found = _open_file(directory / file)
         wanted = {name for name, where in index.items() if where == file}
         if differing := sorted(wanted ^ found.keys()):
             where = "the index" if differing[0] in wanted else directory / file
@@ -120,18 +114,29 @@ def _open_shards(
     return tensors
 
 
-def _open_file(path: epath.Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
+def _open_file(path: epath.Path) -> dict[str, Stored]:
     try:
-        file = stack.enter_context(safetensors.safe_open(str(path), "numpy"))
+        # The library checks the header and the file against each other. Its slices are
+        # copies, though, so that the data are mapped here.
+        with safetensors.safe_open(str(path), "numpy"):
+            data = np.memmap(path, np.uint8, "r")
     except (safetensors.SafetensorError, OSError) as error:
         raise UsageError(_damage(path, error)) from None
-    tensors = {}
-    for name in file.keys():  # noqa: SIM118 (the library's object is no mapping)
-        part = file.get_slice(name)
-        kind = part.get_dtype()
-        shape = tuple(part.get_shape())
-        tensors[name] = Stored(shape, DTYPES.get(kind), kind, part.__getitem__)
-    return tensors
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    return {name: _stored(data[8 + length :], entry) for name, entry in header.items()}
+
+
+def _stored(data: np.ndarray, entry: Mapping[str, Any]) -> Stored:
+    shape, kind = tuple(entry["shape"]), entry["dtype"]
+    dtype = DTYPES.get(kind)
+
+    def read(index: Index) -> np.ndarray:
+        begin, end = entry["data_offsets"]
+        return data[begin:end].view(dtype).reshape(shape)[index]
+
+    return Stored(shape, dtype, kind, read)
 
 
 def _damage(path: epath.Path, error: Exception) -> str:
