@@ -14,11 +14,12 @@ from kdjax.parsing import check_key
 _INTERRUPTED = 130  # what shells report after Ctrl-C
 
 
-def run(main: Callable[[list[str]], None]) -> NoReturn:
+def run(main: Callable[[list[str]], None], *, stopped: str = "stopped") -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits.
 
     A mistake in the flags or the config, a `UsageError`, a run that diverged and a file
-    system that refuses (`OSError`) print one line and exit with 2.
+    system that refuses (`OSError`) print one line and exit with 2; Ctrl-C prints
+    `stopped`.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -35,7 +36,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
                 raise
             _fail(f"{error.strerror}: {error.filename or 'while writing'}")
         except KeyboardInterrupt:
-            print("stopped; run the same command again to go on", file=sys.stderr)
+            print(stopped, file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse)

@@ -66,4 +66,4 @@ def _default_workdir() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, stopped="stopped; run the same command again to go on")
