@@ -3,6 +3,7 @@
     python -m kdjax.generate --checkpoint=runs/gpt_small --prompt='def main('
     python -m kdjax.generate --checkpoint=DIR --prompt=Once --temperature=0.8 --top_k=40
     python -m kdjax.generate --checkpoint=model.gguf --prompt=One --prompt=Two
+    python -m kdjax.generate --checkpoint=model.gguf --chat --prompt='Who are you?'
 
 The text goes to stdout; what is known of the model and its speed goes to stderr.
 Several prompts are continued together and printed one after another. A text ends at the
@@ -26,6 +27,11 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "What is continued; may be given several times."
+)
+_CHAT = flags.DEFINE_bool(
+    "chat",
+    False,
+    "The prompts are messages, put as the tokenizer's chat template says.",
 )
 _MAX_TOKENS = flags.DEFINE_integer(
     "max_tokens",
@@ -78,6 +84,7 @@ def main(argv: list[str]) -> None:
         sampling=sampling,
         seed=_SEED.value,
         write=_write,
+        chat=_CHAT.value,
     )
     say(f"{path}: {speed}")
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 
+from kdjax.data import encode_message
 from kdjax.decoding import ENDED, Generator
 from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
@@ -49,6 +50,7 @@ def speak(
     sampling: Sampling,
     seed: int,
     write: Callable[[str], object],
+    chat: bool = False,
 ) -> Speed:
     """Writes texts and continuations: the first as it is made, then the others.
 
@@ -60,11 +62,14 @@ def speak(
         seed: What is drawn follows from it.
         write: Takes the pieces of what is written, none of which ends within a
             character.
+        chat: Whether a text is a message, which the model answers.
 
     Raises:
         UsageError: A text is empty, too long or holds what the model does not know.
     """
-    prompts = [encode(saved, text) for text in texts]
+    prompts = [encode(saved, text, chat=chat) for text in texts]
+    if chat:  # the answer is a text of its own
+        texts = [f"{text}\n" for text in texts]
     generator = Generator(
         saved.model, saved.params, sampling=sampling, stops=saved.stops
     )
@@ -93,15 +98,18 @@ def speak(
     return Speed(compiled - began, total, first - compiled, count, ended - first)
 
 
-def encode(saved: Saved, text: str) -> list[int]:
-    """Returns the ids of a text that a model shall continue.
+def encode(saved: Saved, text: str, *, chat: bool = False) -> list[int]:
+    """Returns the ids of a text that a model shall continue or, with `chat`, answer.
 
     Raises:
         UsageError: There are none, or one that the model does not know.
     """
-    ids = saved.tokenizer.encode_prompt(
-        text, add_special_tokens=saved.add_special_tokens
-    )
+    if chat:
+        ids = encode_message(saved.tokenizer, text)
+    else:
+        ids = saved.tokenizer.encode_prompt(
+            text, add_special_tokens=saved.add_special_tokens
+        )
     if not ids:
         raise UsageError("the prompt is empty; give the model something to continue")
     known = saved.model.config.vocab_size

@@ -31,7 +31,7 @@ WALLS = {
     "transformers": (),
     "tensorboardX": ("writers",),
     "matplotlib": ("plots",),
-    "jinja2": ("report",),
+    "jinja2": ("data", "report"),
     "ml_collections": ("config", "validation", "main"),
     "absl": ("main", "report", "generate", "export", "cli"),
     "tensorflow": (),

@@ -17,7 +17,7 @@ from toys import random_params
 
 from kdjax import checkpoint, models
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data import read_stops
+from kdjax.data import encode_message, read_stops
 from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
@@ -76,6 +76,37 @@ def test_a_word_behind_the_prompt_keeps_its_space():
     prompt = tokenizer.encode_prompt("one", add_special_tokens=True)
     assert tokenizer.make_stream(prompt)(2) == " two"
     assert tokenizer.make_stream([])(2) == "two"
+
+
+TEMPLATE = """{% for message in messages %}
+<{{ message.role }}>{{ message.content | trim }}{{ eos_token }}
+{% endfor %}
+{% if add_generation_prompt %}<assistant>{% endif %}"""
+
+
+def test_a_message_is_put_as_the_chat_template_says(by_bytes):
+    tokenizer = by_bytes._replace(chat_template=TEMPLATE)
+    ids = encode_message(tokenizer, " Café? ")
+    assert by_bytes.end_of_text in ids
+    text = by_bytes.tokenizer.decode(ids, skip_special_tokens=False)
+    assert text == "<user>Café?<|endoftext|>\n<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("template", "word"),
+    [
+        ("", "no chat template"),
+        ("{% if %}", "fails"),
+        ("{{ raise_exception('no such role') }}", "no such role"),
+        ("{{ messages[7].content }}", "fails"),
+        ("{{ 1 / 0 }}", "division"),
+        ("{{ messages.append(1) }}", "fails"),  # the sandbox lets nothing be changed
+        ("{{ ''.__class__.__mro__ }}", "fails"),
+    ],
+)
+def test_a_template_that_fails_is_refused_in_one_line(by_bytes, template, word):
+    with pytest.raises(UsageError, match=word):
+        encode_message(by_bytes._replace(chat_template=template), "Hello")
 
 
 def test_a_prompt_that_is_no_text_is_refused(by_bytes):

@@ -1,5 +1,6 @@
 """Text to batches: corpora, tokenizers, packed rows on disk, and the grain pipeline."""
 
+from kdjax.data.chat import encode_message
 from kdjax.data.corpora import CORPORA, Corpus, Document, open_corpus
 from kdjax.data.pipeline import held_out_batches, training_batches
 from kdjax.data.prepare import Prepared, prepare
@@ -12,6 +13,7 @@ __all__ = [
     "Document",
     "Prepared",
     "TextTokenizer",
+    "encode_message",
     "held_out_batches",
     "load_tokenizer",
     "open_corpus",
