@@ -8,7 +8,7 @@ Trains a teacher (4 layers x 192, 2.0M parameters) on the sources of Python's st
 library, then a student of a quarter of its size (2 x 128) on its soft targets alone
 (`alpha = 1`, `temperature = 1`), then the student's hard-label twin.
 
-On 2 CPU cores (Python 3.11.7, jax 0.10.2, 2026-11-22) the first took 6 min 57 s, most
+On 2 CPU cores (Python 3.11.7, jax 0.10.2, 2026-11-22) the first took 4 min 40 s, most
 of it for the teacher, which later runs find. Held-out bits/byte over three seeds:
 teacher 1.541, student 1.687 +- 0.003, twin 1.881 +- 0.056: 56.5% +- 6.2 of the gap
 closed. Scarce (2,000 steps, 17 times over the rows), one seed: student 1.587, twin

@@ -154,6 +154,9 @@ class TrainConfig:
     steps: int = 300
     batch_size: int = 32  # rows of the global batch
     micro_batches: int = 1
+    # Tokens whose logits a device holds at a time. 0: so few that they hardly show in
+    # its memory; where there is room, more of them are faster.
+    chunk_size: int = 0
     data_fraction: float = 1.0  # of the training rows
     optimizer: OptimizerConfig = OptimizerConfig()
 

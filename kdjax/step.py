@@ -67,6 +67,7 @@ def make_train_step(
     micro_batches: int = 1,
     state_shardings: Any = None,
     loss_sharding: LossSharding | None = None,
+    chunk_size: int | None = None,
 ) -> TrainStep:
     """Returns `step(state, teacher_params, batch) -> (state, metrics)`, jitted.
 
@@ -83,8 +84,11 @@ def make_train_step(
             memory.
         state_shardings: Where the new state lives; None leaves it to the compiler.
         loss_sharding: How the loss is spread over the mesh; None for one device.
+        chunk_size: How many tokens' logits a device holds at a time; None chooses by
+            the memory they take.
     """
-    loss_fn = _make_loss(student, distillation, loss_sharding)
+    spread = {"sharding": loss_sharding, "chunk_size": chunk_size}
+    loss_fn = _make_loss(student, distillation, spread)
 
     def train_step(
         state: TrainState, teacher_params: Any, batch: Batch
@@ -121,7 +125,7 @@ def make_train_step(
 def _make_loss(
     student: Model,
     distillation: Distillation | None,
-    sharding: LossSharding | None,
+    spread: Mapping[str, Any],
 ) -> Callable[[Any, Any, Batch, Array], tuple[Array, dict[str, Mean]]]:
     """Returns the weighted SUM of the loss over a batch's tokens, with its parts."""
 
@@ -131,9 +135,7 @@ def _make_loss(
         labels, weights = _labels(batch)
         hidden = student.hidden(params, batch["tokens"], batch["segments"])
         head = student.head(params)
-        total, hard = linear_cross_entropy(
-            hidden, head, labels, weights, sharding=sharding
-        )
+        total, hard = linear_cross_entropy(hidden, head, labels, weights, **spread)
         return total, {"hard": Mean.of(hard, weights)}
 
     if distillation is None:
@@ -155,7 +157,7 @@ def _make_loss(
             alpha=alpha(step),
             temperature=temperature(step),
             kind=kind,
-            sharding=sharding,
+            **spread,
             **{name: value(step) for name, value in parameters.items()},
         )
         return total, {

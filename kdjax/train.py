@@ -100,6 +100,7 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
         micro_batches=job.config.micro_batches,
         state_shardings=placed,
         loss_sharding=LossSharding(mesh),
+        chunk_size=job.config.chunk_size or None,
     )
     held_out = HeldOut(job.model, config, prepared, mesh)
     meter = Meter(job, config, start)

@@ -162,6 +162,7 @@ def _check_train(train: TrainConfig, path: str) -> None:
     at_least(train.steps, 1, f"{path}.steps")
     at_least(train.batch_size, 1, f"{path}.batch_size")
     at_least(train.micro_batches, 1, f"{path}.micro_batches")
+    at_least(train.chunk_size, 0, f"{path}.chunk_size")
     if not 0 < train.data_fraction <= 1:
         raise UsageError(
             f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"

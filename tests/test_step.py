@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import assert_close, dot_products, packed_batch, random_params
+from toys import assert_close, dot_products, equations, packed_batch, random_params
 
 from kdjax import losses, models
 from kdjax.config import DistillConfig, MeshConfig, ModelConfig, ScheduleConfig
@@ -218,6 +218,30 @@ def test_the_teacher_has_a_forward_pass_and_no_backward_pass():
     assert sorted(dot_products(distilled, state, teacher_params, batch)) == sorted(
         dot_products(hard, state, None, batch) + forward
     )
+
+
+@pytest.mark.parametrize("is_distilled", [False, True])
+def test_as_many_logits_are_held_as_asked_and_the_gradient_is_the_same(is_distilled):
+    student, teacher = (
+        models.build(dataclasses.replace(config, vocab_size=256))
+        for config in (STUDENT, TEACHER)
+    )
+    optimizer = keep_gradient()
+    teacher_params = random_params(teacher) if is_distilled else None
+    targets = soft_targets(teacher) if is_distilled else None
+    state = start(random_params(student), optimizer)
+    batch = jax.tree.map(jnp.asarray, packed_batch(4, 24, 256))
+    gradients, held = [], []
+    for size in (None, 8):
+        step = make_train_step(student, optimizer, targets, chunk_size=size)
+        jaxpr = jax.make_jaxpr(step)(state, teacher_params, batch).jaxpr
+        shapes = {v.aval.shape for e in equations(jaxpr) for v in e.outvars}
+        rows = {shape[0] for shape in shapes if shape[1:] == (256,)}
+        held.append(rows - {STUDENT.width, TEACHER.width, 1})
+        copy = jax.tree.map(jnp.copy, state)
+        gradients.append(step(copy, teacher_params, batch)[0].opt_state)
+    assert held == [{4 * 24}, {8}]
+    assert_close(*gradients, rtol=1e-5)
 
 
 def test_a_step_that_is_not_finite_is_skipped(toy):
