@@ -101,6 +101,9 @@ def is_model(directory: epath.Path) -> bool:
     return (directory / "model.json").exists()
 
 
+_REQUIRED = {"model", "tokenizer", "end_of_text", "sha256"}
+
+
 def load_card(
     directory: epath.Path, key: str = "config.teacher.path"
 ) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def load_card(
             "wrote, such as RUN/student-0/model, one in the Hugging Face format, or a "
             ".gguf file"
         ) from None
-    if not isinstance(card, dict) or not {"model", "tokenizer", "sha256"} <= set(card):
+    if not isinstance(card, dict) or not set(card) >= _REQUIRED:
         raise UsageError(f"{path} was not written by kdjax; choose another directory")
     return card
 

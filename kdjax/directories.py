@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from kdjax import checkpoint
 from kdjax.config import Config, ModelConfig, Rules
-from kdjax.data import Prepared, same_tokenizer
+from kdjax.data import Prepared, same_tokenizer, tokenizer_file
 from kdjax.errors import UsageError
 from kdjax.models import (
     Model,
@@ -56,18 +56,13 @@ def architecture_in(name: str, setting: Setting) -> ModelConfig:
     """
     tokenizer = setting.prepared.tokenizer
     directory = directory_of(name, setting)
-    is_file = directory.suffix == ".gguf"
-    file = directory if is_file else directory / "tokenizer.json"
     if _is_pretrained(directory):
         _, architecture = load_config(directory)
-        if not file.exists():
-            raise UsageError(
-                f"{file} is missing; write it with transformers: AutoTokenizer."
-                f"from_pretrained('{directory}').save_pretrained('{directory}')"
-            )
+        file = tokenizer_file(directory)
         is_same = same_tokenizer(file, tokenizer)
     else:
         card = checkpoint.load_card(directory, f"config.{name}.path")
+        file = directory / "tokenizer.json"
         source = f"{directory}/model.json"
         architecture = from_mapping(ModelConfig, card["model"], source)
         is_same = card["tokenizer"] == tokenizer.sha256

@@ -8,18 +8,14 @@ Beside the weights lie the tokenizer and a model card with the report's table.
 import json
 from typing import Any
 
-import jax
 from absl import flags
 from etils import epath
-from jax.sharding import SingleDeviceSharding
 
 from kdjax import checkpoint, cli
-from kdjax.config import ModelConfig
-from kdjax.data import load_tokenizer
 from kdjax.errors import UsageError
-from kdjax.models import build, save_pretrained
-from kdjax.parsing import from_mapping
+from kdjax.models import save_pretrained
 from kdjax.report import model_card
+from kdjax.saved import load_saved
 
 
 def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
@@ -43,18 +39,12 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
             f"there is no model in {directory}; --run must be a run of the experiment, "
             "such as student-0 or twin-0"
         )
-    card = checkpoint.load_card(directory)
-    architecture = from_mapping(ModelConfig, card["model"], f"{directory}/model.json")
-    model = build(architecture)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    one = SingleDeviceSharding(jax.local_devices()[0])
-    like = checkpoint.abstract(shapes, jax.tree.map(lambda _: one, shapes))
-    end_of_text = config["tokenizer"]["end_of_text"]
+    saved = load_saved(directory)
     save_pretrained(
         target,
-        model,
-        checkpoint.load_params(directory, like),
-        tokenizer=load_tokenizer(directory / "tokenizer.json", end_of_text),
+        saved.model,
+        saved.params,
+        tokenizer=saved.tokenizer,
         card=model_card(results, run),
     )
 

@@ -7,8 +7,8 @@ import jax
 from etils import epath
 
 from kdjax import checkpoint
-from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data import TextTokenizer, load_tokenizer, read_stops
+from kdjax.config import ModelConfig
+from kdjax.data import TextTokenizer, load_tokenizer, read_stops, tokenizer_file
 from kdjax.errors import UsageError
 from kdjax.models import Model, build, is_pretrained, load_pretrained
 from kdjax.parsing import from_mapping
@@ -77,9 +77,7 @@ def _load_own(directory: epath.Path) -> Saved:
     config = from_mapping(ModelConfig, card["model"], source)
     # The kernel that a model was trained with may be missing here.
     model = build(dataclasses.replace(config, attention="auto"))
-    # Runs from before the card named it had the default.
-    end = card.get("end_of_text", TokenizerConfig.end_of_text)
-    tokenizer = load_tokenizer(directory / "tokenizer.json", end)
+    tokenizer = load_tokenizer(directory / "tokenizer.json", card["end_of_text"])
     if tokenizer.sha256 != card["tokenizer"]:
         raise UsageError(f"{directory}/tokenizer.json was changed or damaged")
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -87,17 +85,10 @@ def _load_own(directory: epath.Path) -> Saved:
     where = jax.tree.map(lambda _: one, shapes)
     params = checkpoint.load_params(directory, checkpoint.abstract(shapes, where))
     # Rows are packed without special tokens but the end of text.
-    return Saved(model, params, tokenizer, frozenset({tokenizer.end_of_text}), False)
+    return Saved(model, params, tokenizer, frozenset(tokenizer.stops), False)
 
 
 def _load_pretrained(path: epath.Path) -> Saved:
-    is_directory = path.is_dir()
-    file = path / "tokenizer.json" if is_directory else path
-    if is_directory and not file.exists():
-        raise UsageError(
-            f"{file} is missing; write it with transformers: AutoTokenizer."
-            f"from_pretrained('{path}').save_pretrained('{path}')"
-        )
     stops = read_stops(path)
-    tokenizer = load_tokenizer(file, stops[0])
+    tokenizer = load_tokenizer(tokenizer_file(path), stops[0])
     return Saved(*load_pretrained(path), tokenizer, frozenset(stops), True)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 
-from kdjax.data import encode_message
 from kdjax.decoding import ENDED, Generator
 from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
@@ -105,7 +104,7 @@ def encode(saved: Saved, text: str, *, chat: bool = False) -> list[int]:
         UsageError: There are none, or one that the model does not know.
     """
     if chat:
-        ids = encode_message(saved.tokenizer, text)
+        ids = saved.tokenizer.encode_message(text)
     else:
         ids = saved.tokenizer.encode_prompt(
             text, add_special_tokens=saved.add_special_tokens

@@ -14,6 +14,7 @@ from toys import FAMILIES, random_params
 
 from kdjax import models
 from kdjax.config import MeshConfig, ModelConfig, RopeScalingConfig, TokenizerConfig
+from kdjax.data.chat import Chat
 from kdjax.data.tokenizer import load_tokenizer, same_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.models import export
@@ -38,7 +39,7 @@ def save(path, model, params, tokenizer=None, **options):
 def tokenizer():
     texts = ["the theory of the thing"] * 9
     trained = train_tokenizer(texts, TokenizerConfig(vocab_size=280))
-    return trained._replace(chat_template=TEMPLATE)
+    return trained._replace(chat=Chat(TEMPLATE))
 
 
 @every_family
@@ -159,7 +160,7 @@ def test_the_tokenizer_and_its_chat_template_lie_beside_the_weights(
     save(tmp_path / "out", model, random_params(model), tokenizer)
     path = epath.Path(tmp_path / "out" / "tokenizer.json")
     loaded = load_tokenizer(path, "<|endoftext|>")
-    assert (loaded.sha256, loaded.chat_template) == (tokenizer.sha256, TEMPLATE)
+    assert (loaded.sha256, loaded.chat.template) == (tokenizer.sha256, TEMPLATE)
     assert (tmp_path / "out" / "README.md").read_text() == CARD
     assert same_tokenizer(path, tokenizer)
     other = train_tokenizer(["another text"] * 9, TokenizerConfig(vocab_size=280))
@@ -172,13 +173,13 @@ def test_the_tokenizer_and_its_chat_template_lie_beside_the_weights(
 def test_chat_templates_are_found_in_both_spellings(tmp_path, tokenizer, template):
     path = epath.Path(tmp_path / "tokenizer.json")
     tokenizer.save(path)
-    assert load_tokenizer(path, "<|endoftext|>").chat_template == ""
+    assert load_tokenizer(path, "<|endoftext|>").chat.template == ""
     older = {"chat_template": template}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(older))
-    found = load_tokenizer(path, "<|endoftext|>").chat_template
+    found = load_tokenizer(path, "<|endoftext|>").chat.template
     assert found == (template if isinstance(template, str) else "")
     (tmp_path / "chat_template.jinja").write_text("newer")
-    assert load_tokenizer(path, "<|endoftext|>").chat_template == "newer"
+    assert load_tokenizer(path, "<|endoftext|>").chat.template == "newer"
 
 
 class TestTransformers:

@@ -17,7 +17,8 @@ from toys import random_params
 
 from kdjax import checkpoint, models
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data import encode_message, read_stops
+from kdjax.data import read_stops
+from kdjax.data.chat import Chat
 from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
@@ -85,8 +86,8 @@ TEMPLATE = """{% for message in messages %}
 
 
 def test_a_message_is_put_as_the_chat_template_says(by_bytes):
-    tokenizer = by_bytes._replace(chat_template=TEMPLATE)
-    ids = encode_message(tokenizer, " Café? ")
+    tokenizer = by_bytes._replace(chat=Chat(TEMPLATE))
+    ids = tokenizer.encode_message(" Café? ")
     assert by_bytes.end_of_text in ids
     text = by_bytes.tokenizer.decode(ids, skip_special_tokens=False)
     assert text == "<user>Café?<|endoftext|>\n<assistant>"
@@ -102,11 +103,12 @@ def test_a_message_is_put_as_the_chat_template_says(by_bytes):
         ("{{ 1 / 0 }}", "division"),
         ("{{ messages.append(1) }}", "fails"),  # the sandbox lets nothing be changed
         ("{{ ''.__class__.__mro__ }}", "fails"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     ],
 )
 def test_a_template_that_fails_is_refused_in_one_line(by_bytes, template, word):
     with pytest.raises(UsageError, match=word):
-        encode_message(by_bytes._replace(chat_template=template), "Hello")
+        by_bytes._replace(chat=Chat(template)).encode_message("Hello")
 
 
 def test_a_prompt_that_is_no_text_is_refused(by_bytes):
@@ -191,6 +193,30 @@ def test_an_exported_student_says_what_it_said_before(run, tmp_path):
     again = load_saved(find_model(target))
     assert again.stops == saved.stops == {saved.tokenizer.end_of_text}
     assert continuation(again, ["then"])[0] == continuation(saved, ["then"])[0]
+
+
+def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
+    """Not only where a document does; a run and an export keep it."""
+    config = {"chat_template": TEMPLATE, "eos_token": "</s>", "bos_token": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    small.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json", "<pad>")
+    model = models.build(ModelConfig(layers=1, width=16, heads=2, vocab_size=40))
+    own, exported = epath.Path(tmp_path / "own"), epath.Path(tmp_path / "exported")
+    own.mkdir()
+    tokenizer.save_files(own)
+    card = {"model": dataclasses.asdict(model.config), "end_of_text": "<pad>"}
+    params = random_params(model)
+    checkpoint.save_model(own, params, card | {"tokenizer": tokenizer.sha256})
+    models.save_pretrained(exported, model, params, tokenizer=tokenizer, card="")
+    for path in (own, exported):
+        saved = load_saved(path)
+        assert saved.stops == {0, 2}
+        assert saved.tokenizer.chat == Chat(TEMPLATE, "<s>", "</s>")
+        assert 2 in saved.tokenizer.encode_message("the theory")
+        pieces, speed = continuation(saved, ["the theory"], chat=True)
+        assert pieces[0] == "the theory\n"
+        assert speed.prefill_tokens == len(saved.tokenizer.encode_message("the theory"))
 
 
 def test_several_texts_come_one_after_another(directory):

@@ -333,7 +333,7 @@ def rebuilt(tmp_path, meta, end="<|endoftext|>"):
 def test_a_byte_level_tokenizer_comes_back(tmp_path):
     trained, meta = byte_level()
     found = rebuilt(tmp_path, meta)
-    assert found.chat_template == "{{ messages }}"
+    assert found.chat.template == "{{ messages }}"
     assert found.end_of_text == trained.end_of_text
     for ours, theirs in zip(found.encode(TEXTS), trained.encode(TEXTS), strict=True):
         assert ours.tolist() == theirs.tolist()

@@ -136,6 +136,7 @@ def test_a_teacher_with_another_tokenizer_is_refused_with_the_way_out(texts, hom
     card = {
         "model": dataclasses.asdict(ModelConfig(width=16, vocab_size=257)),
         "tokenizer": "0123456789abcdef" * 4,
+        "end_of_text": "<|endoftext|>",
         "sha256": "",
     }
     teacher = home / "teacher"

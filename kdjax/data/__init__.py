@@ -1,11 +1,15 @@
 """Text to batches: corpora, tokenizers, packed rows on disk, and the grain pipeline."""
 
-from kdjax.data.chat import encode_message
 from kdjax.data.corpora import CORPORA, Corpus, Document, open_corpus
 from kdjax.data.pipeline import held_out_batches, training_batches
 from kdjax.data.prepare import Prepared, prepare
 from kdjax.data.stops import read_stops
-from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, same_tokenizer
+from kdjax.data.tokenizer import (
+    TextTokenizer,
+    load_tokenizer,
+    same_tokenizer,
+    tokenizer_file,
+)
 
 __all__ = [
     "CORPORA",
@@ -13,12 +17,12 @@ __all__ = [
     "Document",
     "Prepared",
     "TextTokenizer",
-    "encode_message",
     "held_out_batches",
     "load_tokenizer",
     "open_corpus",
     "prepare",
     "read_stops",
     "same_tokenizer",
+    "tokenizer_file",
     "training_batches",
 ]

@@ -15,6 +15,7 @@ from tokenizers import (
     processors,
 )
 
+from kdjax.data.chat import Chat
 from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
 
@@ -29,8 +30,8 @@ _WORDS = (
 _DIGITS = {"llama-bpe": 3, "qwen2": 1}
 
 
-def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
-    """Returns the tokenizer in a GGUF file, and its chat template if it has one.
+def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
+    """Returns the tokenizer in a GGUF file, and what it says of conversations.
 
     Raises:
         UsageError: The file is damaged, or its tokenizer is of a kind that kdjax cannot
@@ -58,7 +59,11 @@ def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
         tokenizer.add_tokens(added)
     _begin(tokenizer, meta, tokens)
     template = meta.get("tokenizer.chat_template", "")
-    return tokenizer, template if isinstance(template, str) else ""
+    return tokenizer, Chat(
+        template if isinstance(template, str) else "",
+        _token(meta, "bos", tokens),
+        _token(meta, "eos", tokens),
+    )
 
 
 def _begin(
@@ -73,12 +78,19 @@ def _begin(
         str(meta.get("tokenizer.ggml.pre")).removesuffix("-bpe"),
     )
     first = meta.get("tokenizer.ggml.bos_token_id")
-    is_wanted = meta.get("tokenizer.ggml.add_bos_token", is_usual) is True
-    if is_wanted and type(first) is int and 0 <= first < len(tokens):
-        name = tokens[first]
+    name = _token(meta, "bos", tokens)
+    if name and meta.get("tokenizer.ggml.add_bos_token", is_usual) is True:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[name, "$A"], special_tokens=[(name, first)]
         )
+
+
+def _token(meta: Mapping[str, Any], name: str, tokens: Sequence[str]) -> str:
+    """Returns the token that the metadata give a role; empty if they give none."""
+    number = meta.get(f"tokenizer.ggml.{name}_token_id")
+    if type(number) is not int or not 0 <= number < len(tokens):
+        return ""
+    return tokens[number]
 
 
 def _list(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -11,6 +11,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kdjax.config import TokenizerConfig
+from kdjax.data.chat import Chat, read_chat
 from kdjax.data.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.errors import UsageError
 from kdjax.workdir import write_bytes
@@ -25,13 +26,13 @@ class TextTokenizer(NamedTuple):
         tokenizer: The library's object.
         end_of_text: The id that ends a document.
         sha256: The hash of the two.
-        chat_template: How messages become text, in Jinja; empty if nobody said.
+        chat: How the model was taught conversations.
     """
 
     tokenizer: tokenizers.Tokenizer
     end_of_text: int
     sha256: str
-    chat_template: str = ""
+    chat: Chat = Chat()
 
     @property
     def vocab_size(self) -> int:
@@ -42,6 +43,12 @@ class TextTokenizer(NamedTuple):
     def end_of_text_token(self) -> str:
         """The token that ends a document."""
         return str(self.tokenizer.id_to_token(self.end_of_text))
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids that end a text: a document's, and an answer's if it is another."""
+        ends = (self.end_of_text, self.tokenizer.token_to_id(self.chat.eos_token))
+        return tuple(dict.fromkeys(end for end in ends if end is not None))
 
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yields each text's ids, ended by `end_of_text`; uses all cores."""
@@ -77,6 +84,17 @@ class TextTokenizer(NamedTuple):
         found = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return list(found.ids)
 
+    def encode_message(self, message: str) -> list[int]:
+        """Returns the ids of a user's message, up to where the answer begins.
+
+        Raises:
+            UsageError: There is no chat template, it fails, or the text is not Unicode.
+        """
+        eos_token = self.chat.eos_token or self.end_of_text_token
+        text = self.chat._replace(eos_token=eos_token).render(message)
+        # The special tokens that the text needs are in it.
+        return self.encode_prompt(text, add_special_tokens=False)
+
     def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
         """Returns a function from ids, one by one, to the text that each completes.
 
@@ -97,15 +115,17 @@ class TextTokenizer(NamedTuple):
 
     def files(self) -> dict[str, str]:
         """Returns the files that transformers looks for, by name."""
-        end = self.end_of_text_token
-        config = {
+        end, chat = self.end_of_text_token, self.chat
+        config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": end,
+            "eos_token": chat.eos_token or end,
             "pad_token": end,
             "clean_up_tokenization_spaces": False,
         }
-        if self.chat_template:
-            config["chat_template"] = self.chat_template
+        if chat.bos_token:
+            config["bos_token"] = chat.bos_token
+        if chat.template:
+            config["chat_template"] = chat.template
         return {
             "tokenizer.json": self.tokenizer.to_str(),
             "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
@@ -138,8 +158,10 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
     return _wrap(tokenizer, config.end_of_text, "the trained tokenizer")
 
 
-def load_tokenizer(path: epath.Path, end_of_text: str | int) -> TextTokenizer:
-    """Returns the tokenizer in a tokenizer.json or a GGUF file, and its chat template.
+def load_tokenizer(path: epath.PathLike, end_of_text: str | int) -> TextTokenizer:
+    """Returns the tokenizer in a tokenizer.json or a GGUF file.
+
+    Of its conversations it knows what that file or those beside it say.
 
     Args:
         path: The file.
@@ -148,9 +170,28 @@ def load_tokenizer(path: epath.Path, end_of_text: str | int) -> TextTokenizer:
     Raises:
         UsageError: The file is missing or is none, or has no such token.
     """
-    tokenizer, template = _read(path)
-    wrapped = _wrap(tokenizer, end_of_text, str(path))
-    return wrapped._replace(chat_template=template)
+    tokenizer, chat = _read(epath.Path(path))
+    return _wrap(tokenizer, end_of_text, str(path))._replace(chat=chat)
+
+
+def tokenizer_file(path: epath.Path) -> epath.Path:
+    """Returns the file that holds the tokenizer of a pretrained model.
+
+    Args:
+        path: A directory in the Hugging Face format, or a .gguf file.
+
+    Raises:
+        UsageError: The directory has none.
+    """
+    if path.suffix == ".gguf":
+        return path
+    file = path / "tokenizer.json"
+    if not file.exists():
+        raise UsageError(
+            f"{file} is missing; write it with transformers: AutoTokenizer."
+            f"from_pretrained('{path}').save_pretrained('{path}')"
+        )
+    return file
 
 
 def same_tokenizer(path: epath.Path, tokenizer: TextTokenizer) -> bool:
@@ -168,8 +209,8 @@ def same_tokenizer(path: epath.Path, tokenizer: TextTokenizer) -> bool:
     return _wrap(other, end, str(path)).sha256 == tokenizer.sha256
 
 
-def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
-    """Returns a tokenizer and its chat template."""
+def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
+    """Returns a tokenizer, and what is known of its conversations."""
     if path.suffix == ".gguf":
         return read_gguf_tokenizer(path)
     try:
@@ -177,26 +218,7 @@ def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
     # The library raises bare Exception for a file it cannot parse.
     except Exception as error:
         raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
-    return tokenizer, _chat_template(path.parent)
-
-
-def _chat_template(directory: epath.Path) -> str:
-    """Returns the template of a Hugging Face directory, newer and older spelling."""
-    newer, older = (
-        directory / "chat_template.jinja",
-        directory / "tokenizer_config.json",
-    )
-    try:
-        if newer.exists():
-            return newer.read_text("utf-8")
-        found = json.loads(older.read_text("utf-8"))["chat_template"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-    if isinstance(found, list):  # several, by name
-        pairs = [item for item in found if isinstance(item, dict)]
-        named = {item.get("name"): item.get("template") for item in pairs}
-        found = named.get("default")
-    return found if isinstance(found, str) else ""
+    return tokenizer, read_chat(path.parent)
 
 
 def _wrap(

@@ -16,10 +16,11 @@ from safetensors.numpy import save_file
 from kdjax.errors import UsageError
 from kdjax.models.families import Family
 from kdjax.models.layouts import Layout, Sizes, parse
-from kdjax.models.matching import file_sizes, name_of
+from kdjax.models.matching import file_sizes
 from kdjax.models.model import Model, Params
 from kdjax.models.translate import write_config
 from kdjax.models.weights import INDEX, SINGLE
+from kdjax.placement import name_of
 from kdjax.sharding import barrier
 from kdjax.writers import Progress
 
@@ -33,6 +34,10 @@ class Tokenizer(Protocol):
     @property
     def end_of_text(self) -> int:
         """The id that ends a document."""
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids that end a text, `end_of_text` first."""
 
     def files(self) -> dict[str, str]:
         """Returns the contents of its files by name."""
@@ -99,11 +104,13 @@ def _texts(
     """Returns the contents of all files but the weights."""
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
-    end = None if tokenizer is None else tokenizer.end_of_text
+    pad = None if tokenizer is None else tokenizer.end_of_text
+    stops = [] if tokenizer is None else tokenizer.stops
+    end = list(stops) if len(stops) > 1 else pad
     # Said to be absent: the classes' own defaults are ids of other vocabularies.
     tokens = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": None}
     config = {**config, **tokens, "dtype": dtype, "torch_dtype": dtype}
-    generation = {"eos_token_id": end, "pad_token_id": end}
+    generation = {"eos_token_id": end, "pad_token_id": pad}
     return {
         "config.json": json.dumps(config, indent=2) + "\n",
         "generation_config.json": json.dumps(generation, indent=2) + "\n",
