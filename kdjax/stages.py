@@ -113,8 +113,10 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
 def _teacher_key(setting: Setting) -> str:
     """Returns a hash of all that decides what a trained teacher becomes."""
     config, prepared = setting.config, setting.prepared
+    teacher = dataclasses.asdict(config.teacher)
+    del teacher["train"]["chunk_size"]  # what it changes is rounding
     identity = [
-        dataclasses.asdict(config.teacher),
+        teacher,
         prepared.tokenizer.sha256,
         prepared.info["splits"]["train"]["sha256"],
         config.data.length,
@@ -217,13 +219,15 @@ def final_metrics(
     eval_step = make_eval_step(
         trained.model, teacher.model, loss_sharding=LossSharding(setting.mesh)
     )
-    config = setting.config.evaluate
-    final = {}
+    evaluation, final = setting.config.evaluate, {}
     for split in setting.prepared.splits:
         if split != "train":
             batches = device_batches(
-                *(setting.prepared, split, setting.mesh),
-                *(config.batch_size, config.final_rows or None),
+                setting.prepared,
+                split,
+                setting.mesh,
+                evaluation.batch_size,
+                evaluation.final_rows,
             )
             metrics = evaluate(eval_step, trained.params, teacher.params, batches)
             bits = setting.prepared.bits_per_byte(metrics["cross_entropy"], split)

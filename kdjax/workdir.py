@@ -140,7 +140,16 @@ def _experiment(workdir: epath.Path) -> Any:
     except (OSError, ValueError):
         return None
     keys = {"teacher", "student", "distill"}
-    return found if isinstance(found, dict) and keys <= found.keys() else None
+    if not isinstance(found, dict) or not keys <= found.keys():
+        return None
+    return _completed(found, _plain(Config()))
+
+
+def _completed(found: Any, default: Any) -> Any:
+    """Returns a config with defaults for what there was no key for when it ran."""
+    if not isinstance(found, dict) or not isinstance(default, dict):
+        return found
+    return default | {k: _completed(v, default.get(k)) for k, v in found.items()}
 
 
 def _check_same(found: Any, wanted: Any, workdir: epath.Path) -> None:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from etils import epath
-from measurements import make_results
+from measurements import make_results, make_run
 
 from kdjax import report
 from kdjax.summary import summarise
@@ -66,6 +66,30 @@ def test_writing_again_replaces_every_file_and_leaves_no_other(tmp_path):
     ]
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {"curves.png", "report.html", "report.json"}
+
+
+def test_a_report_from_before_a_key_came_is_rendered_again(tmp_path):
+    results = make_results(student=[1.2], twin=[1.3])
+    del results["config"]["evaluate"]["final_rows"]
+    assert "on all" in " ".join(
+        report.write(results, epath.Path(tmp_path)).read_text().split()
+    )
+
+
+def test_where_a_cut_student_starts_is_a_column_and_changes_no_verdict(tmp_path):
+    results = make_results(student=[1.2, 1.3], twin=[1.4, 1.5])
+    verdict = summarise(results)["verdict"]
+    results["runs"].insert(1, make_run("start", 0, 5.4321))
+    results["runs"][1].update(curve=[], training=None)
+    header, *_ = table = report.table(results).splitlines()
+    assert header.split()[-4:] == ["teacher", "start", "student", "twin"]
+    (row,) = (
+        line for line in table if line.startswith("bits/byte ↓") and "5.4" in line
+    )
+    assert "5.4321" in row
+    assert summarise(results)["verdict"] == verdict
+    page = report.write(results, epath.Path(tmp_path)).read_text()
+    assert 'began with the column "start"' in page
 
 
 def test_values_cannot_inject_html(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from kdjax import workdir
-from kdjax.config import Config, DistillConfig, MeshConfig
+from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
 from kdjax.errors import UsageError
 
 OTHER = Config(distill=DistillConfig(alpha=0.5))
@@ -73,6 +73,16 @@ def test_another_config_is_refused_with_the_difference_and_harms_nothing(claimed
 def test_what_changes_no_result_may_change_between_two_starts(claimed, free):
     workdir.claim(claimed, Config(**free))
     workdir.claim(claimed, Config())
+
+
+def test_a_key_that_came_later_had_its_default(claimed):
+    path = claimed / "config.json"
+    config = json.loads(path.read_text())
+    del config["evaluate"]["final_rows"], config["student"]["train"]["chunk_size"]
+    path.write_text(json.dumps(config))
+    workdir.claim(claimed, Config())
+    changed = Config(evaluate=EvaluateConfig(final_rows=8))
+    assert "config.evaluate.final_rows is 0 there" in refusal(claimed, changed)
 
 
 def test_overwrite_deletes_the_experiment_that_was_there(claimed):
