@@ -68,15 +68,6 @@ def cycles(text: str, scans: list[Loop]) -> dict[str, Any]:
         return {"cycles": None, "kernels": kernels}
 
 
-def fusions(text: str, computation: str = "ENTRY") -> list[tuple[int, str]]:
-    """Returns the instructions of a computation by estimated cycles, longest first."""
-    found = []
-    for line in _computations(text)[computation]:
-        if match := _CYCLES.search(line):
-            found.append((int(match[1]), line.strip()[:160]))
-    return sorted(found, reverse=True)
-
-
 def reason(message: str) -> str:
     """Returns the telling part of a compiler's message."""
     if found := re.search(r"[\d.]+[GM]\S*\) exceeds available\D*[\d.]+[GM]", message):

@@ -87,6 +87,8 @@ def _figures(path: pathlib.Path, rounds: int) -> dict[str, Any]:
     )
     ratio = common.median_ratio(times["read"], times["load"])
     used = common.in_fresh_process("benchmarks.load", {"path": str(path)})
+    if "error" in used:
+        raise app.UsageError(f"the memory cannot be measured: {used['error']}")
     return {
         "GB": round(gigabytes, 3),
         "load GB/s": round(gigabytes / statistics.median(times["load"]), 2),
@@ -114,7 +116,7 @@ def memory(path: str) -> dict[str, float]:
             peak = max(peak, _anonymous())
             time.sleep(5e-4)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     params = jax.block_until_ready(models.load_pretrained(path)[1])
     done.set()

@@ -4,7 +4,7 @@
 
 prints a table of each section with its goals, from one run, and writes
 `benchmarks/results/loss-SECTION-DEVICE.json`, for `cpu` one of every case. Programs for
-TPUs and the H100 are compiled, not run, and need what `pip install kdjax[benchmark]`
+TPUs and the H100 are compiled, not run, and need what `pip install -e '.[benchmark]'`
 brings; so do the peers. What is not installed is named, not skipped silently. "gpu"
 runs where jax finds one.
 """

@@ -1,4 +1,4 @@
-"""The same loss by other libraries, in torch; `pip install kdjax[benchmark]`.
+"""The same loss by other libraries, in torch; `pip install -e '.[benchmark]'`.
 
 Every peer computes alpha T^2 D + (1 - alpha) CE, its mean over tokens, and the
 gradients of the student's hidden states and head; a test of the benchmark is that all

@@ -41,12 +41,12 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.tokenizer.update(kind="file", end_of_text="<|endoftext|>")
     config.student.train.update(steps=160, batch_size=8)
     config.student.train.optimizer.update(learning_rate=1e-3, weight_decay=0.01)
-    config.student.init = "every_kth"
-    config.student.model.layers = 15
     if argument == "narrow":
-        config.student.init = "importance"
-        config.student.model.update(layers=0, heads=6, ffn_width=1024)
-        config.student.calibration_rows = 64
+        config.student.update(init="importance", calibration_rows=64)
+        config.student.model.update(heads=6, ffn_width=1024)
+    else:
+        config.student.init = "every_kth"
+        config.student.model.layers = 15
     config.evaluate.update(every=20, rows=32, final_rows=64, batch_size=8)
     return config
 

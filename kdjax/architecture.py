@@ -1,7 +1,8 @@
 """What a transformer's configuration must fulfil before anything is built."""
 
 from kdjax.config import Config, ModelConfig, RopeScalingConfig
-from kdjax.errors import UsageError, at_least, between
+from kdjax.errors import UsageError
+from kdjax.parsing import at_least, between
 
 
 def check_model(model: ModelConfig, config: Config, path: str) -> None:

@@ -81,7 +81,7 @@ class ModelConfig:
     tie_embeddings: bool = True
     positions: Literal["rope", "learned"] = "rope"
     # Learned positions: how many there are. Rotated ones: how many an exported model
-    # declares; 0: 2048.
+    # declares and `generate` goes up to; 0: 2048 and no end.
     max_length: int = 0
     rope_theta: float = 10_000.0
     rope_fraction: float = 1.0  # of each head's width that is rotated (NeoX: 0.25)

@@ -76,3 +76,15 @@ def _convert_tuple(value: Any, items: tuple[Any, ...], path: str) -> Any:
         _convert(item, hint, f"{path}[{index}]")
         for index, (item, hint) in enumerate(zip(value, items, strict=True))
     )
+
+
+def at_least(value: int, least: int, path: str) -> None:
+    """Raises unless a value of the config is large enough; `path` names it."""
+    if value < least:
+        raise UsageError(f"{path} must be at least {least}; it is {value}")
+
+
+def between(value: float, low: float, high: float, path: str) -> None:
+    """Raises unless a value of the config is in [low, high]; `path` names it."""
+    if not low <= value <= high:
+        raise UsageError(f"{path} must be in [{low:g}, {high:g}]; it is {value:g}")

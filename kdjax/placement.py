@@ -1,9 +1,9 @@
 """`Placement`: the little that models need to know of where arrays live."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jax import Array
+from jax import Array, tree_util
 
 
 class Placement(NamedTuple):
@@ -18,3 +18,8 @@ class Placement(NamedTuple):
 
     activation: Callable[[Array], Array] = lambda x: x
     weight: Callable[[str, Array], Array] = lambda path, x: x
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """Returns a parameter's path in its tree as rules and tables spell it."""
+    return tree_util.keystr(path, simple=True, separator="/")

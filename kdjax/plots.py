@@ -11,7 +11,7 @@ from matplotlib import axes, figure
 
 from kdjax.summary import METRICS, VALIDATION, cell
 
-# Okabe and Ito's green, blue and vermilion, which every eye tells apart.
+# Okabe and Ito's green, blue and vermilion, which colour-blind eyes tell apart too.
 COLORS = {
     "teacher": "#444444",
     "start": "#009E73",

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config import MeshConfig, Rules
 from kdjax.errors import UsageError
-from kdjax.placement import Placement
+from kdjax.placement import Placement, name_of
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -99,7 +99,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = name_of(path)
         spec = _spec(name, leaf.ndim, (*rules, *DEFAULT_RULES))
         _check_divides(name, leaf.shape, spec, mesh.shape)
         return NamedSharding(mesh, P(*spec))

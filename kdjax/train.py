@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
     meter = Meter(job, config, start)
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
     # then sees exactly what this one would have seen.
-    with jax.transfer_guard("disallow"):
+    with closing(meter), closing(saved), jax.transfer_guard("disallow"):
         for step in range(start + 1, job.config.steps + 1):
             batch = to_devices(next(batches), mesh, shard)
             state, metrics = step_fn(state, job.teacher_params, batch)
@@ -118,8 +119,6 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
                 meter.held_out(step, loss)
                 if is_save:
                     saved.save(step, state, batches.get_state(), loss["cross_entropy"])
-    meter.close()
-    saved.close()
     records = read_metrics(job.directory)
     return Result(state.params, _curve(records), _summary(records))
 
@@ -188,7 +187,7 @@ class Meter:
         """Reads the last step's metrics and closes the files."""
         self.catch_up()
         self._writer.close()
-        self._progress.__exit__(None, None, None)
+        self._progress.close()
 
     def catch_up(self) -> None:
         """Reads the pending metrics, waiting for their step."""

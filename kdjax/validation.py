@@ -18,9 +18,9 @@ from kdjax.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from kdjax.errors import UsageError, at_least, between
+from kdjax.errors import UsageError
 from kdjax.inheritance import student_model
-from kdjax.parsing import from_mapping
+from kdjax.parsing import at_least, between, from_mapping
 
 
 def validate(config: ml_collections.ConfigDict) -> Config:

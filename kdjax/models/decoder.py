@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from kdjax.config import ModelConfig
 from kdjax.models.attention import Cache, View, narrow
 from kdjax.models.layers import INIT_SCALE, Block, dtype_of, norm
-from kdjax.placement import Placement
+from kdjax.placement import Placement, name_of
 
 STATISTICS = "statistics"  # what an observer may sow in the modules; else empty
 
@@ -101,8 +101,7 @@ def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
 
     def place(variables: Any) -> Any:
         def one(path: Any, weight: Array) -> Array:
-            name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
-            return placement.weight(f"layers/{name}", weight)
+            return placement.weight(f"layers/{name_of(path[1:])}", weight)
 
         return jax.tree_util.tree_map_with_path(one, variables)
 

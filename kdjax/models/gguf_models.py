@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import gguf
-import ml_dtypes
 import numpy as np
 from etils import epath
 
@@ -16,13 +15,8 @@ from kdjax.models.fields import Fields
 from kdjax.models.layouts import Index
 from kdjax.models.tensor_names import Tensors
 from kdjax.models.translate import read_config
-from kdjax.models.weights import Stored
+from kdjax.models.weights import DTYPES, Stored
 
-_FLOATS = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
 _QUANTS = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
 # general.architecture: model_type in config.json.
 _FAMILIES = {
@@ -103,13 +97,13 @@ def open_gguf(path: epath.Path) -> tuple[Family, ModelConfig, dict[str, Stored]]
 def _stored(data: np.ndarray, info: TensorInfo) -> Stored:
     """Returns a tensor whose rows are dequantised when they are read."""
     kind, shape = info.kind.name, info.shape
-    dtype = _FLOATS.get(kind, np.dtype(np.float32) if kind in _QUANTS else None)
+    dtype = DTYPES.get(kind, np.dtype(np.float32) if kind in _QUANTS else None)
 
     def read(index: Index) -> np.ndarray:
         index = index + (slice(None),) * (len(shape) - len(index))
         raw = data[info.start : info.start + info.size].reshape(*shape[:-1], -1)
         rows = np.ascontiguousarray(raw[index[:-1]])
-        is_float = kind in _FLOATS
+        is_float = kind in DTYPES
         values = rows.view(dtype) if is_float else gguf.dequantize(rows, info.kind)
         return values[..., index[-1]]
 

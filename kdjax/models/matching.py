@@ -14,6 +14,7 @@ from kdjax.models.families import Family
 from kdjax.models.layouts import Layout, parse
 from kdjax.models.model import build
 from kdjax.models.weights import Stored
+from kdjax.placement import name_of
 
 
 class Source(NamedTuple):
@@ -92,11 +93,6 @@ def file_sizes(config: ModelConfig) -> dict[str, int]:
 def parameter_shapes(config: ModelConfig) -> Any:
     """Returns the parameters' tree of shapes."""
     return jax.eval_shape(build(config).init, jax.random.key(0))
-
-
-def name_of(path: Any) -> str:
-    """Returns a parameter's path as rules and tables spell it."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _prefix(family: Family, tensors: Mapping[str, Stored]) -> Callable[[str], str]:

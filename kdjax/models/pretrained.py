@@ -28,16 +28,16 @@ from kdjax.models.matching import (
     Source,
     file_sizes,
     match,
-    name_of,
     parameter_shapes,
 )
 from kdjax.models.model import Model, Params, build
 from kdjax.models.translate import read_config
 from kdjax.models.weights import open_weights, read_json
+from kdjax.placement import name_of
 from kdjax.sharding import make_placement, shardings
 from kdjax.writers import Progress
 
-_ALIGNMENT = 64  # bytes
+_ALIGNMENT = 64  # bytes, which XLA asks of a CPU's memory that it takes over
 
 
 def load_pretrained(
@@ -208,7 +208,10 @@ def _check_finite(
         source = sources[name_of(path)]
         for name, is_finite in zip(source.names, np.atleast_1d(layers), strict=True):
             if not is_finite:
-                raise UsageError(f"the tensor {name!r} holds infinities or NaNs")
+                raise UsageError(
+                    f"the tensor {name!r} holds infinities, NaNs or numbers too large "
+                    "to be added up"
+                )
 
 
 @functools.lru_cache(maxsize=8)

@@ -17,6 +17,7 @@ import numpy as np
 from kdjax.config import ModelConfig
 from kdjax.models.importance import Importance
 from kdjax.models.model import Params
+from kdjax.placement import name_of
 
 Layers = Literal["every_kth", "first_last", "importance"] | Sequence[int]
 Indices = list[Any]  # nested lists, because they are kept as JSON
@@ -198,8 +199,7 @@ def cut(
 
     def take(params: Params) -> Params:
         def part(path: Any, x: jax.Array) -> jax.Array:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return _part(teacher, parts, name, x)
+            return _part(teacher, parts, name_of(path), x)
 
         return jax.tree_util.tree_map_with_path(part, params)
 

@@ -120,12 +120,19 @@ def _open_file(path: epath.Path) -> dict[str, Stored]:
         # copies, though, so that the data are mapped here.
         with safetensors.safe_open(str(path), "numpy"):
             data = np.memmap(path, np.uint8, "r")
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UsageError(_damage(path, error)) from None
-    length = int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8 : 8 + length].tobytes())
+    header, begin = _header(path)
+    return {name: _stored(data[begin:], entry) for name, entry in header.items()}
+
+
+def _header(path: epath.Path) -> tuple[dict[str, Any], int]:
+    """Returns what a file says of its tensors, and where the data begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, path.stat().length)))
     header.pop("__metadata__", None)
-    return {name: _stored(data[8 + length :], entry) for name, entry in header.items()}
+    return header, 8 + length
 
 
 def _stored(data: np.ndarray, entry: Mapping[str, Any]) -> Stored:
@@ -149,12 +156,9 @@ def _damage(path: epath.Path, error: Exception) -> str:
     message = f"{path} cannot be read ({reason}); fetch it again"
     with contextlib.suppress(*_UNREADABLE):
         size = path.stat().length
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
-        header.pop("__metadata__", None)
+        header, begin = _header(path)
         ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
-        lacking = [name for name, end in ends.items() if 8 + length + end > size]
+        lacking = [name for name, end in ends.items() if begin + end > size]
         if lacking:
             first = min(lacking, key=ends.__getitem__)
             message += f": {first[:80]!r} ends behind the file's {size:,} bytes"
