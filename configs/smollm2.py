@@ -39,6 +39,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = default()
     config.teacher.path = config.tokenizer.path = path
     config.tokenizer.update(kind="file", end_of_text="<|endoftext|>")
+    config.distill.alpha = 0.5  # the labels know more of this corpus than the teacher
     config.student.train.update(steps=160, batch_size=8)
     config.student.train.optimizer.update(learning_rate=1e-3, weight_decay=0.01)
     if argument == "narrow":
