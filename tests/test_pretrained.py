@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -146,6 +147,23 @@ def test_on_a_mesh_the_same_bits_arrive(name, shape):
     kernel = sharded["layers"]["mlp"]["up"]["kernel"]
     assert tuple(kernel.sharding.spec) == (None, "fsdp", "tensor")
     jax.tree.map(np.testing.assert_array_equal, sharded, plain)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_parameters_that_share_memory_may_be_consumed(shape):
+    """On a CPU devices that hold copies share what was read, and a step donates it."""
+    mesh = make_mesh(MeshConfig(*shape))
+    _, params = models.load_pretrained(FIXTURES / "llama", mesh=mesh)
+    expected = jax.tree.map(lambda x: 3 * (3 * np.array(x) + 1) + 1, params)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(params):
+        return jax.tree.map(lambda x: 3 * x + 1, params)
+
+    found = step(step(params))
+    for leaf, wanted in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        for shard in leaf.addressable_shards:
+            np.testing.assert_allclose(shard.data, wanted[shard.index], rtol=1e-6)
 
 
 def test_a_model_on_a_mesh_computes_what_it_computes_on_one_device():

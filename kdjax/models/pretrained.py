@@ -163,15 +163,16 @@ def _make(
     dtype: str | None,
 ) -> jax.Array:
     """Returns one parameter, of which this process reads its own shards."""
-    kind = jnp.dtype(dtype) if dtype else source.stored[0].dtype
+    precision = jnp.dtype(dtype) if dtype else source.stored[0].dtype
     pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def piece(index: Index | None) -> np.ndarray:
-        assert index is not None  # it is for arrays without dimensions
+        assert index is not None  # as for numbers alone, which no model has
         bounds = [where.indices(size) for where, size in zip(index, shape, strict=True)]
         key = tuple((low, high) for low, high, _ in bounds)
         if key not in pieces:  # devices that hold copies share one read
-            pieces[key] = _read(source, [slice(*pair) for pair in key], sizes, kind)
+            part = [slice(*pair) for pair in key]
+            pieces[key] = _read(source, part, sizes, precision)
         return pieces[key]
 
     return jax.make_array_from_callback(shape, sharding, piece)
