@@ -16,6 +16,7 @@ from kdjax.models import (
     is_pretrained,
     load_config,
     load_pretrained,
+    stored_formats,
 )
 from kdjax.parsing import from_mapping
 from kdjax.sharding import shardings
@@ -102,8 +103,9 @@ def load(
     stored, params = load_pretrained(
         directory, mesh=setting.mesh, rules=rules, dtype=dtype
     )
-    # The report is the first process's; the others need not read the whole file.
-    card = {"sha256": fingerprint(directory) if jax.process_index() == 0 else ""}
+    card = {"sha256": "", "formats": stored_formats(directory)}
+    if jax.process_index() == 0:  # whose report it is; to hash is to read it all
+        card["sha256"] = fingerprint(directory)
     return Trained(model if dtype else stored, params, directory, card)
 
 

@@ -125,6 +125,7 @@ def _results(
             "path": str(teacher.directory),
             "sha256": teacher.card["sha256"],
             "from_config": not config.teacher.path,
+            "formats": teacher.card.get("formats", []),
         },
         "models": {
             name: {

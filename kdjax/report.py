@@ -11,6 +11,7 @@ import base64
 import importlib.resources
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -84,14 +85,12 @@ def model_card(results: dict[str, Any], run: str) -> str:
             f"{_setting(loss['temperature'])}"
         )
     teacher = results["teacher"]
+    origin = ", ".join(filter(None, (_stored_weights(teacher), teacher["path"])))
     environment = results["environment"]
     rows = (
         ("parameters", f"{models['student']['parameters']:,}"),
         ("loss", how),
-        (
-            "teacher",
-            f"{models['teacher']['parameters']:,} parameters, {teacher['path']}",
-        ),
+        ("teacher", f"{models['teacher']['parameters']:,} parameters, {origin}"),
         ("teacher's sha256", teacher["sha256"]),
         ("data", f"{data['source']}, in rows of {data['length']} tokens"),
         ("data's sha256", data["splits"]["train"]["sha256"]),
@@ -156,6 +155,7 @@ def _headline(
     size, speed = "parameters", "forward_tokens_per_second"
     gap_closed = summary["gap_closed"] if role == "student" else None
     skipped = found["skipped_steps"]
+    formats = results["teacher"].get("formats") if role == "teacher" else None
     ends = dict.fromkeys([*found["best_steps"][:1], *found["best_steps"][-1:]])
     return {
         **_scores(found, VALIDATION, METRICS),
@@ -169,7 +169,20 @@ def _headline(
         "speed relative to teacher ↑": f"{model[speed] / teacher[speed]:.2f}x",
         "parameters ↓": f"{model[size]:,}",
         "size relative to teacher ↓": f"{model[size] / teacher[size]:.3f}x",
+        "weights as loaded": _bits(formats) if formats else ABSENT,
     }
+
+
+def _stored_weights(teacher: Mapping[str, Any]) -> str:
+    """Returns how a loaded teacher's weights are stored, in words; "" for others."""
+    formats = teacher.get("formats")
+    return f"{_bits(formats)} weights ({', '.join(formats)})" if formats else ""
+
+
+def _bits(formats: Sequence[str]) -> str:
+    """Returns the width of the format that most weights have: "4-bit" for Q4_1."""
+    (width,) = re.findall(r"^\D+(\d+)", formats[0])
+    return f"{width}-bit"
 
 
 def _scores(role: dict[str, Any], split: str, keys: Iterable[str]) -> dict[str, str]:
@@ -196,6 +209,7 @@ def _render(results: dict[str, Any], images: Mapping[str, bytes]) -> str:
         tables=_tables(results, results["summary"]),
         images={name: base64.b64encode(png).decode() for name, png in images.items()},
         colors=plots.COLORS,
+        stored_weights=_stored_weights(results["teacher"]),
         config_json=json.dumps(results["config"], indent=2),
     )
 

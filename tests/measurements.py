@@ -76,7 +76,12 @@ def make_results(*, student, twin=(), teacher=1.0):
             "tokenizer": {"kind": "bpe", "vocab_size": 1024, "sha256": "cd" * 32},
             "splits": {name: SIZES for name in ("train", "validation", "prose")},
         },
-        "teacher": {"path": "teacher", "sha256": "ef" * 32, "from_config": True},
+        "teacher": {
+            "path": "teacher",
+            "sha256": "ef" * 32,
+            "from_config": True,
+            "formats": [],
+        },
         "models": {
             "teacher": {"parameters": 2_000_000, "forward_tokens_per_second": 3e4},
             "student": {"parameters": 330_000, "forward_tokens_per_second": 1.2e5},

@@ -248,10 +248,10 @@ def test_every_shard_of_a_quantised_tensor_is_dequantised(tmp_path, kind):
         np.ones(256, np.float32),
     )
     path = tmp_path / "model.gguf"
-    write(path, "qwen3", SIZES, (raw | norms).items(), known)
     rest = {"blk.0.attn_q_norm.weight": np.ones(128, np.float32)}
     rest["blk.0.attn_k_norm.weight"] = rest["blk.0.attn_q_norm.weight"]
     write(path, "qwen3", SIZES, (raw | norms | rest).items(), known)
+    assert models.stored_formats(path) == [kind, "F32"]
     mesh = make_mesh(MeshConfig(1, 4, 2))
     _, params = models.load_pretrained(path, mesh=mesh, dtype="float32")
     for name, parameter in (

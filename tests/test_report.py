@@ -92,6 +92,22 @@ def test_where_a_cut_student_starts_is_a_column_and_changes_no_verdict(tmp_path)
     assert 'began with the column "start"' in page
 
 
+def test_a_loaded_teacher_s_precision_stands_beside_its_figures(tmp_path):
+    results = make_results(student=[1.2], twin=[1.3])
+    label, words = "weights as loaded", "4-bit weights (Q4_1, F32)"
+    assert label not in report.table(results)  # a trained one has nothing to say
+    assert "bit weights" not in report.model_card(results, "student-0")
+    results["teacher"].update(from_config=False, formats=["Q4_1", "F32"])
+    (row,) = (
+        line for line in report.table(results).splitlines() if line.startswith(label)
+    )
+    assert row.split()[-3:] == ["4-bit", "-", "-"]
+    assert f"parameters, {words}, teacher" in report.model_card(results, "student-0")
+    assert (
+        f"<dd>{words}</dd>" in report.write(results, epath.Path(tmp_path)).read_text()
+    )
+
+
 def test_values_cannot_inject_html(tmp_path):
     hostile = "<script>alert(1)</script>"
     results = make_results(student=[1.2])

@@ -102,6 +102,7 @@ def test_a_student_is_distilled_from_it(directory, texts):
     subprocess.run(arguments, env=environment, check=True, capture_output=True)
     report = json.loads(pathlib.Path("run/report/report.json").read_text())
     assert report["teacher"]["sha256"] == models.fingerprint(directory)
+    assert report["teacher"]["formats"] == ["F32"]
     assert report["runs"][0]["final"]["validation"]["agreement"] == 1
     check_export(environment)
 

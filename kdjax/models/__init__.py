@@ -12,6 +12,7 @@ from kdjax.models.pretrained import (
     is_pretrained,
     load_config,
     load_pretrained,
+    stored_formats,
 )
 from kdjax.placement import Placement
 
@@ -26,4 +27,5 @@ __all__ = [
     "load_config",
     "load_pretrained",
     "save_pretrained",
+    "stored_formats",
 ]

@@ -1,5 +1,6 @@
 """Pretrained models in: a Hugging Face directory or a GGUF file, onto the mesh."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -67,12 +68,7 @@ def load_pretrained(
     place = epath.Path(path).expanduser()
     if dtype not in (None, "float32", "bfloat16"):
         raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
-    if place.suffix == ".gguf":
-        family, config, tensors = open_gguf(place)
-    else:
-        family, config = load_config(place)
-        tensors = open_weights(place)
-    sources = match(family, config, tensors)
+    sources, config = _open(place)
     stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
     is_narrow = dtype == "bfloat16" if dtype else stored == {jnp.dtype(jnp.bfloat16)}
     computed: Literal["float32", "bfloat16"] = "bfloat16" if is_narrow else "float32"
@@ -114,6 +110,19 @@ def is_pretrained(path: epath.PathLike) -> bool:
         return False
 
 
+def stored_formats(path: epath.PathLike) -> list[str]:
+    """Returns the formats of a pretrained model's weights, that of most weights first.
+
+    They are the file's own words, such as "BF16" or, for 4-bit weights, "Q4_1".
+    """
+    sources, _ = _open(epath.Path(path).expanduser())
+    weights: collections.Counter[str] = collections.Counter()
+    for source in sources.values():
+        for tensor in source.stored:
+            weights[tensor.kind] += math.prod(tensor.shape)
+    return [name for name, _ in weights.most_common()]
+
+
 def fingerprint(path: epath.PathLike) -> str:
     """Returns one hash over the architecture and the weights of a pretrained model."""
     place, total = epath.Path(path), hashlib.sha256()
@@ -123,6 +132,16 @@ def fingerprint(path: epath.PathLike) -> str:
             with file.open("rb") as content:
                 total.update(hashlib.file_digest(content, "sha256").digest())
     return total.hexdigest()
+
+
+def _open(place: epath.Path) -> tuple[dict[str, Source], ModelConfig]:
+    """Returns where each parameter of a model is to be read, and its architecture."""
+    if place.suffix == ".gguf":
+        family, config, tensors = open_gguf(place)
+    else:
+        family, config = load_config(place)
+        tensors = open_weights(place)
+    return match(family, config, tensors), config
 
 
 def _place(
