@@ -85,12 +85,13 @@ def model_card(results: dict[str, Any], run: str) -> str:
             f"{_setting(loss['temperature'])}"
         )
     teacher = results["teacher"]
-    origin = ", ".join(filter(None, (_stored_weights(teacher), teacher["path"])))
+    source = ", ".join(filter(None, (_stored_weights(teacher), teacher["path"])))
     environment = results["environment"]
     rows = (
         ("parameters", f"{models['student']['parameters']:,}"),
+        ("began as", _origin(results)),
         ("loss", how),
-        ("teacher", f"{models['teacher']['parameters']:,} parameters, {origin}"),
+        ("teacher", f"{models['teacher']['parameters']:,} parameters, {source}"),
         ("teacher's sha256", teacher["sha256"]),
         ("data", f"{data['source']}, in rows of {data['length']} tokens"),
         ("data's sha256", data["splits"]["train"]["sha256"]),
@@ -98,7 +99,7 @@ def model_card(results: dict[str, Any], run: str) -> str:
         ("made with", f"jax {environment['jax']} on {environment['device']}"),
         ("made at", results["created"]),
     )
-    lines = (f"- {name}: {value}" for name, value in rows)
+    lines = (f"- {name}: {value}" for name, value in rows if value)
     return "\n".join(
         (
             "---\nlibrary_name: transformers\ntags: [knowledge-distillation]\n---\n",
@@ -173,6 +174,13 @@ def _headline(
     }
 
 
+def _origin(results: dict[str, Any]) -> str:
+    """Returns where a student that was not new is from, in words; "" for others."""
+    return next(
+        (run.get("origin", "") for run in results["runs"] if run["role"] == "start"), ""
+    )
+
+
 def _stored_weights(teacher: Mapping[str, Any]) -> str:
     """Returns how a loaded teacher's weights are stored, in words; "" for others."""
     formats = teacher.get("formats")
@@ -209,6 +217,7 @@ def _render(results: dict[str, Any], images: Mapping[str, bytes]) -> str:
         tables=_tables(results, results["summary"]),
         images={name: base64.b64encode(png).decode() for name, png in images.items()},
         colors=plots.COLORS,
+        origin=_origin(results),
         stored_weights=_stored_weights(results["teacher"]),
         config_json=json.dumps(results["config"], indent=2),
     )

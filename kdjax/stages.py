@@ -39,10 +39,12 @@ class Start(NamedTuple):
 
     Attributes:
         params: Gives the parameters, anew every time.
+        origin: Where they are from, in words.
         final: All held-out metrics before any training.
     """
 
     params: Callable[[], Any]
+    origin: str
     final: dict[str, Any]
 
 
@@ -164,6 +166,7 @@ def start_results(start: Start, setting: Setting) -> dict[str, Any]:
     """Returns the row of the results that all students and twins start from."""
     return {
         "role": "start",
+        "origin": start.origin,
         "seed": setting.config.seed,
         "curve": [],
         "training": None,

@@ -49,6 +49,7 @@ def begin_student(
     student = setting.config.student
     if student.path:
         directory = directory_of("student", setting)
+        origin = f"loaded from {directory}"
 
         def params() -> Any:
             return load("student", model, setting, dtype="float32").params
@@ -57,6 +58,9 @@ def begin_student(
         directory = setting.workdir
         parts = _parts(model, teacher, setting)
         architecture = surgery.with_windows(teacher.model.config, model.config, parts)
+        kept = surgery.describe(teacher.model.config, architecture, parts)
+        origin = f"cut out of the teacher ({kept})"
+        say(f"student: {origin}")
         model = make_model(architecture, "student", setting)
         _, placed = shapes_and_shardings(model, student.rules, setting)
 
@@ -71,7 +75,8 @@ def begin_student(
         untrained = Trained(model, params(), directory, {})
         return final_metrics(untrained, teacher, setting)
 
-    return model, Start(params, _kept(setting.workdir / "initial.json", evaluate))
+    final = _kept(setting.workdir / "initial.json", evaluate)
+    return model, Start(params, origin, final)
 
 
 def _parts(model: Model, teacher: Trained, setting: Setting) -> surgery.Parts:
@@ -85,12 +90,7 @@ def _parts(model: Model, teacher: Trained, setting: Setting) -> surgery.Parts:
             importance = _measure(teacher, setting)
         return surgery.choose(config, model.config, layers, importance)._asdict()
 
-    parts = surgery.Parts(**_kept(setting.workdir / "cut.json", choose))
-    say(
-        f"student: layers {', '.join(map(str, parts.layers))} of the teacher's "
-        f"{config.layers}, {model.config.width} of {config.width} channels"
-    )
-    return parts
+    return surgery.Parts(**_kept(setting.workdir / "cut.json", choose))
 
 
 def _measure(teacher: Trained, setting: Setting) -> Importance:

@@ -80,7 +80,8 @@ def test_where_a_cut_student_starts_is_a_column_and_changes_no_verdict(tmp_path)
     results = make_results(student=[1.2, 1.3], twin=[1.4, 1.5])
     verdict = summarise(results)["verdict"]
     results["runs"].insert(1, make_run("start", 0, 5.4321))
-    results["runs"][1].update(curve=[], training=None)
+    origin = "cut out of the teacher (layers 0, 2 of 3)"
+    results["runs"][1].update(curve=[], training=None, origin=origin)
     header, *_ = table = report.table(results).splitlines()
     assert header.split()[-4:] == ["teacher", "start", "student", "twin"]
     (row,) = (
@@ -89,7 +90,8 @@ def test_where_a_cut_student_starts_is_a_column_and_changes_no_verdict(tmp_path)
     assert "5.4321" in row
     assert summarise(results)["verdict"] == verdict
     page = report.write(results, epath.Path(tmp_path)).read_text()
-    assert 'began with the column "start"' in page
+    assert f'began with the column "start", {origin}.' in page
+    assert f"began as: {origin}\n" in report.model_card(results, "twin-0")
 
 
 def test_a_loaded_teacher_s_precision_stands_beside_its_figures(tmp_path):

@@ -52,6 +52,7 @@ def test_student_and_twin_start_from_the_same_cut(texts):
     options += ["--config.student.model.width=24", "--config.student.model.layers=1"]
     done, report = run(texts, "run", *options)
     teacher, start, student, twin = report["runs"]
+    assert start["origin"].startswith("cut out of the teacher (layers ")
     assert bits(start) < 8 * 0.9  # bytes at random have 8 bits
     for healed in (student, twin):  # a few steps lead nowhere from random numbers
         assert 0 < bits(start) - bits(healed) < 1.5
@@ -90,6 +91,7 @@ def test_a_student_starts_from_a_directory(texts, tmp_path):
         *(f"--config.tokenizer.path={path}/tokenizer.json", "--config.baseline=False"),
     )
     teacher, start, student = report["runs"]
+    assert start["origin"] == f"loaded from {path}"
     assert bits(start) == pytest.approx(bits(teacher))
     assert start["final"]["validation"]["agreement"] == 1
     assert bits(student) != bits(start)

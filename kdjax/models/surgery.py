@@ -118,6 +118,24 @@ def choose(
     return Parts(kept, **parts)
 
 
+def describe(teacher: ModelConfig, student: ModelConfig, parts: Parts) -> str:
+    """Returns what a student keeps of its teacher, in words.
+
+    Example:
+        >>> whole = ModelConfig(layers=6, heads=8, ffn_width=512)
+        >>> part = ModelConfig(layers=3, heads=8, ffn_width=384)
+        >>> describe(whole, part, Parts([0, 2, 5]))
+        'layers 0, 2, 5 of 6; 384 of 512 FFN channels'
+    """
+    layers = f"layers {', '.join(map(str, parts.layers))} of {teacher.layers}"
+    if list(parts.layers) == list(range(teacher.layers)):
+        layers = f"all {teacher.layers} layers"
+    names = ("channels", "heads", "key-value heads", "FFN channels")
+    kept = zip(_sizes(student), _sizes(teacher), names, strict=True)
+    sizes = (f"{few:,} of {all_:,} {name}" for few, all_, name in kept if few < all_)
+    return "; ".join((layers, *sizes))
+
+
 def _sizes(config: ModelConfig) -> tuple[int, ...]:
     return config.width, config.heads, config.key_value_heads, config.width_of_ffn
 
