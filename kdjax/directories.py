@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from kdjax import checkpoint
 from kdjax.config import Config, ModelConfig, Rules
-from kdjax.data import Prepared, same_tokenizer, tokenizer_file
+from kdjax.data import Prepared, same_ids, tokenizer_file
 from kdjax.errors import UsageError
 from kdjax.models import (
     Model,
@@ -60,7 +60,7 @@ def architecture_in(name: str, setting: Setting) -> ModelConfig:
     if _is_pretrained(directory):
         _, architecture = load_config(directory)
         file = tokenizer_file(directory)
-        is_same = same_tokenizer(file, tokenizer)
+        is_same = same_ids(file, tokenizer, architecture.vocab_size)
     else:
         card = checkpoint.load_card(directory, f"config.{name}.path")
         file = directory / "tokenizer.json"

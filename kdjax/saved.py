@@ -22,14 +22,12 @@ class Saved(NamedTuple):
         params: With what.
         tokenizer: What its ids mean.
         stops: Ids that end a text.
-        add_special_tokens: Whether its documents began with what the tokenizer adds.
     """
 
     model: Model
     params: Any
     tokenizer: TextTokenizer
     stops: frozenset[int]
-    add_special_tokens: bool
 
 
 def find_model(path: epath.Path) -> epath.Path:
@@ -84,11 +82,10 @@ def _load_own(directory: epath.Path) -> Saved:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     where = jax.tree.map(lambda _: one, shapes)
     params = checkpoint.load_params(directory, checkpoint.abstract(shapes, where))
-    # Rows are packed without special tokens but the end of text.
-    return Saved(model, params, tokenizer, frozenset(tokenizer.stops), False)
+    return Saved(model, params, tokenizer, frozenset(tokenizer.stops))
 
 
 def _load_pretrained(path: epath.Path) -> Saved:
     stops = read_stops(path)
     tokenizer = load_tokenizer(tokenizer_file(path), stops[0])
-    return Saved(*load_pretrained(path), tokenizer, frozenset(stops), True)
+    return Saved(*load_pretrained(path), tokenizer, frozenset(stops))

@@ -106,9 +106,7 @@ def encode(saved: Saved, text: str, *, chat: bool = False) -> list[int]:
     if chat:
         ids = saved.tokenizer.encode_message(text)
     else:
-        ids = saved.tokenizer.encode_prompt(
-            text, add_special_tokens=saved.add_special_tokens
-        )
+        ids = saved.tokenizer.encode_prompt(text)
     if not ids:
         raise UsageError("the prompt is empty; give the model something to continue")
     known = saved.model.config.vocab_size

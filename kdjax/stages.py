@@ -56,10 +56,13 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
     """
     config, size = setting.config, setting.prepared.tokenizer.vocab_size
     path = f"config.{name}.model"
-    if model.vocab_size and model.vocab_size < size:
+    rows = setting.prepared.info["splits"].values()
+    largest = max(split["largest_id"] for split in rows)
+    # A tokenizer may know tokens that no row holds and the model was made without.
+    if 0 < model.vocab_size <= largest:
         raise UsageError(
-            f"{path}.vocab_size = {model.vocab_size} is smaller than the tokenizer's "
-            f"{size}; set it to 0"
+            f"{path}.vocab_size = {model.vocab_size}, and the rows hold ids up to "
+            f"{largest}; set it to 0, or take the tokenizer that the {name} knows"
         )
     model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     check_model(model, config, path)
@@ -122,6 +125,7 @@ def _teacher_key(setting: Setting) -> str:
         prepared.tokenizer.sha256,
         prepared.info["splits"]["train"]["sha256"],
         config.data.length,
+        *prepared.tokenizer.prefix,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 

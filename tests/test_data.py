@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow_datasets as tfds
+import tokenizers
 import urllib3
 from etils import epath
 from tensorflow_datasets.core import constants
@@ -91,6 +92,25 @@ def test_packing_keeps_every_token_once_in_order_and_knows_its_document(seed):
         here = owner[row * length : (row + 1) * length]
         found = segments[row * length : row * length + len(here)]
         np.testing.assert_array_equal(found, here - here[0] + 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_piece_begins_with_the_prefix_and_no_token_is_lost(seed):
+    rng = np.random.default_rng(seed)
+    prefix = [1000, 1001][: 1 + seed % 2]
+    length = int(rng.integers(len(prefix) + 1, 12))
+    documents = [rng.integers(1, 1000, size) for size in rng.integers(1, 30, 20)]
+    rows = list(pack(documents, length, prefix))
+    rest = []
+    for row in rows:
+        for segment in range(1, row["segments"].max() + 1):
+            ids = row["tokens"][row["segments"] == segment].tolist()
+            assert ids[: len(prefix)] == prefix
+            rest.append(ids[len(prefix) :])
+            assert rest[-1]
+    assert flatten(rest) == np.concatenate(documents).tolist()
+    for row in rows[:-1]:  # no place is left over where an id would have fitted
+        assert (row["segments"] == 0).sum() <= len(prefix)
 
 
 # Corpora.
@@ -423,6 +443,27 @@ def test_rows_and_their_description_are_right(texts):
         assert info["rows"] == len(expected) == len(prepared.splits[split])
     hashes = {info["sha256"] for info in prepared.info["splits"].values()}
     assert len(hashes) == 2
+
+
+def test_rows_begin_as_the_tokenizer_begins_a_text(texts):
+    library = train_tokenizer([], BYTES).tokenizer
+    library.add_special_tokens(["<bos>"])
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 257)]
+    )
+    library.save("begins.json")
+    file = TokenizerConfig(kind="file", path="begins.json")
+    plain, prepared = prepared_as(files(texts))[0], prepared_as(files(texts), file)[0]
+    for split, rows in prepared.splits.items():
+        for row in rows:
+            tokens, segments = row["tokens"], row["segments"]
+            begins = np.diff(segments, prepend=0) > 0
+            np.testing.assert_array_equal(tokens == 257, begins)
+        size, less = prepared.info["splits"][split], plain.info["splits"][split]
+        assert size["tokens"] == less["tokens"]  # it is never predicted
+        assert (size["largest_id"], less["largest_id"] < 257) == (257, True)
+    with pytest.raises(UsageError, match=r"length = 2 leaves no place"):
+        prepared_as(files(texts, length=2), file)
     tokenizer = prepared.info["tokenizer"]
     assert tokenizer["sha256"] == prepared.tokenizer.sha256
     assert json.loads(json.dumps(prepared.info)) == prepared.info  # for report.json

@@ -15,7 +15,7 @@ from toys import FAMILIES, random_params
 from kdjax import models
 from kdjax.config import MeshConfig, ModelConfig, RopeScalingConfig, TokenizerConfig
 from kdjax.data.chat import Chat
-from kdjax.data.tokenizer import load_tokenizer, same_tokenizer, train_tokenizer
+from kdjax.data.tokenizer import load_tokenizer, same_ids, train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.models import export
 from kdjax.models.translate import canonical, read_config, write_config
@@ -162,9 +162,9 @@ def test_the_tokenizer_and_its_chat_template_lie_beside_the_weights(
     loaded = load_tokenizer(path, "<|endoftext|>")
     assert (loaded.sha256, loaded.chat.template) == (tokenizer.sha256, TEMPLATE)
     assert (tmp_path / "out" / "README.md").read_text() == CARD
-    assert same_tokenizer(path, tokenizer)
+    assert same_ids(path, tokenizer, 280)
     other = train_tokenizer(["another text"] * 9, TokenizerConfig(vocab_size=280))
-    assert not same_tokenizer(path, other)
+    assert not same_ids(path, other, 280)
 
 
 @pytest.mark.parametrize(

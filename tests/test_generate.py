@@ -38,7 +38,7 @@ def by_bytes():
 
 
 def test_a_character_comes_whole_or_not_at_all(by_bytes):
-    ids = by_bytes.encode_prompt(TEXT, add_special_tokens=True)
+    ids = by_bytes.encode_prompt(TEXT)
     assert len(ids) == len(TEXT.encode()) > len(TEXT)
     step = by_bytes.make_stream([])
     pieces = [step(token) for token in ids]
@@ -47,7 +47,7 @@ def test_a_character_comes_whole_or_not_at_all(by_bytes):
     assert sum(piece == "" for piece in pieces) == len(ids) - len(TEXT)
     # A text that stops within a character ends before it; its end is not shown.
     step = by_bytes.make_stream(ids[:1])
-    half = by_bytes.encode_prompt("é", add_special_tokens=True)[:1]
+    half = by_bytes.encode_prompt("é")[:1]
     assert [step(token) for token in (*ids[1:2], *half, by_bytes.end_of_text)] == [
         "a",
         "",
@@ -67,6 +67,25 @@ def test_a_stream_of_any_bytes_is_what_decoding_them_gives(by_bytes):
         )
 
 
+def test_bytes_that_are_no_character_do_not_stop_a_stream():
+    """Where SentencePiece falls back to bytes, the library gives up on these."""
+    bytes_ = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    library = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=bytes_ | {"▁a": 256}, merges=[], byte_fallback=True)
+    )
+    library.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    step = TextTokenizer(library, 0, "").make_stream([])
+    pieces = [step(token) for token in (256, 0x0A, 0xF0, 0x9F, 256, 256, 0xC3, 0xA9)]
+    assert "".join(pieces) == "a\n\N{REPLACEMENT CHARACTER} a aé"
+
+
 def test_a_word_behind_the_prompt_keeps_its_space():
     """SentencePiece drops the space before the first word it decodes."""
     vocab = {"<end>": 0, "▁one": 1, "▁two": 2}
@@ -74,7 +93,7 @@ def test_a_word_behind_the_prompt_keeps_its_space():
     library.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     library.decoder = tokenizers.decoders.Metaspace()
     tokenizer = TextTokenizer(library, 0, "")
-    prompt = tokenizer.encode_prompt("one", add_special_tokens=True)
+    prompt = tokenizer.encode_prompt("one")
     assert tokenizer.make_stream(prompt)(2) == " two"
     assert tokenizer.make_stream([])(2) == "two"
 
@@ -113,7 +132,7 @@ def test_a_template_that_fails_is_refused_in_one_line(by_bytes, template, word):
 
 def test_a_prompt_that_is_no_text_is_refused(by_bytes):
     with pytest.raises(UsageError, match="UTF-8"):
-        by_bytes.encode_prompt("a\udcff", add_special_tokens=True)
+        by_bytes.encode_prompt("a\udcff")
 
 
 WORDS = ["the theory of the thing, then the end of the theory"] * 9
@@ -178,7 +197,7 @@ def test_a_workdir_its_student_and_its_model_are_the_same_model(run):
     pieces, speed = continuation(saved, ["the theory"])
     assert pieces[0] == "the theory" and pieces[-1] == "\n"
     assert (speed.prefill_tokens, speed.decode_tokens) == (
-        len(saved.tokenizer.encode_prompt("the theory", add_special_tokens=False)),
+        len(saved.tokenizer.encode_prompt("the theory")),
         7,
     )
     assert "prefill" in str(speed) and "decode: 7 tokens" in str(speed)
@@ -286,10 +305,10 @@ def test_a_gguf_file_says_whether_texts_begin_with_a_token(tmp_path, said, expec
     writer.write_kv_data_to_file()
     writer.close()
     tokenizer = load_tokenizer(path, 2)
-    ids = tokenizer.encode_prompt("ab", add_special_tokens=True)
+    ids = tokenizer.encode_prompt("ab")
     tokens = map(tokenizer.tokenizer.id_to_token, ids)
     assert "".join(tokens) == expected
-    assert tokenizer.encode_prompt("ab", add_special_tokens=False)[0] != 2
+    assert tokenizer.prefix == tuple(ids[:-1])
 
 
 @pytest.mark.parametrize(

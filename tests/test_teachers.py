@@ -11,19 +11,20 @@ import types
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from etils import epath
 from toys import random_params
 
 from kdjax import checkpoint, models
 from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
-from kdjax.data.tokenizer import same_tokenizer, train_tokenizer
+from kdjax.data.tokenizer import same_ids, train_tokenizer
 from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.export import export
 from kdjax.models.translate import canonical
 from kdjax.parsing import from_mapping
 from kdjax.sharding import make_mesh
-from kdjax.stages import obtain_teacher, teacher_architecture
+from kdjax.stages import make_model, obtain_teacher, teacher_architecture
 
 ROOT = pathlib.Path(__file__).parents[1]
 BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))
@@ -68,6 +69,24 @@ def test_another_tokenizer_is_refused_with_the_flags_that_mend_it(directory):
             teacher_architecture(setting(directory, tokenizer))
         flags = f"kind=file --config.tokenizer.path={directory}/tokenizer.json"
         assert flags in str(caught.value)
+
+
+def test_what_the_data_s_tokenizer_does_beyond_ids_does_not_matter(directory):
+    """Such as a token for images, which the published Gemma 3 1B cannot know."""
+    library = tokenizers.Tokenizer.from_str(BYTES.tokenizer.to_str())
+    library.add_special_tokens(["<image>"])
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    data = setting(directory, BYTES._replace(tokenizer=library, sha256=""))
+    architecture = teacher_architecture(data)
+    for largest in (256, 257):
+        data.prepared.info = {"splits": {"train": {"largest_id": largest}}}
+        if largest < architecture.vocab_size:
+            make_model(architecture, "teacher", data)
+            continue
+        with pytest.raises(UsageError, match=r"= 257, and the rows hold ids up to 257"):
+            make_model(architecture, "teacher", data)
 
 
 def test_a_directory_without_a_tokenizer_is_refused_with_the_way_to_write_one(
@@ -120,7 +139,7 @@ def check_export(environment):
     wanted["embed"]["tokens"] = wanted["embed"]["tokens"].at[257:].set(0)
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     assert "# run: student-0" in (out / "README.md").read_text()
-    assert same_tokenizer(out / "tokenizer.json", BYTES)
+    assert same_ids(out / "tokenizer.json", BYTES, 257)
     for arguments, words in (
         ((workdir, "", out), "out exists already"),
         ((workdir, "twin-0", out), "--run must be"),

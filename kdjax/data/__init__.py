@@ -7,7 +7,7 @@ from kdjax.data.stops import read_stops
 from kdjax.data.tokenizer import (
     TextTokenizer,
     load_tokenizer,
-    same_tokenizer,
+    same_ids,
     tokenizer_file,
 )
 
@@ -22,7 +22,7 @@ __all__ = [
     "open_corpus",
     "prepare",
     "read_stops",
-    "same_tokenizer",
+    "same_ids",
     "tokenizer_file",
     "training_batches",
 ]

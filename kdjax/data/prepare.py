@@ -79,10 +79,13 @@ class PackedRows(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
         count = self._metadata["splits"][split]  # stored after the last row
-        count["rows"] = count["tokens"] = 0
+        prefix = len(self._metadata["tokenizer"]["prefix"])
+        count["rows"] = count["tokens"] = count["largest_id"] = 0
         for index, row in enumerate(self._rows[split]()):
             count["rows"] += 1
-            count["tokens"] += int((row["segments"] > 0).sum())
+            pieces = int(row["segments"].max())
+            count["tokens"] += int((row["segments"] > 0).sum()) - prefix * pieces
+            count["largest_id"] = max(count["largest_id"], int(row["tokens"].max()))
             yield index, row
 
 
@@ -114,6 +117,11 @@ def prepare(
                 "change config.data.validation_fraction"
             )
     tokenizer = _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
+    if len(tokenizer.prefix) + 2 > data.length:
+        raise UsageError(
+            f"config.data.length = {data.length} leaves no place for text after the "
+            f"{len(tokenizer.prefix)} ids that the tokenizer begins with; raise it"
+        )
     info = {
         "source": data.source,
         "length": data.length,
@@ -123,13 +131,15 @@ def prepare(
             "kind": tokenizer_config.kind,
             "vocab_size": tokenizer.vocab_size,
             "sha256": tokenizer.sha256,
+            "prefix": list(tokenizer.prefix),
         },
         "splits": sizes,
     }
 
     def rows(split: str) -> Iterator[Row]:
         tracked = track(corpus.splits[split](), split, sizes[split]["bytes"])
-        return pack(tokenizer.encode(d.text for d in tracked), data.length)
+        ids = tokenizer.encode(d.text for d in tracked)
+        return pack(ids, data.length, tokenizer.prefix)
 
     builder = PackedRows(
         info=info,
@@ -144,11 +154,15 @@ def prepare(
     return Prepared(tokenizer, sources, stored)
 
 
-def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[Row]:
+def pack(
+    documents: Iterable[np.ndarray], length: int, prefix: Sequence[int] = ()
+) -> Iterator[Row]:
     """Yields rows of `length` ids cut from the concatenated documents.
 
     Segments number the documents within a row from 1. A document that does not fit goes
-    on in the next row; only the last row is padded, with segment 0.
+    on in the next row. Every piece begins with the prefix: a model that has always seen
+    `<bos>` before a text may be at a loss without it. Places that are left over, in the
+    last row or because not one id would follow a prefix, have segment 0.
 
     Example:
         >>> rows = list(pack([np.array([7, 7, 7]), np.array([8, 8])], 4))
@@ -156,18 +170,22 @@ def pack(documents: Iterable[np.ndarray], length: int) -> Iterator[Row]:
         [[7, 7, 7, 8], [8, 0, 0, 0]]
         >>> [row["segments"].tolist() for row in rows]
         [[1, 1, 1, 2], [1, 0, 0, 0]]
+        >>> rows = pack([np.array([7, 7, 7]), np.array([8, 8])], 5, prefix=[1])
+        >>> [row["tokens"].tolist() for row in rows]
+        [[1, 7, 7, 7, 0], [1, 8, 8, 0, 0]]
     """
     row, used, segment = _empty(length), 0, 0
     for ids in documents:
         segment += 1
         while len(ids):
-            piece, ids = ids[: length - used], ids[length - used :]
+            if length - used <= len(prefix):
+                yield row
+                row, used, segment = _empty(length), 0, 1
+            room = length - used - len(prefix)
+            piece, ids = [*prefix, *ids[:room]], ids[room:]
             row["tokens"][used : used + len(piece)] = piece
             row["segments"][used : used + len(piece)] = segment
             used += len(piece)
-            if used == length:
-                yield row
-                row, used, segment = _empty(length), 0, int(len(ids) > 0)
     if used:
         yield row
 

@@ -50,8 +50,19 @@ class TextTokenizer(NamedTuple):
         ends = (self.end_of_text, self.tokenizer.token_to_id(self.chat.eos_token))
         return tuple(dict.fromkeys(end for end in ends if end is not None))
 
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids that the tokenizer puts before a text, such as `<bos>`."""
+        encoding = self.tokenizer.encode("a")
+        count = [*encoding.special_tokens_mask, 0].index(0)
+        return tuple(encoding.ids[:count])
+
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """Yields each text's ids, ended by `end_of_text`; uses all cores."""
+        """Yields each text's ids, ended by `end_of_text`; uses all cores.
+
+        There is no `prefix` before them: it goes before every piece of a document that
+        a model sees, which `pack` cuts.
+        """
         batch: list[str] = []
         for text in texts:
             batch.append(text)
@@ -66,23 +77,13 @@ class TextTokenizer(NamedTuple):
         ):
             yield np.array([*encoding.ids, self.end_of_text], np.int32)
 
-    def encode_prompt(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Returns the ids of a text that a model shall continue.
-
-        Args:
-            text: The beginning of a document.
-            add_special_tokens: Whether the tokenizer adds what it was told to add,
-                such as a first token.
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the ids of a document's beginning, `prefix` before them.
 
         Raises:
             UsageError: The text is not Unicode.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
-        found = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return list(found.ids)
+        return [*self.prefix, *self._encode_one(text)]
 
     def encode_message(self, message: str) -> list[int]:
         """Returns the ids of a user's message, up to where the answer begins.
@@ -93,7 +94,14 @@ class TextTokenizer(NamedTuple):
         eos_token = self.chat.eos_token or self.end_of_text_token
         text = self.chat._replace(eos_token=eos_token).render(message)
         # The special tokens that the text needs are in it.
-        return self.encode_prompt(text, add_special_tokens=False)
+        return self._encode_one(text)
+
+    def _encode_one(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
         """Returns a function from ids, one by one, to the text that each completes.
@@ -104,10 +112,20 @@ class TextTokenizer(NamedTuple):
         Args:
             context: The ids before the first; what they say is not repeated.
         """
-        stream = decoders.DecodeStream(skip_special_tokens=True)
+        stream, last = decoders.DecodeStream(skip_special_tokens=True), -1
 
         def step(token: int) -> str:
-            return stream.step(self.tokenizer, token) or ""
+            nonlocal stream, last
+            try:
+                piece = stream.step(self.tokenizer, token)
+            # The library raises bare Exception where bytes that make no character
+            # change what the one before them was.
+            except Exception:
+                stream = decoders.DecodeStream(skip_special_tokens=True)
+                stream.step(self.tokenizer, last)  # or this would be a text's beginning
+                piece = stream.step(self.tokenizer, token)
+            last = token
+            return piece or ""
 
         for token in context:
             step(token)
@@ -194,19 +212,29 @@ def tokenizer_file(path: epath.Path) -> epath.Path:
     return file
 
 
-def same_tokenizer(path: epath.Path, tokenizer: TextTokenizer) -> bool:
-    """Returns whether a tokenizer.json or a GGUF file holds this tokenizer.
+def same_ids(path: epath.Path, tokenizer: TextTokenizer, vocab_size: int) -> bool:
+    """Returns whether ids mean the same in a tokenizer.json or a GGUF file.
 
-    Compared by content; which token ends a document is the config's choice.
+    How text is split, and what is put around it, is one tokenizer's affair: that which
+    makes the rows.
+
+    Args:
+        path: The file.
+        tokenizer: What makes the rows.
+        vocab_size: How many ids the model knows that the file belongs to. Tokens that
+            were added beyond them do not matter.
 
     Raises:
         UsageError: The file is missing or is none.
     """
-    end = tokenizer.end_of_text_token
     other, _ = _read(path)
-    if other.token_to_id(end) != tokenizer.end_of_text:
-        return False
-    return _wrap(other, end, str(path)).sha256 == tokenizer.sha256
+    return _ids(other, vocab_size) == _ids(tokenizer.tokenizer, vocab_size)
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> dict[str, int]:
+    added = tokenizer.get_added_tokens_decoder()
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    return {t: n for t, n in vocab.items() if n < vocab_size or n not in added}
 
 
 def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
