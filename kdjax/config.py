@@ -171,6 +171,8 @@ class TeacherConfig:
     # A model directory of an earlier run or in the Hugging Face format, or a .gguf
     # file; "": train one.
     path: str = ""
+    # Of the parameters and the computation of one that is loaded; "": as it is stored.
+    dtype: Literal["", "float32", "bfloat16"] = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

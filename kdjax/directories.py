@@ -94,26 +94,37 @@ def load(
         name: "teacher" or "student".
         model: What `architecture_in` gave, built.
         setting: What every stage needs.
-        dtype: Of the parameters; None: as they are stored, and computed with in the
-            same precision, which `model` does not know.
+        dtype: Of the parameters; None: as they are stored.
+
+    Returns:
+        It and its model, which, where the directory is in the Hugging Face format,
+        computes in the precision of the parameters, whatever `model` does.
     """
     directory, rules = directory_of(name, setting), getattr(setting.config, name).rules
     if not _is_pretrained(directory):
-        return load_run(name, model, rules, directory, setting)
-    stored, params = load_pretrained(
+        return load_run(name, model, rules, directory, setting, dtype)
+    loaded, params = load_pretrained(
         directory, mesh=setting.mesh, rules=rules, dtype=dtype
     )
     card = {"sha256": "", "formats": stored_formats(directory)}
     if jax.process_index() == 0:  # whose report it is; to hash is to read it all
         card["sha256"] = fingerprint(directory)
-    return Trained(model if dtype else stored, params, directory, card)
+    return Trained(loaded, params, directory, card)
 
 
 def load_run(
-    name: str, model: Model, rules: Rules, directory: epath.Path, setting: Setting
+    name: str,
+    model: Model,
+    rules: Rules,
+    directory: epath.Path,
+    setting: Setting,
+    dtype: str | None = None,
 ) -> Trained:
     """Returns a model that kdjax wrote, placed by its rules."""
     shapes, placed = shapes_and_shardings(model, rules, setting)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), shapes
+    )
     params = checkpoint.load_params(directory, checkpoint.abstract(shapes, placed))
     say(f"{name}: loaded from {directory}")
     return Trained(model, params, directory, checkpoint.load_card(directory))

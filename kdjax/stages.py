@@ -91,7 +91,10 @@ def teacher_architecture(setting: Setting) -> ModelConfig:
         UsageError: There is no model, or it speaks another tokenizer than the data.
     """
     teacher = setting.config.teacher
-    return architecture_in("teacher", setting) if teacher.path else teacher.model
+    if not teacher.path:
+        return teacher.model
+    found = architecture_in("teacher", setting)
+    return dataclasses.replace(found, dtype=teacher.dtype or found.dtype)
 
 
 def obtain_teacher(model: Model, setting: Setting) -> Trained:
@@ -102,7 +105,7 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     """
     config = setting.config
     if config.teacher.path:
-        return load("teacher", model, setting)
+        return load("teacher", model, setting, dtype=config.teacher.dtype or None)
     job = Job(
         "teacher",
         setting.workdir / "teacher",
@@ -120,6 +123,7 @@ def _teacher_key(setting: Setting) -> str:
     config, prepared = setting.config, setting.prepared
     teacher = dataclasses.asdict(config.teacher)
     del teacher["train"]["chunk_size"]  # what it changes is rounding
+    del teacher["dtype"]  # of one that is loaded
     identity = [
         teacher,
         prepared.tokenizer.sha256,

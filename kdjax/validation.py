@@ -76,6 +76,11 @@ def _check(config: Config) -> None:
         _check_rules(part.rules, f"config.{name}.rules")
     if not config.teacher.path:
         check_model(config.teacher.model, config, "config.teacher.model")
+        if config.teacher.dtype:
+            raise UsageError(
+                "config.teacher.dtype is for a loaded teacher, and none is loaded; set "
+                "config.teacher.model.dtype"
+            )
     _check_student(config)
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))

@@ -77,6 +77,7 @@ FAMILIES = {
         max_window_layers=1,
     ),
     "qwen3": transformers.Qwen3Config(**GATED, tie_word_embeddings=True),
+    "gemma": transformers.GemmaConfig(**GATED, hidden_act="gelu"),
     "gemma2": transformers.Gemma2Config(
         **GATED,
         sliding_window=5,

@@ -193,6 +193,8 @@ MISTAKES = [
         {"student.model.attention_softcap": 5.0, "student.model.attention": "cudnn"},
         "cudnn",
     ),
+    ({"teacher.dtype": "bfloat16"}, "config.teacher.model.dtype"),
+    ({"teacher.dtype": "int4", "teacher.path": "x"}, "'bfloat16'"),
     # The data and the tokenizer.
     ({"data.length": 1}, "at least 2"),
     ({"data.validation_fraction": -0.1}, "[0, 0.5]"),

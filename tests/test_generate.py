@@ -292,7 +292,7 @@ def test_a_gguf_file_says_where_texts_end(tmp_path):
 )
 def test_a_gguf_file_says_whether_texts_begin_with_a_token(tmp_path, said, expected):
     path = epath.Path(tmp_path / "model.gguf")
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "gpt2")  # whose words are split as GPT-2's
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["a", "b", "<s>", "ab"])
     writer.add_token_types([1, 1, 3, 1])

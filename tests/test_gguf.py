@@ -44,6 +44,7 @@ CASES = {
     "mistral": ({}, "llama"),
     "qwen2": ({"use_sliding_window": False, "layer_types": None}, "qwen2"),
     "qwen3": ({}, "qwen3"),
+    "gemma": ({}, "gemma"),
     "gemma2": ({"query_pre_attn_scalar": 8}, "gemma2"),
     "gemma3": ({"query_pre_attn_scalar": 8}, "gemma3"),
     "gpt2": ({}, "gpt2"),
@@ -82,7 +83,7 @@ GEMMA_STEMS = STEMS | {
 
 def converted(tensors, values, architecture):
     """Yields names and tensors as the converter of llama.cpp writes them."""
-    stems = GEMMA_STEMS if architecture.startswith("gemma") else STEMS
+    stems = GEMMA_STEMS if architecture in ("gemma2", "gemma3") else STEMS
     for name, tensor in tensors.items():
         stem, _, suffix = name.rpartition(".")
         layer = ""
@@ -144,7 +145,8 @@ def write(path, architecture, meta, tensors, kind=None):
     """Writes a GGUF file; keys without a dot of their own get the architecture's."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in meta.items():
-        key = key if key.startswith("tokenizer.") else f"{architecture}.{key}"
+        is_general = key.startswith(("tokenizer.", "split."))
+        key = key if is_general else f"{architecture}.{key}"
         if isinstance(value, float):
             writer.add_float32(key, value)
         elif isinstance(value, int):
@@ -271,6 +273,8 @@ def test_what_cannot_be_the_model_is_refused(pair, tmp_path):
     write(tmp_path / "empty.gguf", "llama", {}, [])
     assert "'token_embd.weight' is missing" in refusal(tmp_path / "empty.gguf")
     assert "cannot be read" in refusal(tmp_path / "nowhere.gguf")
+    write(tmp_path / "part.gguf", "llama", {"split.count": 3}, [])
+    assert "llama-gguf-split --merge" in refusal(tmp_path / "part.gguf")
     content = path.read_bytes()
     path.write_bytes(content[:-100])
     assert "ends behind the file's" in refusal(path)
@@ -363,6 +367,15 @@ def test_words_are_split_as_the_family_does(tmp_path, pre, pieces):
     assert joined == pieces
 
 
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
+def test_llama_3_takes_words_that_no_merge_leads_to(tmp_path, pre):
+    _, meta = byte_level(pre)
+    meta["tokenizer.ggml.tokens"].append("Vi\u00e1\u00bb\u0129t")
+    meta["tokenizer.ggml.token_type"].append(1)
+    tokens = rebuilt(tmp_path, meta).tokenizer.encode("Vi\u1ec7t").tokens
+    assert (len(tokens) == 1) == (pre == "llama-bpe")
+
+
 def sentence_piece():
     """Returns the metadata of a SentencePiece model, and its scores by token."""
     words = ["▁the", "▁th", "he", "th", "▁t", "or", "ory", "▁theory", "eor", "▁a"]
@@ -422,6 +435,7 @@ def test_a_token_of_a_million_characters_takes_no_time(tmp_path):
     [
         ({"tokenizer.ggml.model": "bert"}, "'bert'"),
         ({"tokenizer.ggml.pre": "deepseek-coder"}, "'deepseek-coder'"),
+        ({"tokenizer.ggml.pre": "default"}, "'default'"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "tokens is missing or damaged"),
         ({"tokenizer.ggml.token_type": [1]}, "token_type is missing or damaged"),
         ({"tokenizer.ggml.merges": ["zz zz"]}, "tokenizer is damaged"),
@@ -441,6 +455,7 @@ def read_tokenizer(path):
 
 TINY = {
     "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
     "tokenizer.ggml.tokens": ["a", "b", "ab", "<|endoftext|>"],
     "tokenizer.ggml.token_type": [1, 1, 1, 3],
     "tokenizer.ggml.merges": ["a b"],

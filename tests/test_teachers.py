@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -59,6 +60,26 @@ def test_its_architecture_and_parameters_are_those_of_the_files(directory):
     config.write_text(config.read_text() + "\n")
     changed = obtain_teacher(models.build(found), setting(directory))
     assert changed.card["sha256"] != teacher.card["sha256"]
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_it_stays_as_it_is_stored_unless_the_config_says(directory, is_own):
+    _, params = models.load_pretrained(directory)
+    if is_own:
+        shutil.rmtree(directory)
+        card = {"model": dataclasses.asdict(ARCHITECTURE), "tokenizer": BYTES.sha256}
+        card |= {"end_of_text": "<|endoftext|>"}
+        directory.mkdir()
+        checkpoint.save_model(epath.Path(directory), params, card)
+    for dtype in ("", "bfloat16"):
+        data = setting(directory)
+        teacher = dataclasses.replace(data.config.teacher, dtype=dtype)
+        data = data._replace(config=dataclasses.replace(data.config, teacher=teacher))
+        found = obtain_teacher(models.build(teacher_architecture(data)), data)
+        assert found.model.config.dtype == (dtype or "float32")
+        wanted = jax.tree.map(lambda x: x.astype(dtype or x.dtype), params)  # noqa: B023
+        jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
+        assert jax.tree.leaves(found.params)[0].dtype == (dtype or "float32")
 
 
 def test_another_tokenizer_is_refused_with_the_flags_that_mend_it(directory):

@@ -117,12 +117,14 @@ def _byte_level(
     """Returns the byte-level BPE of GPT-2, Llama 3, Qwen and SmolLM."""
     merges = [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
     vocab = {token: number for number, token in enumerate(tokens)}
+    words = _word_pattern(meta)
+    whole = words == "llama-bpe"  # where no merge leads to some words that are tokens
     try:
-        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=whole)
     # The library raises bare Exception for merges that do not fit the tokens.
     except Exception as error:
         raise UsageError(f"{path}: its tokenizer is damaged ({error})") from None
-    words = meta.get("tokenizer.ggml.pre", "default")
+    tokenizer = tokenizers.Tokenizer(bpe)
     tail = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if words in _DIGITS:
@@ -132,7 +134,7 @@ def _byte_level(
     elif words == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
-    elif words in ("gpt-2", "default"):
+    elif words == "gpt-2":
         tokenizer.pre_tokenizer = plain
     else:
         raise UsageError(
@@ -143,6 +145,13 @@ def _byte_level(
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _word_pattern(meta: Mapping[str, Any]) -> Any:
+    """Returns how words are split; of files that do not say, GPT-2's is known."""
+    words = meta.get("tokenizer.ggml.pre", "default")
+    is_gpt2 = meta.get("general.architecture") == "gpt2"
+    return "gpt-2" if words == "default" and is_gpt2 else words
 
 
 def _sentence_piece(

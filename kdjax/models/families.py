@@ -153,6 +153,27 @@ FAMILIES = {
             windows=_late,
         ),
         Family(
+            name="gemma",
+            architecture="GemmaForCausalLM",
+            prefix="model.",
+            keys={
+                **{k: key for k, key in _LLAMA_KEYS.items() if k != "activation"},
+                "kv_heads": Key("num_key_value_heads", 16),
+                "head_width": Key("head_dim", 256),
+                "tie_embeddings": Key("tie_word_embeddings", True),
+                "qkv_bias": Key("attention_bias", False),
+                "out_bias": Key("attention_bias", False),
+            },
+            # Published files say "gelu" and mean this, which transformers knows too.
+            fixed={
+                "activation": "gelu_tanh",
+                "scale_embeddings": True,
+                "norm_offset": True,
+            },
+            tensors=LLAMA,
+            required={"use_bidirectional_attention": False},
+        ),
+        Family(
             name="gemma2",
             architecture="Gemma2ForCausalLM",
             prefix="model.",

@@ -8,7 +8,8 @@ from kdjax.config import ModelConfig, RopeScalingConfig
 from kdjax.errors import UsageError
 
 MOST_LAYERS = 4096  # more than any model has; a damaged file may claim anything
-MOST = 2**31 - 1  # of any number: what jax's integers hold
+MOST = 2**31 - 1  # of any whole number: what jax's integers hold
+_LARGEST = 1e38  # of any other: what its floats hold
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 Value = TypeVar("Value", bool, int, float, str)
@@ -55,7 +56,7 @@ class Fields:
         value = self.get(names, default, null)
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.refuse(names, "must be a number", value)
-        if not abs(value) <= MOST:
+        if not abs(value) <= _LARGEST:
             self.refuse(names, "is out of range", value)
         return float(value)
 

@@ -23,6 +23,7 @@ _FAMILIES = {
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
     "gpt2": "gpt2",
@@ -75,6 +76,11 @@ def open_gguf(path: epath.Path) -> tuple[Family, ModelConfig, dict[str, Stored]]
         UsageError: The file is damaged, or its architecture is none that kdjax loads.
     """
     header = read_header(path)
+    if header.metadata.get("split.count", 1) != 1:
+        raise UsageError(
+            f"{path} is one of several files; make one of them with llama.cpp's "
+            "llama-gguf-split --merge"
+        )
     name = header.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in _FAMILIES:
         raise UsageError(
@@ -156,7 +162,7 @@ def _config(
         "attention_bias": "blk.0.attn_output.bias" in stored,
         "mlp_bias": "blk.0.ffn_down.bias" in stored,
     }
-    if name.startswith("gemma"):
+    if name in _WIDE_GEMMA:
         is_wide = values["num_hidden_layers"] == _WIDE_GEMMA[name]
         values |= {
             "query_pre_attn_scalar": width // max(heads, 1) if is_wide else head_width,

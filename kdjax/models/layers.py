@@ -22,7 +22,7 @@ INIT_SCALE = 0.02
 
 
 def dtype_of(config: ModelConfig) -> jnp.dtype:
-    """Returns the computation's dtype; parameters are always float32."""
+    """Returns the computation's dtype; new parameters are float32."""
     return jnp.dtype(config.dtype)
 
 

@@ -51,28 +51,36 @@ def match(
             f"{max(sizes.values())}; the {len(tensors)} tensors, of at most {limit} "
             "elements, are another model's"
         )
-    prefix = _prefix(family, tensors)
+    name_in_file = _naming(family, tensors)
     sources, used = {}, set()
     leaves, _ = jax.tree_util.tree_flatten_with_path(parameter_shapes(config))
     for path in (name_of(path) for path, _ in leaves):
         name, text = family.tensors[path]
         is_stacked = path.startswith("layers/")
         names = tuple(
-            prefix(name.format(layer))
+            name_in_file(name.format(layer))
             for layer in range(config.layers if is_stacked else 1)
         )
         layout = parse(text)
         for name in names:
             _check_tensor(name, tensors.get(name), layout.file_shape(sizes))
-        if len({tensors[name].dtype for name in names}) > 1:
-            raise UsageError(
-                f"{names[0]!r} and its like in other layers are stored in different "
-                "precisions; save them in one"
-            )
         stored = tuple(tensors[name] for name in names)
         sources[path] = Source(names, stored, layout, is_stacked)
         used |= set(names)
-    _check_superfluous(family, config, tensors, used)
+    head, embedding = (
+        name_in_file(family.tensors[path][0])
+        for path in ("head/kernel", "embed/tokens")
+    )
+    for name in sorted(tensors.keys() - used):
+        if re.search(family.ignored, name):
+            continue
+        if name == head and config.tie_embeddings:
+            _check_tied(name, tensors[name], tensors[embedding])
+            continue
+        raise UsageError(
+            f"the tensor {name[:80]!r} has no place in a {family.name} model with this "
+            "config"
+        )
     return sources
 
 
@@ -95,7 +103,7 @@ def parameter_shapes(config: ModelConfig) -> Any:
     return jax.eval_shape(build(config).init, jax.random.key(0))
 
 
-def _prefix(family: Family, tensors: Mapping[str, Stored]) -> Callable[[str], str]:
+def _naming(family: Family, tensors: Mapping[str, Stored]) -> Callable[[str], str]:
     """Returns the change of name for files that hold a base model alone."""
     if any(name.startswith(family.prefix) for name in tensors):
         return lambda name: name
@@ -117,25 +125,11 @@ def _check_tensor(name: str, found: Stored | None, shape: tuple[int, ...]) -> No
         )
 
 
-def _check_superfluous(
-    family: Family, config: ModelConfig, tensors: Mapping[str, Stored], used: set[str]
-) -> None:
-    for name in sorted(tensors.keys() - used):
-        if re.search(family.ignored, name):
-            continue
-        head, _ = family.tensors["head/kernel"]
-        embedding, _ = family.tensors["embed/tokens"]
-        if config.tie_embeddings and name == head:
-            shared = _prefix(family, tensors)(embedding)
-            if _equal(tensors[name], tensors[shared]):
-                continue
-            raise UsageError(
-                f"the tensor {name!r} differs from the embedding that the config ties "
-                "it to; set tie_word_embeddings to false there"
-            )
+def _check_tied(name: str, head: Stored, embedding: Stored) -> None:
+    if not _equal(head, embedding):
         raise UsageError(
-            f"the tensor {name[:80]!r} has no place in a {family.name} model with this "
-            "config"
+            f"the tensor {name!r} differs from the embedding that the config ties it "
+            "to; set tie_word_embeddings to false there"
         )
 
 

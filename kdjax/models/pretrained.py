@@ -68,7 +68,12 @@ def load_pretrained(
     place = epath.Path(path).expanduser()
     if dtype not in (None, "float32", "bfloat16"):
         raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
-    sources, config = _open(place)
+    if place.suffix == ".gguf":
+        family, config, tensors = open_gguf(place)
+    else:
+        family, config = load_config(place)
+        tensors = open_weights(place)
+    sources = match(family, config, tensors)
     stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
     is_narrow = dtype == "bfloat16" if dtype else stored == {jnp.dtype(jnp.bfloat16)}
     computed: Literal["float32", "bfloat16"] = "bfloat16" if is_narrow else "float32"
@@ -115,11 +120,12 @@ def stored_formats(path: epath.PathLike) -> list[str]:
 
     They are the file's own words, such as "BF16" or, for 4-bit weights, "Q4_1".
     """
-    sources, _ = _open(epath.Path(path).expanduser())
+    place = epath.Path(path).expanduser()
+    is_gguf = place.suffix == ".gguf"
+    tensors = open_gguf(place)[2] if is_gguf else open_weights(place)
     weights: collections.Counter[str] = collections.Counter()
-    for source in sources.values():
-        for tensor in source.stored:
-            weights[tensor.kind] += math.prod(tensor.shape)
+    for tensor in tensors.values():
+        weights[tensor.kind] += math.prod(tensor.shape)
     return [name for name, _ in weights.most_common()]
 
 
@@ -132,16 +138,6 @@ def fingerprint(path: epath.PathLike) -> str:
             with file.open("rb") as content:
                 total.update(hashlib.file_digest(content, "sha256").digest())
     return total.hexdigest()
-
-
-def _open(place: epath.Path) -> tuple[dict[str, Source], ModelConfig]:
-    """Returns where each parameter of a model is to be read, and its architecture."""
-    if place.suffix == ".gguf":
-        family, config, tensors = open_gguf(place)
-    else:
-        family, config = load_config(place)
-        tensors = open_weights(place)
-    return match(family, config, tensors), config
 
 
 def _place(
@@ -182,7 +178,9 @@ def _make(
     dtype: str | None,
 ) -> jax.Array:
     """Returns one parameter, of which this process reads its own shards."""
-    precision = jnp.dtype(dtype) if dtype else source.stored[0].dtype
+    # Layers may be stored differently; all of them fit into the widest.
+    widest = jnp.result_type(*(one.dtype for one in source.stored))
+    precision = jnp.dtype(dtype or widest)
     pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def piece(index: Index | None) -> np.ndarray:

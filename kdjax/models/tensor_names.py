@@ -100,7 +100,7 @@ OPT = _rows("""
     "model.decoder.layers.{}.",
 )
 
-# Llama, Mistral, Qwen2 and Qwen3.
+# Llama, Mistral, Qwen2, Qwen3 and the first Gemma.
 LLAMA = _rows("""
     embed/tokens     | model.embed_tokens.weight | v d
     final_norm/scale | model.norm.weight         | d
@@ -129,7 +129,7 @@ LLAMA = _rows("""
     "model.layers.{}.",
 )
 
-# Gemma writes back what Llama writes back only after another norm.
+# Gemma 2 and 3 write back what Llama writes back only after another norm.
 GEMMA = LLAMA | _rows(
     """
     attention_post_norm/scale | post_attention_layernorm.weight   | d

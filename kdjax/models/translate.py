@@ -94,10 +94,7 @@ def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
     nearest: tuple[str, list[str]] | None = None
     # GPT-2 could hold every OPT: what tells them apart is the usual activation.
     for family in sorted(
-        FAMILIES.values(),
-        key=lambda family: (
-            _ACTIVATIONS[family.keys["activation"].default] != config.activation
-        ),
+        FAMILIES.values(), key=lambda family: _usual(family) != config.activation
     ):
         values = _write(family, wanted)
         try:
@@ -116,6 +113,13 @@ def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
         f"no architecture in transformers holds this model; the nearest, {name}, "
         f"differs in {', '.join(differing)}"
     )
+
+
+def _usual(family: Family) -> str:
+    """Returns the activation that a family's models have, or have unless they say."""
+    if "activation" in family.fixed:
+        return str(family.fixed["activation"])
+    return _ACTIVATIONS[family.keys["activation"].default]
 
 
 def _write(family: Family, config: ModelConfig) -> dict[str, Any]:

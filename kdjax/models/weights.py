@@ -56,10 +56,10 @@ def open_weights(directory: epath.Path) -> dict[str, Stored]:
     Raises:
         UsageError: There are none, or files, index and headers contradict each other.
     """
+    if (directory / SINGLE).exists():  # which transformers, too, believes first
+        return _open_file(directory / SINGLE)
     if (directory / INDEX).exists():
         return _open_shards(directory)
-    if (directory / SINGLE).exists():
-        return _open_file(directory / SINGLE)
     raise UsageError(_no_weights(directory))
 
 
@@ -85,8 +85,9 @@ def _no_weights(directory: epath.Path) -> str:
         if (directory / name).exists():
             return (
                 f"{directory / name} is a pickle, which can run code when it is read; "
-                "convert it with transformers: AutoModelForCausalLM.from_pretrained("
-                f"'{directory}').save_pretrained('{directory}-safetensors')"
+                "convert it with transformers: for c in (AutoModelForCausalLM, "
+                f"AutoTokenizer): c.from_pretrained('{directory}').save_pretrained("
+                f"'{directory}-safetensors')"
             )
     return f"{directory} holds neither {SINGLE} nor {INDEX}; choose another directory"
 
