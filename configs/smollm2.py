@@ -10,9 +10,9 @@ its 30 layers, with "narrow" all layers and two thirds of the heads and of the F
 channels; then soft targets and labels heal it, and labels alone its twin.
 
 On 2 CPU cores (Python 3.11.7, jax 0.10.2, 2026-11-22) the first took 23 minutes, the
-second half an hour. Held-out bits/byte, one seed: teacher (4-bit weights) 1.035; half the
-layers: student 1.172, twin 1.203, both 5.876 before any training; narrow: student 0.905,
-twin 0.900, both 1.508 before.
+second half an hour. Held-out bits/byte, one seed: teacher (4-bit weights) 1.035; half
+the layers: student 1.172, twin 1.203, both 5.876 before any training; narrow: student
+0.905, twin 0.900, both 1.508 before.
 
 On an accelerator the same file takes longer rows, more steps and a real corpus:
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from kdjax import models
 from kdjax.config import MeshConfig, RopeScalingConfig
 from kdjax.errors import UsageError
-from kdjax.models import layouts
+from kdjax.models import layouts, pretrained
 from kdjax.models.families import FAMILIES
 from kdjax.models.pretrained import load_config
 from kdjax.models.translate import read_config
@@ -149,6 +149,27 @@ def test_on_a_mesh_the_same_bits_arrive(name, shape):
     kernel = sharded["layers"]["mlp"]["up"]["kernel"]
     assert tuple(kernel.sharding.spec) == (None, "fsdp", "tensor")
     jax.tree.map(np.testing.assert_array_equal, sharded, plain)
+
+
+@pytest.mark.parametrize("shape", [None, (2, 2, 2), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize("name", ["gpt2", "qwen2"])
+def test_one_layer_at_a_time_the_same_bits_arrive(monkeypatch, name, shape):
+    """As on an accelerator, for which the host never holds several layers."""
+    mesh = make_mesh(MeshConfig(*shape)) if shape else None
+    _, plain = models.load_pretrained(FIXTURES / name, mesh=mesh)
+    layers, assemble = set(), pretrained._assemble
+
+    def counted(source, *rest):
+        layers.add(len(source.stored))
+        return assemble(source, *rest)
+
+    monkeypatch.setattr(pretrained, "_assemble", counted)
+    monkeypatch.setattr(pretrained, "_lies_on_host", lambda: False)
+    _, params = models.load_pretrained(FIXTURES / name, mesh=mesh)
+    assert layers == {1}
+    jax.tree.map(np.testing.assert_array_equal, params, plain)
+    for found, wanted in zip(*map(jax.tree.leaves, (params, plain)), strict=True):
+        assert found.sharding.is_equivalent_to(wanted.sharding, found.ndim)
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=str)

@@ -19,6 +19,7 @@ from jax.sharding import (
     Sharding,
     SingleDeviceSharding,
 )
+from jax.typing import ArrayLike
 
 from kdjax.config import ModelConfig, Rules
 from kdjax.errors import UsageError
@@ -181,6 +182,29 @@ def _make(
     # Layers may be stored differently; all of them fit into the widest.
     widest = jnp.result_type(*(one.dtype for one in source.stored))
     precision = jnp.dtype(dtype or widest)
+    if not source.is_stacked or _lies_on_host():
+        return _assemble(source, shape, sharding, sizes, precision)
+    # What does not stay on the host need not be there all at once.
+    by_row = sharding
+    if isinstance(sharding, NamedSharding):
+        by_row = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    put = jax.jit(_put, donate_argnums=0, out_shardings=sharding)
+    whole = jnp.zeros(shape, precision, device=sharding)
+    for layer, stored in enumerate(source.stored):
+        one = source._replace(stored=(stored,), is_stacked=False)
+        row = _assemble(one, shape[1:], by_row, sizes, precision)
+        whole = jax.block_until_ready(put(whole, row, layer))
+    return whole
+
+
+def _assemble(
+    source: Source,
+    shape: tuple[int, ...],
+    sharding: Sharding,
+    sizes: Sizes,
+    precision: Any,
+) -> jax.Array:
+    """Returns an array, of whose shards this process holds its own at once."""
     pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def piece(index: Index | None) -> np.ndarray:
@@ -193,6 +217,16 @@ def _make(
         return pieces[key]
 
     return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def _lies_on_host() -> bool:
+    """Returns whether the devices have no memory of their own."""
+    return jax.default_backend() == "cpu"
+
+
+def _put(whole: jax.Array, row: jax.Array, layer: ArrayLike) -> jax.Array:
+    """Returns the parameter of all layers with that of one in its place."""
+    return jax.lax.dynamic_update_index_in_dim(whole, row, layer, axis=0)
 
 
 def _read(source: Source, index: list[slice], sizes: Sizes, dtype: Any) -> np.ndarray:
