@@ -60,7 +60,7 @@ def architecture_in(name: str, setting: Setting) -> ModelConfig:
     if _is_pretrained(directory):
         _, architecture = load_config(directory)
         file = tokenizer_file(directory)
-        is_same = same_ids(file, tokenizer, architecture.vocab_size)
+        is_same = same_ids(file, tokenizer)
     else:
         card = checkpoint.load_card(directory, f"config.{name}.path")
         file = directory / "tokenizer.json"

@@ -17,6 +17,7 @@ from kdjax.evaluate import forward_speed
 from kdjax.models import Model
 from kdjax.sharding import barrier, make_mesh
 from kdjax.stages import (
+    check_vocabularies,
     count_parameters,
     make_model,
     obtain_teacher,
@@ -51,6 +52,7 @@ def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
         student_architecture(architecture, setting), "student", setting
     )
     teacher_model = make_model(architecture, "teacher", setting)
+    check_vocabularies(student, teacher_model)
     if jax.process_index() == 0:
         check_data(workdir, setting.prepared.info)
     teacher = obtain_teacher(teacher_model, setting)

@@ -170,7 +170,7 @@ def _headline(
         "speed relative to teacher ↑": f"{model[speed] / teacher[speed]:.2f}x",
         "parameters ↓": f"{model[size]:,}",
         "size relative to teacher ↓": f"{model[size] / teacher[size]:.3f}x",
-        "weights as loaded": _bits(formats) if formats else ABSENT,
+        "weights as stored": _bits(formats) if formats else ABSENT,
     }
 
 

@@ -22,7 +22,7 @@ from kdjax.directories import (
 )
 from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
-from kdjax.losses import LossSharding
+from kdjax.losses import MAX_PADDING, LossSharding
 from kdjax.models import Model, build
 from kdjax.sharding import barrier, make_placement
 from kdjax.step import make_distillation, make_eval_step
@@ -59,7 +59,7 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
     rows = setting.prepared.info["splits"].values()
     largest = max(split["largest_id"] for split in rows)
     # A tokenizer may know tokens that no row holds and the model was made without.
-    if 0 < model.vocab_size <= largest:
+    if (model.vocab_size or size) <= largest:
         raise UsageError(
             f"{path}.vocab_size = {model.vocab_size}, and the rows hold ids up to "
             f"{largest}; set it to 0, or take the tokenizer that the {name} knows"
@@ -76,6 +76,20 @@ def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
         needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
         check_space(setting.workdir, needed)
     return built
+
+
+def check_vocabularies(student: Model, teacher: Model) -> None:
+    """Raises unless the loss can compare two models' distributions.
+
+    Raises:
+        UsageError: They know different numbers of ids, by more than padding.
+    """
+    mine, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if abs(mine - theirs) > MAX_PADDING:
+        raise UsageError(
+            f"the student knows {mine} ids and the teacher {theirs}; they may differ by "
+            f"{MAX_PADDING}; set config.student.model.vocab_size = {theirs}"
+        )
 
 
 def count_parameters(model: Model) -> int:
@@ -129,7 +143,6 @@ def _teacher_key(setting: Setting) -> str:
         prepared.tokenizer.sha256,
         prepared.info["splits"]["train"]["sha256"],
         config.data.length,
-        *prepared.tokenizer.prefix,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 

@@ -445,6 +445,45 @@ def test_rows_and_their_description_are_right(texts):
     assert len(hashes) == 2
 
 
+ALPHABET = {letter: number for number, letter in enumerate("ACGT")}
+SPECIAL = [("<s>", 4), ("</s>", 5)]
+
+
+@pytest.mark.parametrize(
+    ("single", "prefix"),
+    [("$A", ()), ("$A </s>", ()), ("<s> $A", (4,)), ("<s> $A </s>", (4,))],
+)
+@pytest.mark.parametrize("kind", ["BPE", "WordLevel", "Unigram"])
+def test_how_texts_begin_is_found_in_any_tokenizer(home, kind, single, prefix):
+    """Also where not every letter has an id, or where that is even a mistake."""
+    model = {
+        "BPE": tokenizers.models.BPE(vocab=ALPHABET, merges=[]),
+        "WordLevel": tokenizers.models.WordLevel(ALPHABET),
+        "Unigram": tokenizers.models.Unigram([(letter, 0.0) for letter in ALPHABET]),
+    }[kind]
+    library = tokenizers.Tokenizer(model)
+    library.add_special_tokens([token for token, _ in SPECIAL])
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, special_tokens=SPECIAL
+    )
+    library.save("t.json")
+    assert load_tokenizer(epath.Path("t.json"), "</s>").prefix == prefix
+
+
+def test_a_beginning_that_rows_cannot_have_is_refused(texts):
+    library = train_tokenizer([], BYTES).tokenizer
+    for single, ids, word in (
+        ("<|endoftext|> <|endoftext|> $A", 0, "begins texts with 2 ids"),
+        ("<|endoftext|> $A", 5000, "the id 5000"),
+    ):
+        library.post_processor = tokenizers.processors.TemplateProcessing(
+            single=single, special_tokens=[("<|endoftext|>", ids)]
+        )
+        library.save("t.json")
+        with pytest.raises(UsageError, match=word):
+            prepared_as(files(texts), TokenizerConfig(kind="file", path="t.json"))
+
+
 def test_rows_begin_as_the_tokenizer_begins_a_text(texts):
     library = train_tokenizer([], BYTES).tokenizer
     library.add_special_tokens(["<bos>"])
@@ -462,6 +501,7 @@ def test_rows_begin_as_the_tokenizer_begins_a_text(texts):
         size, less = prepared.info["splits"][split], plain.info["splits"][split]
         assert size["tokens"] == less["tokens"]  # it is never predicted
         assert (size["largest_id"], less["largest_id"] < 257) == (257, True)
+    assert prepared.info["tokenizer"]["sha256"] != plain.info["tokenizer"]["sha256"]
     with pytest.raises(UsageError, match=r"length = 2 leaves no place"):
         prepared_as(files(texts, length=2), file)
     tokenizer = prepared.info["tokenizer"]

@@ -84,6 +84,9 @@ def test_bytes_that_are_no_character_do_not_stop_a_stream():
     step = TextTokenizer(library, 0, "").make_stream([])
     pieces = [step(token) for token in (256, 0x0A, 0xF0, 0x9F, 256, 256, 0xC3, 0xA9)]
     assert "".join(pieces) == "a\n\N{REPLACEMENT CHARACTER} a aé"
+    library.add_special_tokens(["<s>"])  # which says nothing, also after a restart
+    step = TextTokenizer(library, 0, "").make_stream([])
+    assert "".join(map(step, (0x41, 0xF0, 257, 256))).endswith(" a")
 
 
 def test_a_word_behind_the_prompt_keeps_its_space():

@@ -273,6 +273,8 @@ def test_what_cannot_be_the_model_is_refused(pair, tmp_path):
     write(tmp_path / "empty.gguf", "llama", {}, [])
     assert "'token_embd.weight' is missing" in refusal(tmp_path / "empty.gguf")
     assert "cannot be read" in refusal(tmp_path / "nowhere.gguf")
+    write(tmp_path / "merged.gguf", "llama", {"split.count": 0}, [])
+    assert "'token_embd.weight' is missing" in refusal(tmp_path / "merged.gguf")
     write(tmp_path / "part.gguf", "llama", {"split.count": 3}, [])
     assert "llama-gguf-split --merge" in refusal(tmp_path / "part.gguf")
     content = path.read_bytes()
@@ -344,9 +346,22 @@ def test_a_byte_level_tokenizer_comes_back(tmp_path):
         kept = found.tokenizer.decode(ours[:-1], skip_special_tokens=False)
         assert kept in TEXTS
     path = epath.Path(tmp_path / "tokenizer.gguf")
-    assert same_ids(path, found, 300)
-    assert not same_ids(path, train_tokenizer((), TokenizerConfig(kind="bytes")), 300)
+    assert same_ids(path, found) and same_ids(path, trained)
+    assert not same_ids(path, train_tokenizer((), TokenizerConfig(kind="bytes")))
     assert found.tokenizer.encode("a<|endoftext|>").ids[-1] == found.end_of_text
+
+
+def test_what_fills_up_the_rows_of_a_table_is_no_token(tmp_path):
+    trained, meta = byte_level()
+    size = trained.vocab_size
+    for number in range(size, 320):
+        meta["tokenizer.ggml.tokens"].append(f"[PAD{number}]")
+        meta["tokenizer.ggml.token_type"].append(5)
+    assert rebuilt(tmp_path, meta).vocab_size == size
+    assert same_ids(epath.Path(tmp_path / "tokenizer.gguf"), trained)
+    meta["tokenizer.ggml.token_type"][-1] = 1
+    assert rebuilt(tmp_path, meta).vocab_size == 320
+    assert not same_ids(epath.Path(tmp_path / "tokenizer.gguf"), trained)
 
 
 @pytest.mark.parametrize(
@@ -436,6 +451,7 @@ def test_a_token_of_a_million_characters_takes_no_time(tmp_path):
         ({"tokenizer.ggml.model": "bert"}, "'bert'"),
         ({"tokenizer.ggml.pre": "deepseek-coder"}, "'deepseek-coder'"),
         ({"tokenizer.ggml.pre": "default"}, "'default'"),
+        ({"tokenizer.ggml.pre": [1, 2]}, "'[1, 2]'"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "tokens is missing or damaged"),
         ({"tokenizer.ggml.token_type": [1]}, "token_type is missing or damaged"),
         ({"tokenizer.ggml.merges": ["zz zz"]}, "tokenizer is damaged"),

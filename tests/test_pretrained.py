@@ -513,6 +513,7 @@ def test_options_that_kdjax_does_not_compute_are_refused(checkpoint):
     for name, changes in (
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("opt", {"do_layer_norm_before": False}),
+        ("gemma", {"hidden_act": "silu"}),
         ("gemma2", {"use_bidirectional_attention": True}),
         ("gemma2", {"layer_types": ["full_attention", "linear_attention"]}),
         ("gemma2", {"layer_types": ["full_attention"]}),

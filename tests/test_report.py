@@ -96,7 +96,7 @@ def test_where_a_cut_student_starts_is_a_column_and_changes_no_verdict(tmp_path)
 
 def test_a_loaded_teacher_s_precision_stands_beside_its_figures(tmp_path):
     results = make_results(student=[1.2], twin=[1.3])
-    label, words = "weights as loaded", "4-bit weights (Q4_1, F32)"
+    label, words = "weights as stored", "4-bit weights (Q4_1, F32)"
     assert label not in report.table(results)  # a trained one has nothing to say
     assert "bit weights" not in report.model_card(results, "student-0")
     results["teacher"].update(from_config=False, formats=["Q4_1", "F32"])

@@ -25,7 +25,12 @@ from kdjax.export import export
 from kdjax.models.translate import canonical
 from kdjax.parsing import from_mapping
 from kdjax.sharding import make_mesh
-from kdjax.stages import make_model, obtain_teacher, teacher_architecture
+from kdjax.stages import (
+    check_vocabularies,
+    make_model,
+    obtain_teacher,
+    teacher_architecture,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))
@@ -99,7 +104,7 @@ def test_what_the_data_s_tokenizer_does_beyond_ids_does_not_matter(directory):
     library.post_processor = tokenizers.processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    data = setting(directory, BYTES._replace(tokenizer=library, sha256=""))
+    data = setting(directory, BYTES._replace(tokenizer=library))
     architecture = teacher_architecture(data)
     for largest in (256, 257):
         data.prepared.info = {"splits": {"train": {"largest_id": largest}}}
@@ -108,6 +113,15 @@ def test_what_the_data_s_tokenizer_does_beyond_ids_does_not_matter(directory):
             continue
         with pytest.raises(UsageError, match=r"= 257, and the rows hold ids up to 257"):
             make_model(architecture, "teacher", data)
+
+
+def test_a_student_of_another_vocabulary_is_refused_before_training():
+    known = [models.build(ModelConfig(vocab_size=size)) for size in (300, 1324, 1325)]
+    check_vocabularies(known[0], known[1])
+    for student, teacher in ((known[0], known[2]), (known[2], known[0])):
+        size = teacher.config.vocab_size
+        with pytest.raises(UsageError, match=f"student.model.vocab_size = {size}"):
+            check_vocabularies(student, teacher)
 
 
 def test_a_directory_without_a_tokenizer_is_refused_with_the_way_to_write_one(
@@ -160,7 +174,7 @@ def check_export(environment):
     wanted["embed"]["tokens"] = wanted["embed"]["tokens"].at[257:].set(0)
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     assert "# run: student-0" in (out / "README.md").read_text()
-    assert same_ids(out / "tokenizer.json", BYTES, 257)
+    assert same_ids(out / "tokenizer.json", BYTES)
     for arguments, words in (
         ((workdir, "", out), "out exists already"),
         ((workdir, "twin-0", out), "--run must be"),

@@ -1,5 +1,6 @@
 """The tokenizer inside a GGUF file, rebuilt."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from kdjax.data.chat import Chat
 from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
 
-_CONTROL, _USER_DEFINED, _UNKNOWN = 3, 4, 2  # token types
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # token types
 _LONGEST = 1024  # characters of a token; every way to cut one is looked at
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _WORDS = (
@@ -40,16 +41,16 @@ def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
     meta = read_header(path).metadata
     kind = meta.get("tokenizer.ggml.model")
     tokens = _list(meta, "tokens", str, path)
+    types = _list(meta, "token_type", int, path, len(tokens))
     if kind == "gpt2":
-        tokenizer = _byte_level(meta, tokens, path)
+        tokenizer = _byte_level(meta, _vocab(tokens, types), path)
     elif kind == "llama":
-        tokenizer = _sentence_piece(meta, tokens, path)
+        tokenizer = _sentence_piece(meta, tokens, types, path)
     else:
         raise UsageError(
             f"{path}: its tokenizer is {str(kind)[:40]!r}; kdjax rebuilds 'gpt2' and "
             "'llama'"
         )
-    types = _list(meta, "token_type", int, path, len(tokens))
     for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
         added = [
             AddedToken(token, special=is_special, normalized=False)
@@ -111,12 +112,20 @@ def _list(
     return found
 
 
+def _vocab(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
+    """Returns ids by token, without what only fills up the embedding's rows."""
+    return {
+        token: number
+        for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind != _UNUSED or not re.fullmatch(r"\[PAD\d+\]", token)
+    }
+
+
 def _byte_level(
-    meta: Mapping[str, Any], tokens: Sequence[str], path: epath.Path
+    meta: Mapping[str, Any], vocab: dict[str, int], path: epath.Path
 ) -> tokenizers.Tokenizer:
     """Returns the byte-level BPE of GPT-2, Llama 3, Qwen and SmolLM."""
     merges = [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
-    vocab = {token: number for number, token in enumerate(tokens)}
     words = _word_pattern(meta)
     whole = words == "llama-bpe"  # where no merge leads to some words that are tokens
     try:
@@ -139,7 +148,7 @@ def _byte_level(
     else:
         raise UsageError(
             f"{path}: how its tokenizer splits words (tokenizer.ggml.pre = "
-            f"{str(words)[:40]!r}) is unknown to kdjax; use the model's tokenizer.json"
+            f"{words[:40]!r}) is unknown to kdjax; use the model's tokenizer.json"
         )
     if words == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
@@ -147,15 +156,18 @@ def _byte_level(
     return tokenizer
 
 
-def _word_pattern(meta: Mapping[str, Any]) -> Any:
+def _word_pattern(meta: Mapping[str, Any]) -> str:
     """Returns how words are split; of files that do not say, GPT-2's is known."""
-    words = meta.get("tokenizer.ggml.pre", "default")
+    words = str(meta.get("tokenizer.ggml.pre", "default"))
     is_gpt2 = meta.get("general.architecture") == "gpt2"
     return "gpt-2" if words == "default" and is_gpt2 else words
 
 
 def _sentence_piece(
-    meta: Mapping[str, Any], tokens: Sequence[str], path: epath.Path
+    meta: Mapping[str, Any],
+    tokens: Sequence[str],
+    types: Sequence[int],
+    path: epath.Path,
 ) -> tokenizers.Tokenizer:
     """Returns the SentencePiece BPE of Llama 2, Mistral and Gemma.
 
@@ -163,10 +175,9 @@ def _sentence_piece(
     order as a list of merges.
     """
     scores = _list(meta, "scores", float, path, len(tokens))
-    types = _list(meta, "token_type", int, path, len(tokens))
     if max(map(len, tokens), default=0) > _LONGEST:
         raise UsageError(f"{path}: tokenizer.ggml.tokens is damaged")
-    vocab = {token: number for number, token in enumerate(tokens)}
+    vocab = _vocab(tokens, types)
     merges = [
         (-scores[number], vocab[token[:cut]], vocab[token[cut:]])
         for token, number in vocab.items()

@@ -117,10 +117,15 @@ def prepare(
                 "change config.data.validation_fraction"
             )
     tokenizer = _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
+    if len(tokenizer.prefix) > 1:
+        raise UsageError(
+            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, rows begin "
+            "with one at most; change the post_processor in its tokenizer.json"
+        )
     if len(tokenizer.prefix) + 2 > data.length:
         raise UsageError(
-            f"config.data.length = {data.length} leaves no place for text after the "
-            f"{len(tokenizer.prefix)} ids that the tokenizer begins with; raise it"
+            f"config.data.length = {data.length} leaves no place for text after the id "
+            "that the tokenizer begins with; raise it"
         )
     info = {
         "source": data.source,

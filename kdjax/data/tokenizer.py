@@ -25,13 +25,15 @@ class TextTokenizer(NamedTuple):
     Attributes:
         tokenizer: The library's object.
         end_of_text: The id that ends a document.
-        sha256: The hash of the two.
+        sha256: The hash of all that decides which ids a document has.
+        prefix: The ids that the tokenizer puts before a text, such as that of `<bos>`.
         chat: How the model was taught conversations.
     """
 
     tokenizer: tokenizers.Tokenizer
     end_of_text: int
     sha256: str
+    prefix: tuple[int, ...] = ()
     chat: Chat = Chat()
 
     @property
@@ -49,13 +51,6 @@ class TextTokenizer(NamedTuple):
         """The ids that end a text: a document's, and an answer's if it is another."""
         ends = (self.end_of_text, self.tokenizer.token_to_id(self.chat.eos_token))
         return tuple(dict.fromkeys(end for end in ends if end is not None))
-
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """The ids that the tokenizer puts before a text, such as `<bos>`."""
-        encoding = self.tokenizer.encode("a")
-        count = [*encoding.special_tokens_mask, 0].index(0)
-        return tuple(encoding.ids[:count])
 
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yields each text's ids, ended by `end_of_text`; uses all cores.
@@ -113,6 +108,7 @@ class TextTokenizer(NamedTuple):
             context: The ids before the first; what they say is not repeated.
         """
         stream, last = decoders.DecodeStream(skip_special_tokens=True), -1
+        added = self.tokenizer.get_added_tokens_decoder()
 
         def step(token: int) -> str:
             nonlocal stream, last
@@ -124,7 +120,8 @@ class TextTokenizer(NamedTuple):
                 stream = decoders.DecodeStream(skip_special_tokens=True)
                 stream.step(self.tokenizer, last)  # or this would be a text's beginning
                 piece = stream.step(self.tokenizer, token)
-            last = token
+            if token not in added and self.tokenizer.id_to_token(token) is not None:
+                last = token
             return piece or ""
 
         for token in context:
@@ -212,29 +209,31 @@ def tokenizer_file(path: epath.Path) -> epath.Path:
     return file
 
 
-def same_ids(path: epath.Path, tokenizer: TextTokenizer, vocab_size: int) -> bool:
+def same_ids(path: epath.Path, tokenizer: TextTokenizer) -> bool:
     """Returns whether ids mean the same in a tokenizer.json or a GGUF file.
 
     How text is split, and what is put around it, is one tokenizer's affair: that which
-    makes the rows.
-
-    Args:
-        path: The file.
-        tokenizer: What makes the rows.
-        vocab_size: How many ids the model knows that the file belongs to. Tokens that
-            were added beyond them do not matter.
+    makes the rows. Either may have added tokens that the other has no id for.
 
     Raises:
         UsageError: The file is missing or is none.
     """
     other, _ = _read(path)
-    return _ids(other, vocab_size) == _ids(tokenizer.tokenizer, vocab_size)
+    return _agrees(tokenizer.tokenizer, other) and _agrees(other, tokenizer.tokenizer)
 
 
-def _ids(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> dict[str, int]:
-    added = tokenizer.get_added_tokens_decoder()
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
-    return {t: n for t, n in vocab.items() if n < vocab_size or n not in added}
+def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
+    """Returns whether the other contradicts no token, and lacks added ones at most."""
+    vocab, added = (
+        other.get_vocab(with_added_tokens=True),
+        one.get_added_tokens_decoder(),
+    )
+    known = set(vocab.values())
+    return all(
+        vocab.get(token) == number
+        or (number in added and token not in vocab and number not in known)
+        for token, number in one.get_vocab(with_added_tokens=True).items()
+    )
 
 
 def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
@@ -263,5 +262,27 @@ def _wrap(
             f"{source} has no token {end_of_text!r}; set config.tokenizer.end_of_text "
             "to the token that ends a document"
         )
-    content = json.dumps([json.loads(tokenizer.to_str()), end], sort_keys=True)
-    return TextTokenizer(tokenizer, end, hashlib.sha256(content.encode()).hexdigest())
+    prefix = _prefix(tokenizer, source)
+    identity = [json.loads(tokenizer.to_str()), end, *prefix]
+    content = json.dumps(identity, sort_keys=True).encode()
+    return TextTokenizer(tokenizer, end, hashlib.sha256(content).hexdigest(), prefix)
+
+
+def _prefix(tokenizer: tokenizers.Tokenizer, source: str) -> tuple[int, ...]:
+    """Returns the ids that are put before a text, of which one must be found."""
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    for text in ("a", *vocab):
+        try:
+            encoding = tokenizer.encode(text)
+        # The library raises bare Exception for a text that it has no ids for.
+        except Exception:
+            continue
+        if 0 in encoding.special_tokens_mask:
+            prefix = encoding.ids[: encoding.special_tokens_mask.index(0)]
+            if unknown := set(prefix) - set(vocab.values()):
+                raise UsageError(
+                    f"{source} lets texts begin with the id {unknown.pop()}, which is "
+                    "none of its own"
+                )
+            return tuple(prefix)
+    return ()

@@ -15,10 +15,11 @@ from kdjax.losses.linear import (
     linear_distillation,
     linear_metrics,
 )
-from kdjax.losses.plan import LossSharding
+from kdjax.losses.plan import MAX_PADDING, LossSharding
 
 __all__ = [
     "DIVERGENCES",
+    "MAX_PADDING",
     "Divergence",
     "Head",
     "LossSharding",

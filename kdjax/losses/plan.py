@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from kdjax.losses.head import Head, check_width
 from kdjax.losses.vocabulary import Vocabulary
 
-_MAX_PADDING = 1024  # ids by which tables of one tokenizer differ at most
+MAX_PADDING = 1024  # ids by which tables of one tokenizer differ at most
 
 
 class LossSharding(NamedTuple):
@@ -127,7 +127,7 @@ def prepare(
 
 
 def _check_vocabularies(sizes: list[int]) -> None:
-    if max(sizes) - min(sizes) > _MAX_PADDING:
+    if max(sizes) - min(sizes) > MAX_PADDING:
         student, teacher = sizes
         raise ValueError(
             f"the student's {student} ids and the teacher's {teacher} are not one "

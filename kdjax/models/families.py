@@ -34,7 +34,7 @@ class Family(NamedTuple):
         rope: (theta, fraction, theta of windowed layers) where the file says nothing;
             None: positions are learned.
         windows: Which layers have a window where the file says nothing; None: none.
-        required: Keys of which we compute one value only.
+        required: Keys of which we compute one value, or a tuple of them.
         ignored: Tensors of this pattern are no parameters.
     """
 
@@ -164,14 +164,18 @@ FAMILIES = {
                 "qkv_bias": Key("attention_bias", False),
                 "out_bias": Key("attention_bias", False),
             },
-            # Published files say "gelu" and mean this, which transformers knows too.
             fixed={
                 "activation": "gelu_tanh",
                 "scale_embeddings": True,
                 "norm_offset": True,
             },
             tensors=LLAMA,
-            required={"use_bidirectional_attention": False},
+            required={
+                "use_bidirectional_attention": False,
+                # By the former, files mean the latter, which transformers knows too.
+                "hidden_act": ("gelu", "gelu_pytorch_tanh"),
+                "hidden_activation": ("gelu", "gelu_pytorch_tanh"),
+            },
         ),
         Family(
             name="gemma2",

@@ -95,11 +95,16 @@ class Fields:
         return [str(item) for item in value]
 
     def require(self, values: Mapping[str, Any]) -> None:
-        """Raises unless each key is absent, null, or has the only value we compute."""
+        """Raises unless each key is absent, null, or has a value that we compute.
+
+        Args:
+            values: For each key, the only value, or a tuple of values.
+        """
         for name, wanted in values.items():
-            if self._values.get(name) not in (None, wanted):
-                found = self._values[name]
-                self.refuse(name, f"must be {str(wanted).lower()} for kdjax", found)
+            known = wanted if isinstance(wanted, tuple) else (wanted,)
+            if self._values.get(name) not in (None, *known):
+                words = " or ".join(str(value).lower() for value in known)
+                self.refuse(name, f"must be {words} for kdjax", self._values[name])
 
     def refuse(self, names: str, rule: str, value: Any = None) -> NoReturn:
         """Raises, naming the key, the rule and what was found."""

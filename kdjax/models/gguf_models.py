@@ -76,7 +76,7 @@ def open_gguf(path: epath.Path) -> tuple[Family, ModelConfig, dict[str, Stored]]
         UsageError: The file is damaged, or its architecture is none that kdjax loads.
     """
     header = read_header(path)
-    if header.metadata.get("split.count", 1) != 1:
+    if header.metadata.get("split.count", 0) not in (0, 1):  # 0: merged again
         raise UsageError(
             f"{path} is one of several files; make one of them with llama.cpp's "
             "llama-gguf-split --merge"

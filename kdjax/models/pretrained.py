@@ -126,7 +126,8 @@ def stored_formats(path: epath.PathLike) -> list[str]:
     tensors = open_gguf(place)[2] if is_gguf else open_weights(place)
     weights: collections.Counter[str] = collections.Counter()
     for tensor in tensors.values():
-        weights[tensor.kind] += math.prod(tensor.shape)
+        if tensor.dtype is not None:  # a mask, which is no weight
+            weights[tensor.kind] += math.prod(tensor.shape)
     return [name for name, _ in weights.most_common()]
 
 
