@@ -87,7 +87,7 @@ def check_vocabularies(student: Model, teacher: Model) -> None:
     mine, theirs = student.config.vocab_size, teacher.config.vocab_size
     if abs(mine - theirs) > MAX_PADDING:
         raise UsageError(
-            f"the student knows {mine} ids and the teacher {theirs}; they may differ by "
+            f"the student knows {mine} ids, the teacher {theirs}; they may differ by "
             f"{MAX_PADDING}; set config.student.model.vocab_size = {theirs}"
         )
 
