@@ -186,11 +186,13 @@ def pack(
             if length - used <= len(prefix):
                 yield row
                 row, used, segment = _empty(length), 0, 1
-            room = length - used - len(prefix)
-            piece, ids = [*prefix, *ids[:room]], ids[room:]
-            row["tokens"][used : used + len(piece)] = piece
-            row["segments"][used : used + len(piece)] = segment
-            used += len(piece)
+            begin = used + len(prefix)
+            piece, ids = ids[: length - begin], ids[length - begin :]
+            end = begin + len(piece)
+            row["tokens"][used:begin] = prefix
+            row["tokens"][begin:end] = piece
+            row["segments"][used:end] = segment
+            used = end
     if used:
         yield row
 

@@ -224,14 +224,11 @@ def same_ids(path: epath.Path, tokenizer: TextTokenizer) -> bool:
 
 def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
     """Returns whether the other contradicts no token, and lacks added ones at most."""
-    vocab, added = (
-        other.get_vocab(with_added_tokens=True),
-        one.get_added_tokens_decoder(),
-    )
-    known = set(vocab.values())
+    ids = other.get_vocab(with_added_tokens=True)
+    taken, added = set(ids.values()), one.get_added_tokens_decoder()
     return all(
-        vocab.get(token) == number
-        or (number in added and token not in vocab and number not in known)
+        ids.get(token) == number
+        or (number in added and token not in ids and number not in taken)
         for token, number in one.get_vocab(with_added_tokens=True).items()
     )
 
