@@ -67,14 +67,17 @@ _LLAMA_KEYS = {
     "activation": Key("hidden_act", "silu"),
 }
 _GEMMA_KEYS = {
-    **_LLAMA_KEYS,
-    "kv_heads": Key("num_key_value_heads", 4),
+    **{field: key for field, key in _LLAMA_KEYS.items() if field != "activation"},
     "head_width": Key("head_dim", 256),
     "tie_embeddings": Key("tie_word_embeddings", True),
-    "activation": Key("hidden_activation hidden_act", "gelu_pytorch_tanh"),
-    "query_scalar": Key("query_pre_attn_scalar", 256.0),
     "qkv_bias": Key("attention_bias", False),
     "out_bias": Key("attention_bias", False),
+}
+_LATER_GEMMA_KEYS = {
+    **_GEMMA_KEYS,
+    "kv_heads": Key("num_key_value_heads", 4),
+    "activation": Key("hidden_activation hidden_act", "gelu_pytorch_tanh"),
+    "query_scalar": Key("query_pre_attn_scalar", 256.0),
 }
 _LAYERNORM = {"norm": "layernorm", "mlp": "plain"}
 _BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
@@ -156,14 +159,7 @@ FAMILIES = {
             name="gemma",
             architecture="GemmaForCausalLM",
             prefix="model.",
-            keys={
-                **{k: key for k, key in _LLAMA_KEYS.items() if k != "activation"},
-                "kv_heads": Key("num_key_value_heads", 16),
-                "head_width": Key("head_dim", 256),
-                "tie_embeddings": Key("tie_word_embeddings", True),
-                "qkv_bias": Key("attention_bias", False),
-                "out_bias": Key("attention_bias", False),
-            },
+            keys={**_GEMMA_KEYS, "kv_heads": Key("num_key_value_heads", 16)},
             fixed={
                 "activation": "gelu_tanh",
                 "scale_embeddings": True,
@@ -182,7 +178,7 @@ FAMILIES = {
             architecture="Gemma2ForCausalLM",
             prefix="model.",
             keys={
-                **_GEMMA_KEYS,
+                **_LATER_GEMMA_KEYS,
                 "attention_softcap": Key("attn_logit_softcapping", 50.0, null=0.0),
                 "logit_softcap": Key("final_logit_softcapping", 30.0, null=0.0),
             },
@@ -196,7 +192,7 @@ FAMILIES = {
             architecture="Gemma3ForCausalLM",
             prefix="model.",
             keys={
-                **_GEMMA_KEYS,
+                **_LATER_GEMMA_KEYS,
                 "attention_softcap": Key("attn_logit_softcapping", 0.0),
                 "logit_softcap": Key("final_logit_softcapping", 0.0),
             },
