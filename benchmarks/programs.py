@@ -18,9 +18,9 @@ def loss_with_gradients(
     The gradients are those of the student's hidden states and head.
 
     Args:
-        implementation: "naive" holds the logits of all tokens; other names are
-            `implementation=` of `linear_distillation`, "fused" its default. "alone"
-            has the four products and no loss: what cannot be avoided.
+        implementation: "naive" holds the logits of all tokens, "fused" is
+            `linear_distillation`, and "alone" has the four products and no loss: what
+            cannot be avoided.
         kind: A name in `losses.DIVERGENCES`.
         chunk_size: Tokens at once in `linear_distillation`; None: its own choice.
         sharding: A `losses.LossSharding`, or None on one device.
@@ -57,14 +57,13 @@ def loss_with_gradients(
             weights,
             chunk_size=chunk_size,
             sharding=sharding,
-            implementation="xla" if implementation == "fused" else implementation,
             **mixture,
         )
         return total / weights.sum()
 
     if implementation == "alone":
         return _products
-    function = naive if implementation == "naive" else fused
+    function = {"naive": naive, "fused": fused}[implementation]
     return jax.value_and_grad(function, argnums=(0, 1))
 
 

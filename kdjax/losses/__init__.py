@@ -11,27 +11,37 @@ from kdjax.losses.divergences import (
 )
 from kdjax.losses.head import Head, apply_head
 from kdjax.losses.linear import (
+    SoftValues,
+    fused_loss,
     linear_cross_entropy,
     linear_distillation,
-    linear_metrics,
 )
 from kdjax.losses.plan import MAX_PADDING, LossSharding
+from kdjax.losses.targets import Ensemble, FromHidden, FromSparse, Targets
+from kdjax.losses.token_metrics import linear_metrics, token_metrics
 
 __all__ = [
     "DIVERGENCES",
     "MAX_PADDING",
     "Divergence",
+    "Ensemble",
+    "FromHidden",
+    "FromSparse",
     "Head",
     "LossSharding",
     "Parameter",
     "Parts",
+    "SoftValues",
+    "Targets",
     "apply_head",
     "check_parameters",
     "distillation_loss",
     "divergence",
+    "fused_loss",
     "hard_loss",
     "linear_cross_entropy",
     "linear_distillation",
     "linear_metrics",
     "next_token",
+    "token_metrics",
 ]

@@ -4,6 +4,7 @@ It is the definition, and what tests compare with; `linear.py` computes the same
 from hidden states without holding [tokens, vocabulary].
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ class Parts(NamedTuple):
     """The loss's ingredients per token, for metrics; no gradient flows through them."""
 
     hard: Float[Array, "*batch"]  # cross-entropy with the labels, nats
-    soft: Float[Array, "*batch"]  # divergence from the teacher, nats
+    # Divergence from the teacher, nats; of `fused_loss` one entry for each target.
+    soft: Float[Array, "*batch"] | Mapping[str, Float[Array, "*batch"]]
 
 
 def hard_loss(

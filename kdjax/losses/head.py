@@ -1,6 +1,7 @@
 """What turns hidden states [.., D] into logits [.., V]."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ class Head:
         valid: How many ids are real; the others get the logit -inf. None: all.
     """
 
-    kernel: Float[Array, "D V"]
-    bias: Float[Array, "V"] | None = None
+    kernel: Float[Array, "D V"] | Any  # as a tree of other things it holds those
+    bias: Float[Array, "V"] | Any | None = None
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
     valid: int | None = dataclasses.field(default=None, metadata={"static": True})
@@ -44,9 +45,35 @@ def apply_head(
         ValueError: The hidden states and the head differ in width.
     """
     check_width(head, hidden)
-    logits = project(hidden, head.kernel.astype(hidden.dtype), head.bias)
-    logits = finish(logits, head.scale, head.softcap)
-    return mask(logits, head.real, Vocabulary(), logits.shape[-1])
+    logits = head_logits(narrow(head, hidden.dtype), hidden)
+    return mask(logits, head.real, Vocabulary())
+
+
+def head_logits(
+    head: Head, hidden: Float[Array, "*batch D"]
+) -> Float[Array, "*batch V"]:
+    """Returns the logits of all ids, padding included; both have one precision."""
+    raw = project(hidden, head.kernel, head.bias)
+    return finish(raw, head.scale, head.softcap)
+
+
+def narrow(head: Head, dtype: Any) -> Head:
+    """Returns the head with its matrix in another precision."""
+    return dataclasses.replace(head, kernel=head.kernel.astype(dtype))
+
+
+def fit(head: Head, size: int) -> Head:
+    """Returns the head with `size` ids, of which those that were real are real."""
+
+    def resize(x: Array) -> Array:
+        missing = size - x.shape[-1]
+        if missing <= 0:
+            return x[..., :size]
+        return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, missing)))
+
+    bias = None if head.bias is None else resize(head.bias)
+    kernel = resize(head.kernel)
+    return dataclasses.replace(head, kernel=kernel, bias=bias, valid=head.real)
 
 
 def check_width(head: Head, hidden: Float[Array, "*batch D"]) -> None:
@@ -78,9 +105,9 @@ def finish(
 
 
 def mask(
-    logits: Float[Array, "*batch V"], real: int, over: Vocabulary, size: int
+    logits: Float[Array, "*batch V"], real: int, over: Vocabulary
 ) -> Float[Array, "*batch V"]:
-    """Returns the logits with -inf for the ids from `real` on, of `size` in all."""
-    if real >= size:
+    """Returns the logits with -inf for the ids from `real` on."""
+    if real >= over.size(logits):
         return logits
     return jnp.where(over.ids(logits) < real, logits, -jnp.inf)

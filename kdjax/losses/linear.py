@@ -1,34 +1,113 @@
 """The losses from hidden states and heads, never holding [tokens, vocabulary].
 
 A chunk's gradient is computed while its logits are there (as in Liger Kernel, Hsu et
-al. 2024, arXiv:2410.10989): three products with the student's head and one with the
+al. 2024, arXiv:2410.10989): three products with the student's head and one with each
 teacher's, and none of them twice.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from kdjax.losses.distillation import Parts, check_alpha, mix
+from kdjax.losses.distillation import Parts, check_alpha
 from kdjax.losses.divergences import (
+    as_float,
     as_floats,
     check_parameters,
     check_temperature,
     compare,
     tempered,
 )
-from kdjax.losses.formulas import Number
-from kdjax.losses.head import Head, mask
-from kdjax.losses.plan import Inputs, LossSharding, Plan, Side, narrow, prepare
-from kdjax.losses.tokens import each_gradient, each_token
-from kdjax.losses.vocabulary import Distribution, Vocabulary
+from kdjax.losses.formulas import Number, ScalarLike
+from kdjax.losses.head import Head, check_width, fit, mask, narrow
+from kdjax.losses.plan import Inputs, LossSharding, Plan, prepare
+from kdjax.losses.targets import FromHidden, Targets
+from kdjax.losses.tokens import each_gradient, each_token, model_like
+from kdjax.losses.vocabulary import Vocabulary
 
-IMPLEMENTATIONS = ("xla",)
+
+class SoftValues(NamedTuple):
+    """How one target is compared with the student, and what that weighs.
+
+    Attributes:
+        kind: A name in `DIVERGENCES`.
+        weight: Of `temperature**2 * divergence` in the loss, at least 0.
+        temperature: Softens both distributions, > 0.
+        parameters: The divergence's own; those left out have their default.
+    """
+
+    kind: str = "forward_kl"
+    weight: Number = 1.0
+    temperature: Number = 1.0
+    parameters: Mapping[str, Number] = {}
+
+
+def fused_loss(
+    hidden: Float[Array, "*batch D"],
+    head: Head,
+    labels: Int[Array, "*batch"],
+    weights: Float[Array, "*batch"],
+    targets: Mapping[str, Targets],
+    *,
+    hard: Number,
+    soft: Mapping[str, SoftValues],
+    chunk_size: int | None = None,
+    sharding: LossSharding | None = None,
+) -> tuple[Float[Array, ""], Parts]:
+    r"""Returns the weighted SUM over the tokens of hard and soft losses.
+
+    Computes :math:`h\,\mathrm{CE} + \sum_i w_i \tau_i^2 D_i(p_i, q)` per token, with
+    the target :math:`p_i` and the student :math:`q` softened by :math:`\tau_i`. The
+    caller divides by the weight of the global batch. Only the student's hidden states
+    and head get a gradient, the head only where it is differentiated. Reverse mode
+    only, and once: under `jax.checkpoint` all of it would be computed twice.
+
+    Args:
+        hidden: The student's last hidden states.
+        head: The student's head.
+        labels: The true ids; where they weigh something, real ids of the student.
+        weights: What each token counts; 0 leaves it out, whatever it holds.
+        targets: By name, what the student is compared with; none is plain
+            cross-entropy. Where a target and the student disagree on how many ids are
+            real, ids beyond the smaller vocabulary count on neither side.
+        hard: Weight of the cross-entropy, at least 0. A Python 0 leaves it out of the
+            gradient altogether, as it does a soft loss.
+        soft: How each target is compared; the same names.
+        chunk_size: How many tokens' logits a device holds at a time; None chooses by
+            the memory they take.
+        sharding: How to spread the work over a mesh: tokens over the batch's axes, ids
+            over another. None leaves it to the compiler, right for one device.
+
+    Returns:
+        The weighted sum, and the per-token parts, 0 where the weight is 0.
+
+    Raises:
+        ValueError: A divergence or a parameter is unknown or out of range, hidden
+            states and head differ in width, arrays in the tokens they are for, or the
+            vocabularies by more than padding.
+    """
+    if targets.keys() != soft.keys():
+        raise ValueError(
+            f"soft values {sorted(soft)} must be for the targets {sorted(targets)}"
+        )
+    values = {name: _checked(each) for name, each in soft.items()}
+    values[""] = {"hard": _checked_weight(hard, "hard")}
+    common = {name: min(each.real, head.real) for name, each in targets.items()}
+    kinds = {name: each.kind for name, each in soft.items()}
+    function, traced = _mixture(kinds, values, head.real, common)
+    student = FromHidden(hidden, head)
+    arguments = labels, weights, traced, chunk_size, sharding
+    check_width(head, hidden)
+    plan, inputs = prepare(function, student, targets, *arguments)
+    student = dataclasses.replace(student, head=fit(head, plan.size))
+    return _differentiable(plan, inputs._replace(model=student))
 
 
 def linear_distillation(
@@ -44,62 +123,47 @@ def linear_distillation(
     kind: str = "forward_kl",
     chunk_size: int | None = None,
     sharding: LossSharding | None = None,
-    implementation: str = "xla",
     **parameters: Number,
 ) -> tuple[Float[Array, ""], Parts]:
     """Returns the weighted SUM of `distillation_loss`, from hidden states and heads.
 
-    The caller divides by the weight of the global batch. Only the student's hidden
-    states and head get a gradient, the head only where it is differentiated. Reverse
-    mode only, and once: under `jax.checkpoint` all of it would be computed twice.
+    The case of `fused_loss` with one teacher in the step, `hard` = 1 - alpha.
 
     Args:
         student_hidden: The student's last hidden states.
         student_head: The student's head.
         teacher_hidden: The teacher's last hidden states; its width may differ.
-        teacher_head: The teacher's head. Where the heads disagree on how many ids are
-            real, ids beyond the smaller vocabulary count on neither side.
-        labels: The true ids; where they weigh something, real ids of the student.
-        weights: What each token counts; 0 leaves it out, whatever it holds.
+        teacher_head: The teacher's head.
+        labels: As for `fused_loss`.
+        weights: As for `fused_loss`.
         alpha: Weight of the SOFT loss, in [0, 1]. A Python 0 or 1 leaves the other
             loss out of the gradient altogether.
         temperature: Softening temperature of both distributions, > 0.
         kind: A name in `DIVERGENCES`.
-        chunk_size: How many tokens' logits a device holds at a time; None chooses by
-            the memory they take.
-        sharding: How to spread the work over a mesh: tokens over the batch's axes, ids
-            over another. None leaves it to the compiler, right for one device.
-        implementation: Which program computes it; one of `IMPLEMENTATIONS`.
+        chunk_size: As for `fused_loss`.
+        sharding: As for `fused_loss`.
         **parameters: The divergence's own; those left out have their default.
 
     Returns:
-        The weighted sum, and the per-token parts, 0 where the weight is.
+        The weighted sum, and the per-token parts, whose `soft` is one array.
 
     Raises:
-        ValueError: The divergence or a parameter is unknown or out of range, hidden
-            states and heads differ in width, arrays in the tokens they are for, or
-            the vocabularies by more than padding.
+        ValueError: As for `fused_loss`, or alpha is not in [0, 1].
     """
-    if implementation not in IMPLEMENTATIONS:
-        listed = ", ".join(IMPLEMENTATIONS)
-        raise ValueError(f"unknown implementation {implementation!r}; choose: {listed}")
-    values = as_floats(parameters)
-    check_parameters(kind, values)
-    scalars = as_floats({"alpha": alpha, "temperature": temperature}) | values
-    check_temperature(scalars["temperature"])
-    check_alpha(scalars["alpha"])
-    fixed = {k: v for k, v in scalars.items() if isinstance(v, float)}
-    traced = {k: jnp.asarray(v) for k, v in scalars.items() if k not in fixed}
-    return _weighted_sum(
-        _mixture(kind, fixed, student_head.real, teacher_head.real),
-        (student_hidden, student_head),
-        (teacher_hidden, teacher_head),
+    alpha = as_float(alpha)
+    check_alpha(alpha)
+    loss, parts = fused_loss(
+        student_hidden,
+        student_head,
         labels,
         weights,
-        traced,
-        chunk_size,
-        sharding,
+        {"teacher": FromHidden(teacher_hidden, teacher_head)},
+        hard=1.0 - alpha,
+        soft={"teacher": SoftValues(kind, alpha, temperature, parameters)},
+        chunk_size=chunk_size,
+        sharding=sharding,
     )
+    return loss, Parts(parts.hard, parts.soft["teacher"])
 
 
 def linear_cross_entropy(
@@ -113,129 +177,106 @@ def linear_cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, "*batch"]]:
     """Returns the weighted SUM of the hard loss, and the loss per token for metrics.
 
-    Arguments are those of `linear_distillation`.
+    The case of `fused_loss` without a target; arguments are those.
 
     Raises:
         ValueError: Hidden states and head differ in width.
     """
-
-    def cross_entropy(
-        student: Array, teacher: None, labels: Array, scalars: Any, over: Vocabulary
-    ) -> tuple[Array, Array]:
-        hard = over.cross_entropy(over.softmax(student), labels)
-        return hard, hard
-
-    return _weighted_sum(
-        cross_entropy, (hidden, head), None, labels, weights, {}, chunk_size, sharding
+    loss, parts = fused_loss(
+        hidden,
+        head,
+        labels,
+        weights,
+        {},
+        hard=1.0,
+        soft={},
+        chunk_size=chunk_size,
+        sharding=sharding,
     )
+    return loss, parts.hard
 
 
-def linear_metrics(
-    student_hidden: Float[Array, "*batch Ds"],
-    student_head: Head,
-    labels: Int[Array, "*batch"],
-    teacher_hidden: Float[Array, "*batch Dt"] | None = None,
-    teacher_head: Head | None = None,
-    *,
-    chunk_size: int | None = None,
-    sharding: LossSharding | None = None,
-) -> dict[str, Float[Array, "*batch"]]:
-    """Returns what an evaluation asks about every token, without gradients.
+def _checked(soft: SoftValues) -> dict[str, ScalarLike]:
+    """Returns a target's numbers, floats where they are known now."""
+    parameters = as_floats(soft.parameters)
+    check_parameters(soft.kind, parameters)
+    temperature = as_float(soft.temperature)
+    check_temperature(temperature)
+    weight = _checked_weight(soft.weight, "soft")
+    return {"weight": weight, "temperature": temperature, **parameters}
 
-    "cross_entropy" with the labels; "confidence", the largest probability, and
-    "correct", whether it is the label's. With a teacher also "forward_kl",
-    "reverse_kl", "agreement" on the likeliest id, and "acceptance", the rate of
-    speculative decoding, sum_v min(p_v, q_v) (Leviathan et al. 2023,
-    arXiv:2211.17192). Arguments are those of `linear_distillation`.
 
-    Raises:
-        ValueError: Widths differ, or the vocabularies by more than padding.
-    """
-    teacher = None
-    common = student_head.real
-    if teacher_hidden is not None and teacher_head is not None:
-        teacher = teacher_hidden, teacher_head
-        common = min(common, teacher_head.real)
-
-    def metrics(
-        student_logits: Array,
-        teacher_logits: Array | None,
-        labels: Array,
-        scalars: Any,
-        over: Vocabulary,
-    ) -> dict[str, Array]:
-        q = over.softmax(student_logits)
-        is_correct = over.argmax(student_logits) == labels
-        values = {
-            "cross_entropy": over.cross_entropy(q, labels),
-            "confidence": over.max(q.probs),
-            "correct": is_correct.astype(jnp.float32),
-        }
-        if teacher_logits is None or teacher_head is None:
-            return values
-        student_logits = mask(student_logits, common, over, student_head.real)
-        teacher_logits = mask(teacher_logits, common, over, teacher_head.real)
-        p, q = over.softmax(teacher_logits), over.softmax(student_logits)
-        agree = over.argmax(student_logits) == over.argmax(teacher_logits)
-        return values | {
-            "forward_kl": compare(p, q, over, labels, kind="forward_kl"),
-            "reverse_kl": compare(p, q, over, labels, kind="reverse_kl"),
-            "agreement": agree.astype(jnp.float32),
-            "acceptance": over.sum(jnp.minimum(p.probs, q.probs)),
-        }
-
-    sides = (student_hidden, student_head), teacher
-    plan, inputs = prepare(metrics, *sides, labels, None, {}, chunk_size, sharding)
-    return each_token(plan, narrow(inputs))
+def _checked_weight(weight: Number, name: str) -> ScalarLike:
+    """Returns a weight, which must not be negative; a traced one cannot be checked."""
+    value = as_float(weight)
+    if isinstance(value, float) and not 0.0 <= value < float("inf"):
+        raise ValueError(f"the weight of the {name} loss must be >= 0; it is {value:g}")
+    return value
 
 
 def _mixture(
-    kind: str, fixed: dict[str, float], student_real: int, teacher_real: int
-) -> Callable[..., tuple[Array, Parts]]:
-    """Returns the function of logits that gives loss and parts per token."""
-    common = min(student_real, teacher_real)
+    kinds: Mapping[str, str],
+    values: Mapping[str, Mapping[str, ScalarLike]],
+    student_real: int,
+    common: Mapping[str, int],
+) -> tuple[Callable[..., tuple[Array, Parts]], dict[str, dict[str, Array]]]:
+    """Returns the function of logits that gives loss and parts, and its scalars.
+
+    What is a number stays one, so that the compiler can fold it; what is traced goes
+    through the pass as an argument.
+
+    Args:
+        kinds: Each target's divergence.
+        values: Each target's numbers, and under the empty name those of the hard loss.
+        student_real: How many ids the student knows.
+        common: How many of them each target knows.
+    """
+    fixed: dict[str, dict[str, float]] = {}
+    traced: dict[str, dict[str, Array]] = {}
+    for name, each in values.items():
+        fixed[name] = {k: v for k, v in each.items() if isinstance(v, float)}
+        others = each.keys() - fixed[name].keys()
+        traced[name] = {k: jnp.asarray(each[k]) for k in others}
 
     def mixture(
-        student: Array, teacher: Array, labels: Array, scalars: Any, over: Vocabulary
+        student: Array,
+        targets: Mapping[str, Array],
+        labels: Array,
+        scalars: Mapping[str, Mapping[str, Array]],
+        over: Vocabulary,
     ) -> tuple[Array, Parts]:
-        values = dict(scalars, **fixed)
-        alpha, temperature = values.pop("alpha"), values.pop("temperature")
-
-        def soften(logits: Array, real: int) -> Distribution:
-            logits = mask(logits, common, over, real)
-            return over.softmax(tempered(logits, temperature))
-
         hard_q = over.softmax(student)
         hard = over.cross_entropy(hard_q, labels)
-        is_same = common == student_real and fixed.get("temperature") == 1.0
-        q = hard_q if is_same else soften(student, student_real)
-        p = soften(teacher, teacher_real)
-        soft = compare(p, q, over, labels, kind=kind, **values)
-        return mix(hard, soft, alpha, temperature), Parts(hard, soft)
+        terms, soft = [], {}
+        for name, logits in targets.items():
+            numbers: dict[str, Any] = {**scalars[name], **fixed[name]}
+            weight, temperature = numbers.pop("weight"), numbers.pop("temperature")
+            q = hard_q
+            if common[name] != student_real or not _is(temperature, 1.0):
+                known = mask(student, common[name], over)
+                q = over.softmax(tempered(known, temperature))
+            p = over.softmax(tempered(logits, temperature))
+            soft[name] = compare(p, q, over, labels, kind=kinds[name], **numbers)
+            # A term that weighs nothing must not cost a gradient: XLA may not drop a
+            # product with zero, which could be NaN.
+            if not _is(weight, 0.0):
+                terms.append(weight * temperature**2 * soft[name])
+        weight = {**scalars[""], **fixed[""]}["hard"]
+        if not _is(weight, 0.0):
+            terms.append(hard if _is(weight, 1.0) else weight * hard)
+        loss = functools.reduce(operator.add, terms or [jnp.zeros_like(hard)])
+        return loss, Parts(hard, soft)
 
-    return mixture
-
-
-def _weighted_sum(
-    function: Callable[..., tuple[Array, Any]],
-    student: tuple[Array, Head],
-    teacher: tuple[Array, Head] | None,
-    labels: Array,
-    weights: Array,
-    scalars: dict[str, Array],
-    chunk_size: int | None,
-    sharding: LossSharding | None,
-) -> tuple[Array, Any]:
-    """Returns the weighted sum of the function's loss, and its parts per token."""
-    plan, inputs = prepare(
-        function, student, teacher, labels, weights, scalars, chunk_size, sharding
-    )
-    return _differentiable(plan, inputs)
+    return mixture, traced
 
 
-def _reduced(values: tuple[Array, Any], weights: Array | None) -> tuple[Array, Any]:
-    """Returns the weighted sum of the loss, and the parts; 0 where the weight is."""
-    assert weights is not None
+def _is(value: ScalarLike, number: float) -> bool:
+    """Returns whether a value is known to be this number."""
+    return isinstance(value, float) and value == number
+
+
+def _reduced(values: tuple[Array, Any], weights: Array) -> tuple[Array, Any]:
+    """Returns the weighted sum of the loss, and the parts; 0 where the weight is 0."""
 
     def kept(x: Array) -> Array:
         return jnp.where(weights == 0.0, 0.0, x)
@@ -244,23 +285,30 @@ def _reduced(values: tuple[Array, Any], weights: Array | None) -> tuple[Array, A
     return jnp.sum(weights * loss), parts
 
 
+def _narrow(inputs: Inputs) -> Inputs:
+    """Returns the inputs with the head's matrix in the hidden states' precision."""
+    model = inputs.model
+    head = narrow(model.head, model.hidden.dtype)
+    return inputs._replace(model=dataclasses.replace(model, head=head))
+
+
 # Outside of the `shard_map` and the scan, which are then never differentiated.
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(plan: Plan, inputs: Inputs) -> tuple[Array, Any]:
-    return _reduced(each_token(plan, narrow(inputs)), inputs.weights)
+    return _reduced(each_token(plan, _narrow(inputs)), inputs.weights)
 
 
 def _forward(plan: Plan, inputs: Any) -> tuple[Any, Any]:
-    is_asked = jax.tree.map(lambda x: x.perturbed, inputs.student)
+    is_asked = jax.tree.map(lambda x: x.perturbed, inputs.model)
     inputs = jax.tree.map(lambda x: x.value, inputs)
     values, gradients = each_gradient(
         plan,
-        narrow(inputs),
-        kernel=is_asked.kernel,
-        bias=bool(is_asked.bias),
+        _narrow(inputs),
+        kernel=is_asked.head.kernel,
+        bias=bool(is_asked.head.bias),
     )
     # Empty arrays carry the precision that the gradients must have in the end.
-    dtypes = jax.tree.map(lambda x: jnp.zeros((0,), x.dtype), inputs.student)
+    dtypes = jax.tree.map(lambda x: jnp.zeros((0,), x.dtype), inputs.model)
     return _reduced(values, inputs.weights), (gradients, dtypes)
 
 
@@ -268,18 +316,19 @@ def _backward(plan: Plan, residuals: Any, cotangents: Any) -> tuple[Inputs]:
     gradients, dtypes = residuals
     scale, _ = cotangents  # the parts are for reading only
 
-    def scaled(x: Array | None, like: Array) -> Array | None:
-        if x is None or isinstance(scale, SymbolicZero):
+    def scaled(x: Array | None, like: Array | None) -> Array | None:
+        if x is None or like is None or isinstance(scale, SymbolicZero):
             return None
         return (scale * x.astype(jnp.float32)).astype(like.dtype)
 
-    student = Side(
-        *(
-            None if like is None else scaled(x, like)
-            for x, like in zip(gradients, dtypes, strict=True)
-        )
+    head = gradients.head
+    model = model_like(
+        gradients,
+        scaled(gradients.hidden, dtypes.hidden),
+        scaled(head.kernel, dtypes.head.kernel),
+        scaled(head.bias, dtypes.head.bias),
     )
-    return (Inputs(student, None, None, None, None),)
+    return (Inputs(model, None, None, None, None),)
 
 
 _differentiable.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -1,10 +1,12 @@
-"""Going through a batch's tokens in chunks, on every device its own.
+"""Passes over a batch's tokens: what a function of logits gives, and its gradient.
 
 A chunk's logits are the largest array of a language model's loss. `each_token` holds
 one chunk of them at a time; `each_gradient` also turns a chunk's logits into gradients
-while it has them, so that they are neither kept nor computed twice.
+while it has them, so that they are neither kept nor computed twice. Over a mesh every
+device goes through its own tokens and ids.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,113 +16,101 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from kdjax.losses.head import finish, mask, project
-from kdjax.losses.plan import HeadOptions, Inputs, LossSharding, Plan, Side
+from kdjax.losses.chunks import default_size, scan_tokens
+from kdjax.losses.head import Head, finish, mask, project
+from kdjax.losses.plan import Inputs, LossSharding, Plan
+from kdjax.losses.targets import IDS, FromHidden, part
 
-_LEAST_BYTES = 2**25  # of a chunk's logits; smaller ones are not worth a loop
+Chunk = Callable[[Any, Inputs], tuple[Any, Any]]
 
 
 def each_token(plan: Plan, inputs: Inputs) -> Any:
     """Returns `plan.function` of every token, holding one chunk's logits at a time."""
 
     def local(inputs: Inputs) -> Any:
-        def chunk(carry: tuple[()], tokens: Any) -> tuple[tuple[()], Any]:
-            hidden, teacher_hidden, labels, _ = tokens
-            student = _logits(plan, plan.student, hidden, inputs.student)
-            teacher = _logits(plan, plan.teacher, teacher_hidden, inputs.teacher)
-            values = plan.function(student, teacher, labels, inputs.scalars, plan.over)
+        def chunk(carry: tuple[()], inputs: Inputs) -> tuple[tuple[()], Any]:
+            model, over = inputs.model, plan.over
+            logits = model.logits(over, plan.local_size, plan.real[""])
+            taught = _target_logits(plan, inputs)
+            values = plan.function(logits, taught, inputs.labels, inputs.scalars, over)
             return carry, values
 
         return _scan(plan, chunk, (), inputs)[1]
 
-    return _spread(plan, local, inputs, gradients=False)
+    return _sharded(plan, local, inputs, gradients=False)
 
 
 def each_gradient(
     plan: Plan, inputs: Inputs, *, kernel: bool, bias: bool
-) -> tuple[Any, Side]:
-    """Returns `each_token`'s values, and the student's gradients of the weighted sum.
+) -> tuple[Any, FromHidden]:
+    """Returns `each_token`'s values, and the model's gradients of the weighted sum.
 
     Args:
         plan: What to compute.
-        inputs: On what.
+        inputs: On what; the model is a `FromHidden`.
         kernel: Whether the head's matrix needs its gradient; float32 whatever the
             matrix is, as many chunks are summed.
         bias: Whether its bias does.
     """
     sharding = plan.sharding
-    is_cut = sharding is not None and _is_cut(inputs.student, sharding)
+    is_scattered = sharding is not None and _is_scattered(inputs.model, sharding)
 
-    def local(inputs: Inputs) -> tuple[Any, Side]:
-        side = inputs.student
+    def local(inputs: Inputs) -> tuple[Any, FromHidden]:
+        head = inputs.model.head
 
-        def chunk(sums: Any, tokens: Any) -> tuple[Any, Any]:
-            # XLA for TPUs tiles products badly that have a slice fused into them: that
-            # of the head's gradient would take 1.4 times as long.
-            tokens = lax.optimization_barrier(_without_left_out(tokens))
-            values, grad = _chunk_gradient(plan, inputs, tokens)
-            hidden = tokens[0]
+        def chunk(sums: Any, inputs: Inputs) -> tuple[Any, Any]:
+            values, grad = _chunk_gradient(plan, inputs)
+            hidden = inputs.model.hidden
             narrow = grad.astype(hidden.dtype)
             sums = jax.tree.map(
                 jnp.add,
                 sums,
                 (
                     _dot(hidden, narrow, 0, 0) if kernel else None,
-                    grad.sum(0, keepdims=True) if bias else None,
+                    grad.sum(0) if bias else None,
                 ),
             )
-            back = _dot(narrow, side.kernel, 1, 1)
+            back = _dot(narrow, head.kernel, 1, 1)
             if sharding:
                 back = lax.psum(back, sharding.vocabulary)
             return sums, (values, back.astype(hidden.dtype))
 
         zeros = (
-            jnp.zeros(side.kernel.shape, jnp.float32) if kernel else None,
-            jnp.zeros((1, side.kernel.shape[1]), jnp.float32) if bias else None,
+            jnp.zeros(head.kernel.shape, jnp.float32) if kernel else None,
+            jnp.zeros(head.bias.shape, jnp.float32) if bias else None,
         )
         if sharding:
             axes = (*sharding.tokens, sharding.vocabulary)
             zeros = jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), zeros)
-        sums, (values, grad_hidden) = _scan(plan, chunk, zeros, inputs)
+        sums, (values, grad_hidden) = _scan(plan, chunk, zeros, inputs, guarded=True)
         grad_kernel, grad_bias = sums
         if sharding and kernel:
-            grad_kernel = _reduce_scatter(grad_kernel, sharding, is_cut=is_cut)
+            grad_kernel = _reduce_scatter(grad_kernel, sharding, is_scattered)
         if sharding and bias:
             grad_bias = lax.psum(grad_bias, sharding.tokens)
-        return values, Side(grad_hidden, grad_kernel, grad_bias)
+        return values, model_like(inputs.model, grad_hidden, grad_kernel, grad_bias)
 
-    return _spread(plan, local, inputs, gradients=True)
-
-
-def _without_left_out(tokens: Any) -> Any:
-    """Returns a chunk's tokens, their hidden states 0 where the weight is.
-
-    What is left out must not bring its NaN or infinity into the sums. Its gradient is
-    0 then, too, without another look at [tokens, vocabulary].
-    """
-    hidden, teacher_hidden, labels, weights = tokens
-    is_out = weights[:, None] == 0.0
-    hidden, teacher_hidden = jax.tree.map(
-        lambda x: jnp.where(is_out, 0.0, x), (hidden, teacher_hidden)
-    )
-    return hidden, teacher_hidden, labels, weights
+    return _sharded(plan, local, inputs, gradients=True)
 
 
-def _chunk_gradient(
-    plan: Plan, inputs: Inputs, tokens: Any
-) -> tuple[Any, Float[Array, "N V"]]:
+def model_like(model: FromHidden, hidden: Any, kernel: Any, bias: Any) -> FromHidden:
+    """Returns the model's tree with other leaves."""
+    return FromHidden(hidden, dataclasses.replace(model.head, kernel=kernel, bias=bias))
+
+
+def _chunk_gradient(plan: Plan, inputs: Inputs) -> tuple[Any, Float[Array, "N V"]]:
     """Returns a chunk's values, and the gradient of its logits."""
-    hidden, teacher_hidden, labels, weights = tokens
-    teacher = _logits(plan, plan.teacher, teacher_hidden, inputs.teacher)
+    head: Head = inputs.model.head
+    taught, over = _target_logits(plan, inputs), plan.over
 
     def loss(raw: Array) -> tuple[Array, Any]:
-        student = _finished(plan, plan.student, raw)
-        values = plan.function(student, teacher, labels, inputs.scalars, plan.over)
+        logits = mask(finish(raw, head.scale, head.softcap), plan.real[""], over)
+        values = plan.function(logits, taught, inputs.labels, inputs.scalars, over)
         return values[0], values
 
-    raw = project(hidden, inputs.student.kernel, inputs.student.bias)
+    raw = project(inputs.model.hidden, head.kernel, head.bias)
     _, pull, values = jax.vjp(loss, raw, has_aux=True)
-    return values, pull(weights)[0]
+    return values, pull(inputs.weights)[0]
 
 
 def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Float[Array, "M N"]:
@@ -129,104 +119,91 @@ def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Float[Array, "M N"]:
     return lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
 
 
-def _logits(
-    plan: Plan, head: HeadOptions | None, hidden: Array | None, side: Side | None
-) -> Array | None:
-    if head is None or side is None or hidden is None:
-        return None
-    return _finished(plan, head, project(hidden, side.kernel, side.bias))
-
-
-def _finished(plan: Plan, head: HeadOptions, raw: Array) -> Array:
-    shards = plan.sharding.mesh.shape[plan.over.axis] if plan.sharding else 1
-    logits = finish(raw, head.scale, head.softcap)
-    return mask(logits, head.real, plan.over, raw.shape[-1] * shards)
+def _target_logits(plan: Plan, inputs: Inputs) -> dict[str, Array]:
+    """Returns the targets' logits over the ids that they and the model know."""
+    return {
+        name: each.logits(plan.over, plan.local_size, plan.real[name])
+        for name, each in inputs.targets.items()
+    }
 
 
 def _scan(
-    plan: Plan, chunk: Callable[[Any, Any], Any], carry: Any, inputs: Inputs
+    plan: Plan, chunk: Chunk, carry: Any, inputs: Inputs, *, guarded: bool = False
 ) -> tuple[Any, Any]:
-    """Returns what `lax.scan` of `chunk` over the tokens does, tokens flattened."""
-    shape = inputs.labels.shape
-    tokens = (
-        inputs.student.hidden,
-        None if inputs.teacher is None else inputs.teacher.hidden,
-        inputs.labels,
-        inputs.weights,
+    """Returns what a scan of `chunk` over chunks of the inputs does."""
+    parted = part(inputs.models)
+    widths = [leaf.shape[0] for leaf in part({"": inputs.model}).ids if leaf.ndim > 1]
+    size = plan.chunk_size or default_size(
+        inputs.labels.size, max(widths, default=0), plan.local_size
     )
-    count, (width, ids) = inputs.labels.size, inputs.student.kernel.shape
-    size = plan.chunk_size or _default_chunk(count, width, ids)
-    chunks = _even_chunks(count, size)
-    size = -(-count // chunks)
 
-    def split(x: Array) -> Array:
-        x = x.reshape(count, *x.shape[len(shape) :])
-        missing = chunks * size - count
-        if missing:
-            x = jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))
-        return x.reshape(chunks, size, *x.shape[1:])
+    def one(carry: Any, tokens: Any) -> tuple[Any, Any]:
+        leaves, labels, weights = _guarded(tokens) if guarded else tokens
+        models = parted.joined(leaves, parted.ids)
+        return chunk(carry, inputs.replaced(models, labels, weights))
 
-    def merge(x: Array) -> Array:
-        x = x.reshape(chunks * size, *x.shape[2:])[:count]
-        return x.reshape(*shape, *x.shape[1:])
-
-    tokens = jax.tree.map(split, tokens)
-    if chunks > 1:
-        carry, values = lax.scan(chunk, carry, tokens)
-    else:
-        carry, values = chunk(carry, jax.tree.map(lambda x: x[0], tokens))
-        values = jax.tree.map(lambda x: x[None], values)
-    return carry, jax.tree.map(merge, values)
+    tokens = parted.tokens, inputs.labels, inputs.weights
+    return scan_tokens(one, carry, tokens, inputs.labels.shape, size)
 
 
-def _default_chunk(tokens: int, width: int, ids: int) -> int:
-    """Returns how many tokens' logits may be held at a time.
+def _guarded(tokens: Any) -> Any:
+    """Returns a chunk's arrays, empty where the weight is 0, ready for products.
 
-    Both models' float32 logits of a chunk take half of what the accumulator of the
-    head's gradient does, which must be held anyway: smaller chunks save nothing that
-    is seen, and go through the accumulator more often.
+    What is left out must not bring its NaN or infinity into the sums. Its gradient is
+    0 then, too, without another look at [tokens, vocabulary].
     """
-    return min(tokens, max(width // 4, _LEAST_BYTES // (8 * ids), 1))
+    leaves, labels, weights = tokens
+
+    def cleared(x: Array) -> Array:
+        is_out = jnp.expand_dims(weights == 0.0, range(1, x.ndim))
+        nothing = -1 if jnp.issubdtype(x.dtype, jnp.integer) else 0  # -1: no id
+        return jnp.where(is_out, jnp.asarray(nothing, x.dtype), x)
+
+    # XLA for TPUs tiles products badly that have a slice fused into them: that of the
+    # head's gradient would take 1.4 times as long.
+    return lax.optimization_barrier(([cleared(x) for x in leaves], labels, weights))
 
 
-def _even_chunks(tokens: int, size: int) -> int:
-    """Returns a number of chunks of at most `size`, dividing the tokens if it can."""
-    least = -(-tokens // size)
-    even = (n for n in range(least, 2 * least) if tokens % n == 0)
-    return next(even, least)
-
-
-def _spread(
+def _sharded(
     plan: Plan, local: Callable[[Inputs], Any], inputs: Inputs, *, gradients: bool
 ) -> Any:
     """Returns `local(inputs)`, run on every device's own tokens and ids."""
     sharding = plan.sharding
     if sharding is None:
         return local(inputs)
-    tokens, matrix = P(sharding.tokens), P(None, sharding.vocabulary)
-    side = Side(tokens, matrix, matrix)
+    tokens = P(sharding.tokens)
+
+    def place(kind: str, leaf: Array) -> P:
+        last = (*(None,) * (leaf.ndim - 1), sharding.vocabulary)
+        return P(*last) if kind == IDS else tokens
+
+    layouts = {name: each.layout() for name, each in inputs.models.items()}
+    placed = jax.tree.map(place, layouts, inputs.models)
     out: Any = tokens
     if gradients:
-        cut = sharding.tokens[-1] if _is_cut(inputs.student, sharding) else None
-        out = tokens, side._replace(kernel=P(cut, sharding.vocabulary))
-    spread = jax.shard_map(
+        model, axis = placed[""], sharding.tokens[-1]
+        first = axis if _is_scattered(inputs.model, sharding) else None
+        kernel = P(first, sharding.vocabulary)
+        out = tokens, model_like(model, tokens, kernel, model.head.bias)
+    sharded = jax.shard_map(
         local,
         mesh=sharding.mesh,
-        in_specs=(Inputs(side, inputs.teacher and side, tokens, tokens, P()),),
+        in_specs=(inputs.replaced(placed, tokens, tokens)._replace(scalars=P()),),
         out_specs=out,
     )
-    return spread(inputs)
+    return sharded(inputs)
 
 
-def _is_cut(student: Side, sharding: LossSharding) -> bool:
+def _is_scattered(model: FromHidden, sharding: LossSharding) -> bool:
     """Returns whether the matrix's gradient divides over the last token axis."""
-    return student.kernel.shape[0] % sharding.mesh.shape[sharding.tokens[-1]] == 0
+    size = sharding.mesh.shape[sharding.tokens[-1]]
+    return model.head.kernel.shape[0] % size == 0
 
 
-def _reduce_scatter(x: Array, sharding: LossSharding, *, is_cut: bool) -> Array:
-    """Returns the sum over token shards, cut along the last token axis if it can be."""
+def _reduce_scatter(x: Array, sharding: LossSharding, is_scattered: bool) -> Array:
+    """Returns the sum over the token shards, sharded along the last token axis."""
     *first, last = sharding.tokens
     x = lax.psum(x, tuple(first)) if first else x
-    if is_cut:
+    if is_scattered:
         return lax.psum_scatter(x, last, scatter_dimension=0, tiled=True)
     return lax.psum(x, last)

@@ -68,9 +68,16 @@ class Vocabulary:
     def ids(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
         """Returns each entry's id."""
         local = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-        if self.axis is None:
-            return local
-        return local + lax.axis_index(self.axis) * x.shape[-1]
+        return local + self.first(x.shape[-1])
+
+    def first(self, size: int) -> int | Int[Array, ""]:
+        """Returns the first id that is here, where every device has `size` of them."""
+        return 0 if self.axis is None else lax.axis_index(self.axis) * size
+
+    def size(self, x: Float[Array, "*batch V"]) -> int:
+        """Returns how many ids there are on all devices."""
+        shards = 1 if self.axis is None else lax.axis_size(self.axis)
+        return int(x.shape[-1] * shards)
 
     def is_label(
         self, x: Float[Array, "*batch V"], labels: Int[Array, "*batch"]

@@ -1,0 +1,77 @@
+"""How a device's tokens are gone through: a chunk at a time, in a scan."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+_LEAST_BYTES = 2**25  # of a chunk's logits; smaller ones are not worth a loop
+
+
+def scan_tokens(
+    chunk: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    tokens: Any,
+    shape: tuple[int, ...],
+    size: int,
+) -> tuple[Any, Any]:
+    """Returns what `lax.scan` of `chunk` over the tokens does.
+
+    Args:
+        chunk: From (carry, tokens of a chunk) to (carry, values of each of them).
+        carry: What it starts with.
+        tokens: A tree of arrays [*shape, ...].
+        shape: That of the batch.
+        size: How many tokens a chunk has at most.
+
+    Returns:
+        The last carry, and the values, [*shape, ...].
+    """
+    count = math.prod(shape)
+    chunks = _even_chunks(count, size)
+    size = -(-count // chunks)
+
+    def split(x: Array) -> Array:
+        x = x.reshape(count, *x.shape[len(shape) :])
+        missing = chunks * size - count
+        if missing:
+            x = jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(chunks, size, *x.shape[1:])
+
+    def merge(x: Array) -> Array:
+        x = x.reshape(chunks * size, *x.shape[2:])[:count]
+        return x.reshape(*shape, *x.shape[1:])
+
+    tokens = jax.tree.map(split, tokens)
+    if chunks > 1:
+        carry, values = lax.scan(chunk, carry, tokens)
+    else:
+        carry, values = chunk(carry, jax.tree.map(lambda x: x[0], tokens))
+        values = jax.tree.map(lambda x: x[None], values)
+    return carry, jax.tree.map(merge, values)
+
+
+def default_size(tokens: int, width: int, ids: int) -> int:
+    """Returns how many tokens' logits may be held at a time.
+
+    Both models' float32 logits of a chunk take half of what the accumulator of the
+    head's gradient does, which must be held anyway: smaller chunks save nothing that
+    is seen, and go through the accumulator more often.
+
+    Args:
+        tokens: How many a device has.
+        width: Of the hidden states that the head reads.
+        ids: How many a device has.
+    """
+    return min(tokens, max(width // 4, _LEAST_BYTES // (8 * ids), 1))
+
+
+def _even_chunks(tokens: int, size: int) -> int:
+    """Returns a number of chunks of at most `size`, dividing the tokens if it can."""
+    least = -(-tokens // size)
+    even = (n for n in range(least, 2 * least) if tokens % n == 0)
+    return next(even, least)

@@ -1,0 +1,100 @@
+"""What an evaluation asks about every token, without gradients."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kdjax.losses.divergences import compare
+from kdjax.losses.head import Head, mask
+from kdjax.losses.plan import LossSharding, prepare
+from kdjax.losses.targets import FromHidden, Targets
+from kdjax.losses.tokens import each_token
+from kdjax.losses.vocabulary import Vocabulary
+
+_TEACHER = "teacher"
+
+
+def token_metrics(
+    model: Targets,
+    labels: Int[Array, "*batch"],
+    targets: Targets | None = None,
+    *,
+    chunk_size: int | None = None,
+    sharding: LossSharding | None = None,
+) -> dict[str, Float[Array, "*batch"]]:
+    """Returns metrics of every token, never holding [tokens, vocabulary].
+
+    "cross_entropy" with the labels; "confidence", the largest probability, and
+    "correct", whether it is the label's. With targets also "forward_kl", "reverse_kl",
+    "agreement" on the likeliest id, and "acceptance", the rate of speculative decoding,
+    sum_v min(p_v, q_v) (Leviathan et al. 2023, arXiv:2211.17192).
+
+    Args:
+        model: What is evaluated; a student, a teacher or an ensemble.
+        labels: The true ids.
+        targets: What it is compared with.
+        chunk_size: As for `fused_loss`.
+        sharding: As for `fused_loss`.
+
+    Raises:
+        ValueError: Widths differ, or the vocabularies by more than padding.
+    """
+    others = {} if targets is None else {_TEACHER: targets}
+    common = min(each.real for each in (model, *others.values()))
+
+    def metrics(
+        logits: Array,
+        taught: Mapping[str, Array],
+        labels: Array,
+        scalars: Any,
+        over: Vocabulary,
+    ) -> dict[str, Array]:
+        q = over.softmax(logits)
+        is_correct = over.argmax(logits) == labels
+        values = {
+            "cross_entropy": over.cross_entropy(q, labels),
+            "confidence": over.max(q.probs),
+            "correct": is_correct.astype(jnp.float32),
+        }
+        if not taught:
+            return values
+        logits = mask(logits, common, over)
+        p, q = over.softmax(taught[_TEACHER]), over.softmax(logits)
+        agree = over.argmax(logits) == over.argmax(taught[_TEACHER])
+        return values | {
+            "forward_kl": compare(p, q, over, labels, kind="forward_kl"),
+            "reverse_kl": compare(p, q, over, labels, kind="reverse_kl"),
+            "agreement": agree.astype(jnp.float32),
+            "acceptance": over.sum(jnp.minimum(p.probs, q.probs)),
+        }
+
+    plan, inputs = prepare(
+        metrics, model, others, labels, None, {}, chunk_size, sharding
+    )
+    return each_token(plan, inputs._replace(model=model.fitted(plan.size)))
+
+
+def linear_metrics(
+    student_hidden: Float[Array, "*batch Ds"],
+    student_head: Head,
+    labels: Int[Array, "*batch"],
+    teacher_hidden: Float[Array, "*batch Dt"] | None = None,
+    teacher_head: Head | None = None,
+    *,
+    chunk_size: int | None = None,
+    sharding: LossSharding | None = None,
+) -> dict[str, Float[Array, "*batch"]]:
+    """Returns `token_metrics` of a student and, maybe, a teacher in the step.
+
+    Raises:
+        ValueError: Widths differ, or the vocabularies by more than padding.
+    """
+    teacher = None
+    if teacher_hidden is not None and teacher_head is not None:
+        teacher = FromHidden(teacher_hidden, teacher_head)
+    student = FromHidden(student_hidden, student_head)
+    return token_metrics(
+        student, labels, teacher, chunk_size=chunk_size, sharding=sharding
+    )
