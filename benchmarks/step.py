@@ -21,10 +21,14 @@ from ml_collections import config_flags
 
 from benchmarks import common
 from kdjax.config import Config, ModelConfig, OptimizerConfig
+from kdjax.learner import whole_model
 from kdjax.models import Model, build
+from kdjax.objective import distillation, hard_labels
+from kdjax.online import of_model
 from kdjax.optimizers import make_optimizer
 from kdjax.state import create_state
-from kdjax.step import Batch, TrainStep, make_distillation, make_train_step
+from kdjax.step import TrainStep, make_train_step
+from kdjax.task import Batch, next_token_task
 from kdjax.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/gpt_small.py")
@@ -45,26 +49,29 @@ def times(settings: Config, rounds: int) -> dict[str, Any]:
     student = build(dataclasses.replace(settings.student.model, vocab_size=vocab))
     train = settings.student.train
     optimizer = make_optimizer(train.optimizer, train.steps)
-    distillation = make_distillation(teacher, settings.distill, train.steps)
+    learner, task = whole_model(student), next_token_task()
+    soft = distillation(of_model(teacher), settings.distill, train.steps)
     batch = _batch(train.batch_size, settings.data.length, vocab)
     teacher_params = jax.jit(teacher.init)(jax.random.key(1))
     forward = jax.jit(teacher.logits)
 
-    def repeat(step: TrainStep, teacher_params: Any) -> Callable[[], Any]:
-        state = create_state(student, optimizer, jax.random.key(0))
+    def repeat(step: TrainStep, frozen: Any) -> Callable[[], Any]:
+        state = create_state(student.init, optimizer, jax.random.key(0))
 
         def once() -> Any:
             nonlocal state
-            state, metrics = step(state, teacher_params, batch)
+            state, metrics = step(state, frozen, batch)
             return state, metrics
 
         return once
 
     functions = {
         "distillation_step": repeat(
-            make_train_step(student, optimizer, distillation), teacher_params
+            make_train_step(learner, optimizer, soft, task), teacher_params
         ),
-        "student_step": repeat(make_train_step(student, optimizer), None),
+        "student_step": repeat(
+            make_train_step(learner, optimizer, hard_labels(), task), {}
+        ),
         "teacher_forward": lambda: forward(
             teacher_params, batch["tokens"], batch["segments"]
         ),
@@ -96,12 +103,14 @@ def compile_times() -> dict[str, float]:
 def _compile_time(model: Model) -> float:
     optimizer = make_optimizer(OptimizerConfig(), 100)
     state = jax.eval_shape(
-        lambda key: create_state(model, optimizer, key), jax.random.key(0)
+        lambda key: create_state(model.init, optimizer, key), jax.random.key(0)
     )
     batch = jax.eval_shape(lambda: _batch(32, 128, 1024))
-    step: Any = make_train_step(model, optimizer)
+    step: Any = make_train_step(
+        whole_model(model), optimizer, hard_labels(), next_token_task()
+    )
     started = time.perf_counter()
-    step.lower(state, None, batch).compile()
+    step.lower(state, {}, batch).compile()
     return time.perf_counter() - started
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdjax.held_out import EvalStep
 from kdjax.metrics import Mean
-from kdjax.step import Batch
-
-EvalStep = Callable[[Any, Any, Batch], dict[str, Mean]]
+from kdjax.task import Batch
 
 
 def evaluate(

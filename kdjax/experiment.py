@@ -16,6 +16,7 @@ from kdjax.directories import Setting, Trained, shapes_and_shardings
 from kdjax.evaluate import forward_speed
 from kdjax.models import Model
 from kdjax.sharding import barrier, make_mesh
+from kdjax.sources import device_batches
 from kdjax.stages import (
     check_vocabularies,
     count_parameters,
@@ -27,7 +28,6 @@ from kdjax.stages import (
     teacher_results,
 )
 from kdjax.students import begin_student, student_architecture
-from kdjax.train import device_batches
 from kdjax.validation import check_batches
 from kdjax.workdir import cache_directory, check_data
 from kdjax.writers import Progress, say
@@ -97,8 +97,7 @@ def _results(
     config, device = setting.config, jax.devices()[0]
     batch = next(
         device_batches(
-            setting.prepared,
-            "validation",
+            setting.prepared.splits["validation"],
             setting.mesh,
             config.evaluate.batch_size,
         )

@@ -151,7 +151,7 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     is computed. Left to itself the partitioner cuts products along `fsdp` in both
     operands, which is slow, and with some rules wrong (jax 0.10.2).
     """
-    batch = NamedSharding(mesh, BATCH)
+    batch = batch_sharding(mesh)
 
     def activation(x: jax.Array) -> jax.Array:
         # `Model.init` traces with one row, which cannot be split.
@@ -168,13 +168,18 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     return Placement(activation, weight)
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns where the rows of a batch live."""
+    return NamedSharding(mesh, BATCH)
+
+
 def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """Returns (index, count) of the rows that this process must feed.
 
     It follows from the sharding, not from the process's number: where the tensor axis
     spans processes, several of them need the same rows.
     """
-    sharding = NamedSharding(mesh, BATCH)
+    sharding = batch_sharding(mesh)
     indices = _indices(sharding, (batch_size,)).values()
     blocks = sorted({index[0].indices(batch_size)[:2] for index in indices})
     low, high = blocks[0][0], blocks[-1][1]
@@ -196,7 +201,7 @@ def to_devices(
     batch: dict[str, np.ndarray], mesh: Mesh, shard: tuple[int, int]
 ) -> dict[str, jax.Array]:
     """Returns the global batch, given this process's rows of it."""
-    sharding = NamedSharding(mesh, BATCH)
+    sharding = batch_sharding(mesh)
     index, count = shard
 
     def place(local: np.ndarray) -> jax.Array:

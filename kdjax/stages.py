@@ -11,7 +11,7 @@ from etils import epath
 
 from kdjax import checkpoint
 from kdjax.architecture import check_model
-from kdjax.config import ModelConfig
+from kdjax.config import ModelConfig, StudentConfig, TeacherConfig
 from kdjax.directories import (
     Setting,
     Trained,
@@ -22,11 +22,16 @@ from kdjax.directories import (
 )
 from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
+from kdjax.held_out import make_eval_step
+from kdjax.learner import Frozen, whole_model
 from kdjax.losses import MAX_PADDING, LossSharding
 from kdjax.models import Model, build
+from kdjax.objective import Objective, distillation, hard_labels
+from kdjax.online import of_ensemble, of_model
 from kdjax.sharding import barrier, make_placement
-from kdjax.step import make_distillation, make_eval_step
-from kdjax.train import Job, device_batches, train
+from kdjax.sources import Rows, batch_shapes, device_batches
+from kdjax.task import next_token_task
+from kdjax.train import Job, Run, prepare, train
 from kdjax.workdir import cache_directory, check_space, write_json
 from kdjax.writers import say
 
@@ -120,16 +125,16 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     config = setting.config
     if config.teacher.path:
         return load("teacher", model, setting, dtype=config.teacher.dtype or None)
-    job = Job(
+    return _train_once(
         "teacher",
+        cache_directory(config) / "teachers" / _teacher_key(setting),
         setting.workdir / "teacher",
         model,
-        config.teacher.train,
-        config.teacher.rules,
+        (hard_labels(), {}),
+        config.teacher,
         config.teacher.seed,
+        setting,
     )
-    cache = cache_directory(config) / "teachers"
-    return _train_once(job, cache / _teacher_key(setting), setting)
 
 
 def _teacher_key(setting: Setting) -> str:
@@ -147,17 +152,63 @@ def _teacher_key(setting: Setting) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
+def _train_once(
+    name: str,
+    directory: epath.Path,
+    run_directory: epath.Path,
+    model: Model,
+    how: tuple[Objective, Frozen],
+    config: TeacherConfig | StudentConfig,
+    seed: int,
+    setting: Setting,
+    first_params: Callable[[], Any] | None = None,
+) -> Trained:
     """Returns the model in the directory, trained to the end now if there is none."""
     if checkpoint.is_model(directory):
-        return load_run(job.name, job.model, job.rules, directory, setting)
-    say(
-        f"{job.name}: {count_parameters(job.model):,} parameters; "
-        f"metrics in {job.directory}"
+        return load_run(name, model, config.rules, directory, setting)
+    say(f"{name}: {count_parameters(model):,} parameters; metrics in {run_directory}")
+    objective, frozen = how
+    rows, mesh = setting.prepared.splits["train"], setting.mesh
+    task = next_token_task(setting.prepared.bits_per_byte)
+    held_out = make_eval_step(task, of_model(model), loss_sharding=LossSharding(mesh))
+    evaluation = setting.config.evaluate
+
+    def held_out_loss(params: Any) -> dict[str, float]:
+        batches = device_batches(
+            setting.prepared.splits["validation"],
+            mesh,
+            evaluation.batch_size,
+            evaluation.rows,
+        )
+        nats = evaluate(held_out, params, None, batches)["cross_entropy"]
+        return task.finish({"cross_entropy": nats}, "validation")
+
+    program = prepare(
+        Job(
+            whole_model(model),
+            objective,
+            task,
+            config.train,
+            config.rules,
+            mesh,
+            frozen,
+            batch_shapes(rows, config.train.batch_size, mesh),
+        )
     )
-    result = train(job, setting.config, setting.prepared, setting.mesh)
+    run = Run(
+        name,
+        run_directory,
+        seed,
+        Rows(rows, config.train, seed, mesh),
+        frozen,
+        held_out_loss,
+        evaluation.every,
+        1.0,
+        first_params,
+    )
+    result = train(program, run, setting.config.checkpoint, setting.config.log_every)
     card = {
-        "model": dataclasses.asdict(job.model.config),
+        "model": dataclasses.asdict(model.config),
         "tokenizer": setting.prepared.tokenizer.sha256,
         "end_of_text": setting.prepared.tokenizer.end_of_text_token,
         "curve": result.curve,
@@ -167,9 +218,9 @@ def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
         directory.mkdir(parents=True, exist_ok=True)
         setting.prepared.tokenizer.save_files(directory)
     checkpoint.save_model(directory, result.params, card)
-    barrier(f"saved {job.name}")
+    barrier(f"saved {name}")
     card = checkpoint.load_card(directory)
-    return Trained(job.model, result.params, directory, card)
+    return Trained(model, result.params, directory, card)
 
 
 def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
@@ -209,21 +260,23 @@ def student_results(
     if path.exists():
         say(f"{role}-{seed}: done before")
         return dict(json.loads(path.read_text()))
-    config = setting.config
-    job = Job(
-        directory.name,
-        directory,
-        model,
-        config.student.train,
-        config.student.rules,
-        seed,
-        first_params=None if start is None else start.params,
-    )
+    config, how = setting.config, (hard_labels(), {})
     if role == "student":
         steps = config.student.train.steps
-        distillation = make_distillation(teacher.model, config.distill, steps)
-        job = job._replace(distillation=distillation, teacher_params=teacher.params)
-    trained = _train_once(job, directory / "model", setting)
+        predict = of_ensemble({"teacher": teacher.model}, {"teacher": 1.0})
+        objective = distillation(predict, config.distill, steps)
+        how = objective, {"teacher": teacher.params}
+    trained = _train_once(
+        directory.name,
+        directory / "model",
+        directory,
+        model,
+        how,
+        config.student,
+        seed,
+        setting,
+        None if start is None else start.params,
+    )
     result = {
         "role": role,
         "seed": seed,
@@ -241,14 +294,16 @@ def final_metrics(
 ) -> dict[str, Any]:
     """Returns all metrics on the report's rows of all held-out splits."""
     eval_step = make_eval_step(
-        trained.model, teacher.model, loss_sharding=LossSharding(setting.mesh)
+        next_token_task(setting.prepared.bits_per_byte),
+        of_model(trained.model),
+        of_model(teacher.model),
+        loss_sharding=LossSharding(setting.mesh),
     )
     evaluation, final = setting.config.evaluate, {}
     for split in setting.prepared.splits:
         if split != "train":
             batches = device_batches(
-                setting.prepared,
-                split,
+                setting.prepared.splits[split],
                 setting.mesh,
                 evaluation.batch_size,
                 evaluation.final_rows,

@@ -1,14 +1,13 @@
 """What training changes: one frozen pytree."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
-
-from kdjax.models import Model
 
 
 @jax.tree_util.register_dataclass
@@ -28,12 +27,20 @@ class TrainState:
 
 
 def create_state(
-    model: Model, optimizer: optax.GradientTransformation, key: jax.Array
+    init: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
 ) -> TrainState:
-    """Returns the state before the first step; call it under `jit` or `eval_shape`."""
-    return start_state(optimizer, model.init(key))
+    """Returns the state before the first step; call it under `jit` or `eval_shape`.
+
+    Args:
+        init: From a key to new parameters.
+        optimizer: What will update them.
+        key: What is drawn follows from it.
+    """
+    return start_state(optimizer, init(key))
 
 
 def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    """Returns the state before the first step of a model that knows something."""
+    """Returns the state before the first step of a model that was found."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

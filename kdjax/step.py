@@ -1,103 +1,85 @@
-"""The distillation step: pure functions of (state, teacher, batch).
+"""The train step: a pure function of (state, frozen, batch).
 
-Teacher and student run in one jitted program. The teacher is an argument: neither
+Student and teachers run in one jitted program. What is frozen is an argument: neither
 closed over, nor donated, nor differentiated.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from kdjax.config import DistillConfig
-from kdjax.losses import (
-    DIVERGENCES,
-    LossSharding,
-    linear_cross_entropy,
-    linear_distillation,
-    linear_metrics,
-    next_token,
-)
+from kdjax.learner import Frozen, Learner
+from kdjax.losses import LossSharding, fused_loss
 from kdjax.metrics import Mean
-from kdjax.models import Model
-from kdjax.schedules import Schedule, make_schedule
+from kdjax.objective import Objective
 from kdjax.state import TrainState
+from kdjax.task import Batch, Task
 
-BINS = 15  # of confidence; the usual number (Guo et al. 2017, arXiv:1706.04599)
-
-Batch = dict[str, Array]
-TrainStep = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, Mean]]]
-
-
-class Distillation(NamedTuple):
-    """Soft targets: who gives them, how they are compared and what they weigh."""
-
-    teacher: Model
-    kind: str
-    alpha: Schedule
-    temperature: Schedule
-    parameters: Mapping[str, Schedule] = {}
-
-
-def make_distillation(
-    teacher: Model, config: DistillConfig, steps: int
-) -> Distillation:
-    """Returns the soft targets that the config describes, over a run's steps."""
-    schedules = {
-        name: make_schedule(getattr(config, name), steps)
-        for name in ("alpha", "temperature", *DIVERGENCES[config.kind].parameters)
-    }
-    return Distillation(
-        teacher,
-        config.kind,
-        schedules.pop("alpha"),
-        schedules.pop("temperature"),
-        schedules,
-    )
+TrainStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, dict[str, Mean]]]
 
 
 def make_train_step(
-    student: Model,
+    learner: Learner,
     optimizer: optax.GradientTransformation,
-    distillation: Distillation | None = None,
+    objective: Objective,
+    task: Task,
     *,
     micro_batches: int = 1,
     state_shardings: Any = None,
     loss_sharding: LossSharding | None = None,
     chunk_size: int | None = None,
 ) -> TrainStep:
-    """Returns `step(state, teacher_params, batch) -> (state, metrics)`, jitted.
+    """Returns `step(state, frozen, batch) -> (state, metrics)`, jitted.
 
     The loss is the weighted mean over the tokens of the GLOBAL batch, whatever the
     micro-batches and the mesh. The state is donated. Where loss or gradient is not
     finite, parameters and optimiser stay as they were and `skipped` says so.
 
     Args:
-        student: The model that learns.
+        learner: What learns.
         optimizer: Its optimiser.
-        distillation: The soft targets; None trains on hard labels alone, and
-            `teacher_params` is then None too.
+        objective: What it minimises.
+        task: Which labels a batch has.
         micro_batches: How many parts of the batch are gone through in turn, to save
             memory.
         state_shardings: Where the new state lives; None leaves it to the compiler.
-        loss_sharding: How the loss is spread over the mesh; None for one device.
+        loss_sharding: How the loss is sharded over the mesh; None for one device.
         chunk_size: How many tokens' logits a device holds at a time; None chooses by
             the memory they take.
     """
-    spread = {"sharding": loss_sharding, "chunk_size": chunk_size}
-    loss_fn = _make_loss(student, distillation, spread)
+
+    def weighted_sum(
+        params: Any, frozen: Frozen, batch: Batch, step: Array
+    ) -> tuple[Array, dict[str, Mean]]:
+        labels, weights = task.labels(batch)
+        total, parts = fused_loss(
+            learner.forward(params, frozen, batch),
+            learner.head(params, frozen),
+            labels,
+            weights,
+            objective.targets(frozen, batch),
+            hard=objective.hard(step),
+            soft={name: soft.at(step) for name, soft in objective.soft.items()},
+            chunk_size=chunk_size,
+            sharding=loss_sharding,
+        )
+        soft = {_metric(name): values for name, values in parts.soft.items()}
+        means = {
+            k: Mean.of(v, weights) for k, v in {"hard": parts.hard, **soft}.items()
+        }
+        return total, {"loss": Mean(total, weights.sum()), **means}
 
     def train_step(
-        state: TrainState, teacher_params: Any, batch: Batch
+        state: TrainState, frozen: Frozen, batch: Batch
     ) -> tuple[TrainState, dict[str, Mean]]:
-        norm = jnp.maximum(_total_weight(batch), 1.0)  # all may be padding
+        norm = jnp.maximum(task.labels(batch)[1].sum(), 1.0)  # all may be padding
 
         def loss(params: Any, part: Batch) -> tuple[Array, dict[str, Mean]]:
-            total, metrics = loss_fn(params, teacher_params, part, state.step)
-            metrics["loss"] = Mean(total, _total_weight(part))
+            total, metrics = weighted_sum(params, frozen, part, state.step)
             return total / norm, metrics
 
         def gradient(part: Batch) -> tuple[Any, dict[str, Mean]]:
@@ -122,60 +104,9 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 
 
-def _make_loss(
-    student: Model,
-    distillation: Distillation | None,
-    spread: Mapping[str, Any],
-) -> Callable[[Any, Any, Batch, Array], tuple[Array, dict[str, Mean]]]:
-    """Returns the weighted SUM of the loss over a batch's tokens, with its parts."""
-
-    def hard_only(
-        params: Any, teacher_params: None, batch: Batch, step: Array
-    ) -> tuple[Array, dict[str, Mean]]:
-        labels, weights = _labels(batch)
-        hidden = student.hidden(params, batch["tokens"], batch["segments"])
-        head = student.head(params)
-        total, hard = linear_cross_entropy(hidden, head, labels, weights, **spread)
-        return total, {"hard": Mean.of(hard, weights)}
-
-    if distillation is None:
-        return hard_only
-    teacher, kind, alpha, temperature, parameters = distillation
-
-    def mixed(
-        params: Any, teacher_params: Any, batch: Batch, step: Array
-    ) -> tuple[Array, dict[str, Mean]]:
-        labels, weights = _labels(batch)
-        frozen = jax.lax.stop_gradient(teacher_params)
-        total, parts = linear_distillation(
-            student.hidden(params, batch["tokens"], batch["segments"]),
-            student.head(params),
-            teacher.hidden(frozen, batch["tokens"], batch["segments"]),
-            teacher.head(frozen),
-            labels,
-            weights,
-            alpha=alpha(step),
-            temperature=temperature(step),
-            kind=kind,
-            **spread,
-            **{name: value(step) for name, value in parameters.items()},
-        )
-        return total, {
-            "hard": Mean.of(parts.hard, weights),
-            "soft": Mean.of(parts.soft, weights),
-        }
-
-    return mixed
-
-
-def _labels(batch: Batch) -> tuple[Array, Array]:
-    """Returns the labels and their weights."""
-    return next_token(batch["tokens"], batch["segments"], batch.get("completion"))
-
-
-def _total_weight(batch: Batch) -> Float[Array, ""]:
-    """Returns how many tokens of the batch have a label."""
-    return _labels(batch)[1].sum()
+def _metric(target: str) -> str:
+    """Returns the name of a target's metric: "soft" for the teacher's."""
+    return "soft" if target == "teacher" else f"soft_{target}"
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
@@ -197,53 +128,3 @@ def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> A
     )
     total, _ = jax.lax.scan(add, zeros, slices)
     return total
-
-
-def make_eval_step(
-    model: Model,
-    teacher: Model | None = None,
-    *,
-    loss_sharding: LossSharding | None = None,
-) -> Callable[[Any, Any, Batch], dict[str, Mean]]:
-    """Returns `step(params, teacher_params, batch) -> metrics`, jitted.
-
-    The metrics are those of `linear_metrics` but for "confidence" and "correct", which
-    come as sums in each of `BINS` bins of confidence.
-    """
-
-    def eval_step(params: Any, teacher_params: Any, batch: Batch) -> dict[str, Mean]:
-        labels, weights = _labels(batch)
-        inputs = batch["tokens"], batch["segments"]
-        taught: tuple[Any, ...] = ()
-        if teacher is not None:
-            hidden = teacher.hidden(teacher_params, *inputs)
-            taught = hidden, teacher.head(teacher_params)
-        values = linear_metrics(
-            model.hidden(params, *inputs),
-            model.head(params),
-            labels,
-            *taught,
-            sharding=loss_sharding,
-        )
-        bins = _confidence_bins(
-            values.pop("confidence"), values.pop("correct"), weights
-        )
-        return {k: Mean.of(value, weights) for k, value in values.items()} | bins
-
-    return jax.jit(eval_step)
-
-
-def _confidence_bins(
-    confidence: Float[Array, "B T"], correct: Float[Array, "B T"], weights: Array
-) -> dict[str, Mean]:
-    """Returns confidence and accuracy of the most likely token by confidence bin."""
-    index = jnp.minimum((confidence * BINS).astype(jnp.int32), BINS - 1)
-
-    def by_bin(values: Array) -> Array:
-        return jnp.zeros(BINS).at[index.ravel()].add(values.ravel())
-
-    count = by_bin(weights)
-    return {
-        "bin_confidence": Mean(by_bin(confidence * weights), count),
-        "bin_accuracy": Mean(by_bin(correct * weights), count),
-    }

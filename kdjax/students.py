@@ -20,8 +20,8 @@ from kdjax.inheritance import computed_as, student_model
 from kdjax.models import Model, surgery
 from kdjax.models.importance import Importance, measure
 from kdjax.sharding import make_placement
+from kdjax.sources import device_batches
 from kdjax.stages import Start, final_metrics, make_model
-from kdjax.train import device_batches
 from kdjax.workdir import write_json
 from kdjax.writers import say
 
@@ -100,7 +100,7 @@ def _measure(teacher: Trained, setting: Setting) -> Importance:
     return measure(
         teacher.model.config,
         teacher.params,
-        device_batches(setting.prepared, "train", setting.mesh, size, rows),
+        device_batches(setting.prepared.splits["train"], setting.mesh, size, rows),
         placement=make_placement(setting.mesh, config.teacher.rules),
     )
 

@@ -44,7 +44,7 @@ def final_state(workdir):
     config = validate(default())
     optimizer = make_optimizer(config.student.train.optimizer, STEPS)
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: create_state(model, optimizer, key))
+    shapes = jax.eval_shape(lambda: create_state(model.init, optimizer, key))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = checkpoint.abstract(shapes, jax.tree.map(lambda _: sharding, shapes))
     saved = checkpoint.Checkpoints(directory / "checkpoints", config.checkpoint)

@@ -15,6 +15,8 @@ LAYERS = {
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
     **dict.fromkeys(("gguf_header", "sampling"), 1),
+    **dict.fromkeys(("task", "online", "learner", "objective", "sources"), 2),
+    **dict.fromkeys(("held_out", "meter"), 2),
     **dict.fromkeys(("step", "state", "checkpoint", "decoding"), 2),
     **dict.fromkeys(("experiment", "stages", "students", "directories"), 3),
     **dict.fromkeys(("train", "evaluate", "saved", "speaking"), 3),

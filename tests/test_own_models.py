@@ -14,8 +14,10 @@ from toys import packed_batch
 
 from kdjax import models
 from kdjax.config import ModelConfig
+from kdjax.held_out import make_eval_step
+from kdjax.online import of_model
 from kdjax.state import create_state
-from kdjax.step import make_eval_step
+from kdjax.task import next_token_task
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "own-models.md"
 CONFIG = ModelConfig(layers=1, width=16, heads=2, vocab_size=50)
@@ -94,11 +96,13 @@ def test_it_teaches_and_learns(name, role):
     teacher_params = jax.tree.map(lambda x: 8 * x, teacher.init(jax.random.key(1)))
     optimizer = optax.adam(1e-2)
     step = SHOWN["make_step"](student, teacher, optimizer)
-    state = create_state(student, optimizer, jax.random.key(0))
+    state = create_state(student.init, optimizer, jax.random.key(0))
     losses = []
     for _ in range(20):
         state, metrics = step(state, teacher_params, batch)
         losses.append(float(metrics["soft"].compute()))
     assert losses[-1] < 0.8 * losses[0]
-    scores = make_eval_step(student, teacher)(state.params, teacher_params, batch)
+    models_ = of_model(student), of_model(teacher)
+    evaluate = make_eval_step(next_token_task(), *models_)
+    scores = evaluate(state.params, teacher_params, batch)
     assert np.isfinite(float(scores["forward_kl"].compute()))

@@ -62,7 +62,7 @@ def test_a_mesh_that_does_not_fit_is_refused_with_its_sizes(sizes):
 @functools.cache
 def state_shapes(config, optimizer="adamw"):
     transform = make_optimizer(OptimizerConfig(name=optimizer), steps=10)
-    create = functools.partial(create_state, models.build(config), transform)
+    create = functools.partial(create_state, models.build(config).init, transform)
     return jax.eval_shape(create, jax.random.key(0))
 
 

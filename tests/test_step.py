@@ -14,6 +14,10 @@ from toys import assert_close, dot_products, equations, packed_batch, random_par
 from kdjax import losses, models
 from kdjax.config import DistillConfig, MeshConfig, ModelConfig, ScheduleConfig
 from kdjax.evaluate import evaluate
+from kdjax.held_out import make_eval_step
+from kdjax.learner import whole_model
+from kdjax.objective import distillation, hard_labels
+from kdjax.online import of_model
 from kdjax.sharding import (
     data_shard,
     make_mesh,
@@ -22,7 +26,8 @@ from kdjax.sharding import (
     to_devices,
 )
 from kdjax.state import TrainState
-from kdjax.step import make_distillation, make_eval_step, make_train_step
+from kdjax.step import make_train_step
+from kdjax.task import next_token_task
 
 # Everything divides by 8, so that every mesh of 8 devices can cut it.
 STUDENT = ModelConfig(width=64, heads=8, ffn_width=64, vocab_size=120, mlp="plain")
@@ -48,7 +53,16 @@ def keep_gradient():
 
 def soft_targets(teacher, alpha=0.5, temperature=2.0, **options):
     config = DistillConfig(alpha=alpha, temperature=temperature, **options)
-    return make_distillation(teacher, config, 10)
+    return distillation(of_model(teacher), config, 10)
+
+
+def train_step(student, optimizer, objective=None, **options):
+    objective, task = objective or hard_labels(), next_token_task()
+    return make_train_step(whole_model(student), optimizer, objective, task, **options)
+
+
+def eval_step(*models_):
+    return make_eval_step(next_token_task(), *map(of_model, models_))
 
 
 def start(params, optimizer):
@@ -59,14 +73,12 @@ def start(params, optimizer):
 def on_one_device(is_distilled):
     student, teacher = models.build(STUDENT), models.build(TEACHER)
     optimizer = keep_gradient()
-    step = make_train_step(
+    step = train_step(
         student, optimizer, soft_targets(teacher) if is_distilled else None
     )
     batch = jax.tree.map(jnp.asarray, packed_batch(32, 16, 120))
     state = start(random_params(student), optimizer)
-    state, metrics = step(
-        state, random_params(teacher) if is_distilled else None, batch
-    )
+    state, metrics = step(state, random_params(teacher) if is_distilled else {}, batch)
     return metrics["loss"].compute(), jax.device_get(state.opt_state)
 
 
@@ -94,12 +106,12 @@ def test_loss_and_gradient_know_neither_mesh_nor_micro_batches(
     optimizer = keep_gradient()
     state = start(random_params(student), optimizer)
     placed = shardings(state, mesh)
-    teacher_params = None
+    teacher_params = {}
     if is_distilled:
         teacher_params = random_params(teacher)
         where = shardings(teacher_params, mesh, TEACHER_RULES)
         teacher_params = jax.device_put(teacher_params, where)
-    step = make_train_step(
+    step = train_step(
         student,
         optimizer,
         soft_targets(teacher) if is_distilled else None,
@@ -126,7 +138,7 @@ class Toy:
         self.optimizer = optax.adam(0.03)
         self.params = jax.device_get(random_params(student))  # not to be donated
         placed = shardings(start(self.params, self.optimizer), self.mesh)
-        self.step = make_train_step(
+        self.step = train_step(
             student,
             self.optimizer,
             soft_targets(self.teacher),
@@ -210,13 +222,13 @@ def test_the_teacher_has_a_forward_pass_and_no_backward_pass():
     params, teacher_params = random_params(student), random_params(teacher)
     state = start(params, optimizer)
     batch = jax.tree.map(jnp.asarray, packed_batch(4, 16, 120))
-    distilled = make_train_step(student, optimizer, soft_targets(teacher))
-    hard = make_train_step(student, optimizer)
+    distilled = train_step(student, optimizer, soft_targets(teacher))
+    hard = train_step(student, optimizer)
     inputs = batch["tokens"], batch["segments"]
     forward = dot_products(teacher.logits, teacher_params, *inputs)
     assert len(forward) > 5
     assert sorted(dot_products(distilled, state, teacher_params, batch)) == sorted(
-        dot_products(hard, state, None, batch) + forward
+        dot_products(hard, state, {}, batch) + forward
     )
 
 
@@ -227,13 +239,13 @@ def test_as_many_logits_are_held_as_asked_and_the_gradient_is_the_same(is_distil
         for config in (STUDENT, TEACHER)
     )
     optimizer = keep_gradient()
-    teacher_params = random_params(teacher) if is_distilled else None
+    teacher_params = random_params(teacher) if is_distilled else {}
     targets = soft_targets(teacher) if is_distilled else None
     state = start(random_params(student), optimizer)
     batch = jax.tree.map(jnp.asarray, packed_batch(4, 24, 256))
     gradients, held = [], []
     for size in (None, 8):
-        step = make_train_step(student, optimizer, targets, chunk_size=size)
+        step = train_step(student, optimizer, targets, chunk_size=size)
         jaxpr = jax.make_jaxpr(step)(state, teacher_params, batch).jaxpr
         shapes = {v.aval.shape for e in equations(jaxpr) for v in e.outvars}
         rows = {shape[0] for shape in shapes if shape[1:] == (256,)}
@@ -267,10 +279,10 @@ def test_a_gradient_that_is_not_finite_is_skipped_even_where_the_loss_is():
         return x + jnp.broadcast_to(kink, x.shape)
 
     optimizer = optax.sgd(1.0)
-    step = make_train_step(model._replace(hidden=hidden), optimizer)
+    step = train_step(model._replace(hidden=hidden), optimizer)
     params = random_params(model)
     batch = jax.tree.map(jnp.asarray, packed_batch(4, 12, 60))
-    state, metrics = step(start(jax.tree.map(jnp.copy, params), optimizer), None, batch)
+    state, metrics = step(start(jax.tree.map(jnp.copy, params), optimizer), {}, batch)
     assert np.isfinite(metrics["loss"].compute())
     assert metrics["skipped"].compute() == 1.0
     assert_bitwise_equal(state.params, params)
@@ -288,7 +300,7 @@ def test_alpha_and_temperature_follow_the_state_s_step():
     model = models.build(SMALL)
     optimizer, params = optax.set_to_zero(), random_params(model)
     ramps = ScheduleConfig(start=0.0, end=1.0), ScheduleConfig(start=1.0, end=5.0)
-    step = make_train_step(model, optimizer, soft_targets(model, *ramps))
+    step = train_step(model, optimizer, soft_targets(model, *ramps))
     batch = jax.tree.map(jnp.asarray, packed_batch(4, 12, 60))
     teacher_params = jax.tree.map(lambda x: 2.0 * x, params)
     state = start(params, optimizer)
@@ -309,7 +321,7 @@ def evaluation():
     params = jax.tree.map(lambda x: 1.5 * x, random_params(student))
     arguments = params, jax.tree.map(lambda x: 2.0 * x, params)
     batch = packed_batch(12, 12, 58)
-    return make_eval_step(student, teacher), (student, teacher), arguments, batch
+    return eval_step(student, teacher), (student, teacher), arguments, batch
 
 
 def softmax(logits):
@@ -378,7 +390,7 @@ def test_batches_add_up_and_rows_of_padding_do_not_count():
 def test_without_a_teacher_only_the_student_is_measured():
     step, (student, _), params, batch = evaluation()
     batch = jax.tree.map(jnp.asarray, batch)
-    alone = evaluate(make_eval_step(student), params[0], None, [batch])
+    alone = evaluate(eval_step(student), params[0], None, [batch])
     both = evaluate(step, *params, [batch])
     assert alone.keys() == {"cross_entropy", "calibration_error", "calibration"}
     assert alone["cross_entropy"] == pytest.approx(both["cross_entropy"], rel=1e-6)

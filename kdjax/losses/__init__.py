@@ -9,16 +9,16 @@ from kdjax.losses.divergences import (
     check_parameters,
     divergence,
 )
+from kdjax.losses.fused import SoftValues, fused_loss
 from kdjax.losses.head import Head, apply_head
 from kdjax.losses.linear import (
-    SoftValues,
-    fused_loss,
     linear_cross_entropy,
     linear_distillation,
+    linear_metrics,
 )
 from kdjax.losses.plan import MAX_PADDING, LossSharding
 from kdjax.losses.targets import Ensemble, FromHidden, FromSparse, Targets
-from kdjax.losses.token_metrics import linear_metrics, token_metrics
+from kdjax.losses.token_metrics import token_metrics
 
 __all__ = [
     "DIVERGENCES",

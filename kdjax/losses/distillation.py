@@ -1,6 +1,6 @@
 """The distillation loss, soft targets and hard labels, from whole logits.
 
-It is the definition, and what tests compare with; `linear.py` computes the same numbers
+It is the definition, and what tests compare with; `fused.py` computes the same numbers
 from hidden states without holding [tokens, vocabulary].
 """
 

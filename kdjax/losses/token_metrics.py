@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kdjax.losses.divergences import compare
-from kdjax.losses.head import Head, mask
+from kdjax.losses.head import mask
 from kdjax.losses.plan import LossSharding, prepare
-from kdjax.losses.targets import FromHidden, Targets
+from kdjax.losses.targets import Targets
 from kdjax.losses.tokens import each_token
 from kdjax.losses.vocabulary import Vocabulary
 
@@ -74,27 +74,3 @@ def token_metrics(
         metrics, model, others, labels, None, {}, chunk_size, sharding
     )
     return each_token(plan, inputs._replace(model=model.fitted(plan.size)))
-
-
-def linear_metrics(
-    student_hidden: Float[Array, "*batch Ds"],
-    student_head: Head,
-    labels: Int[Array, "*batch"],
-    teacher_hidden: Float[Array, "*batch Dt"] | None = None,
-    teacher_head: Head | None = None,
-    *,
-    chunk_size: int | None = None,
-    sharding: LossSharding | None = None,
-) -> dict[str, Float[Array, "*batch"]]:
-    """Returns `token_metrics` of a student and, maybe, a teacher in the step.
-
-    Raises:
-        ValueError: Widths differ, or the vocabularies by more than padding.
-    """
-    teacher = None
-    if teacher_hidden is not None and teacher_head is not None:
-        teacher = FromHidden(teacher_hidden, teacher_head)
-    student = FromHidden(student_hidden, student_head)
-    return token_metrics(
-        student, labels, teacher, chunk_size=chunk_size, sharding=sharding
-    )
