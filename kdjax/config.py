@@ -6,6 +6,7 @@ only these frozen dataclasses travel.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import ml_collections
@@ -177,6 +178,7 @@ class TeacherConfig:
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     rules: Rules = ()  # sharding rules that go before the default ones
+    weight: float = 1.0  # what it counts beside other teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,8 @@ class StudentConfig:
     """The student, and its hard-label twin: a new model, one found, or one cut out.
 
     Layers, width and heads of 0 are the teacher's. In a model that is cut out of the
-    teacher, that goes for everything else that is left at its default, too.
+    teacher, that goes for everything else that is left at its default, too. Of several
+    teachers the first is meant.
     """
 
     # A model directory to start from, as for the teacher; "": build `model`.
@@ -247,16 +250,44 @@ class Config:
     seed: int = 0  # of the first student; the next ones count up
     seeds: int = 1  # how many students (and twins)
     baseline: bool = True  # train the hard-label twin as well
+    # Of several teachers: also train a student of each of them alone.
+    member_students: bool = False
     cache_dir: str = ""  # rows, tokenizers, teachers; "": the user's cache directory
+    # Where compiled programs are kept for later runs; "auto": in the cache directory,
+    # "": nowhere.
+    compile_cache: str = "auto"
     log_every: int = 10  # steps
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     mesh: MeshConfig = MeshConfig()
     teacher: TeacherConfig = TeacherConfig()
+    # Several teachers by name, whose probabilities are averaged; they take the place of
+    # `teacher`. Empty: that one alone.
+    teachers: Mapping[str, TeacherConfig] = dataclasses.field(default_factory=dict)
     student: StudentConfig = StudentConfig()
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def all_teachers(self) -> Mapping[str, TeacherConfig]:
+        """The teachers by name, be it one or several."""
+        return self.teachers or {"teacher": self.teacher}
+
+    def teacher_path(self, name: str) -> str:
+        """Returns where a teacher stands in the config, for messages."""
+        return f"config.teachers.{name}" if self.teachers else "config.teacher"
+
+
+def teacher() -> ml_collections.ConfigDict:
+    """Returns the defaults of one of several teachers, for `config.teachers`.
+
+    Example:
+        >>> config = default()
+        >>> config.teachers = {"wide": teacher(), "deep": teacher()}
+        >>> config.teachers.deep.model.layers = 8
+    """
+    return ml_collections.ConfigDict(dataclasses.asdict(TeacherConfig()))
 
 
 def default() -> ml_collections.ConfigDict:

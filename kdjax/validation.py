@@ -16,6 +16,7 @@ from kdjax.config import (
     MeshConfig,
     Rules,
     ScheduleConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from kdjax.errors import UsageError
@@ -63,7 +64,6 @@ def _check(config: Config) -> None:
         at_least(value, 1, f"config.{name}")
     at_least(config.evaluate.final_rows, 0, "config.evaluate.final_rows")
     at_least(config.seed, 0, "config.seed")
-    at_least(config.teacher.seed, 0, "config.teacher.seed")
     at_least(config.data.length, 2, "config.data.length")
     between(
         config.data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction"
@@ -71,16 +71,9 @@ def _check(config: Config) -> None:
     _check_data(config)
     _check_distill(config.distill)
     _check_mesh(config.mesh)
-    for name, part in (("teacher", config.teacher), ("student", config.student)):
-        _check_train(part.train, f"config.{name}.train")
-        _check_rules(part.rules, f"config.{name}.rules")
-    if not config.teacher.path:
-        check_model(config.teacher.model, config, "config.teacher.model")
-        if config.teacher.dtype:
-            raise UsageError(
-                "config.teacher.dtype is for a loaded teacher, and none is loaded; set "
-                "config.teacher.model.dtype"
-            )
+    _check_train(config.student.train, "config.student.train")
+    _check_rules(config.student.rules, "config.student.rules")
+    _check_teachers(config)
     _check_student(config)
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
@@ -184,9 +177,43 @@ def _check_train(train: TrainConfig, path: str) -> None:
             raise UsageError(f"{path}.optimizer.{name} must be in [0, 1)")
 
 
+def _check_teachers(config: Config) -> None:
+    """Raises on what can be seen without the directories that the config may name."""
+    if config.teachers and config.teacher != TeacherConfig():
+        raise UsageError(
+            "config.teachers names the teachers, so config.teacher would do nothing; "
+            "leave it at its defaults"
+        )
+    if config.member_students and len(config.teachers) < 2:
+        raise UsageError(
+            "config.member_students is for several teachers; name them in "
+            "config.teachers"
+        )
+    for name, teacher in config.all_teachers.items():
+        path = config.teacher_path(name)
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise UsageError(f"{path}: a teacher's name has letters, digits and _ only")
+        at_least(teacher.seed, 0, f"{path}.seed")
+        _check_train(teacher.train, f"{path}.train")
+        _check_rules(teacher.rules, f"{path}.rules")
+        if not 0.0 < teacher.weight < float("inf"):
+            raise UsageError(f"{path}.weight must be > 0; it is {teacher.weight:g}")
+        if len(config.all_teachers) == 1 and teacher.weight != 1.0:
+            raise UsageError(f"{path}.weight is for several teachers; there is one")
+        if teacher.path:
+            continue
+        check_model(teacher.model, config, f"{path}.model")
+        if teacher.dtype:
+            raise UsageError(
+                f"{path}.dtype is for a loaded teacher, and none is loaded; set "
+                f"{path}.model.dtype"
+            )
+
+
 def _check_student(config: Config) -> None:
     """Raises on what can be seen without the directories that the config may name."""
-    student, teacher = config.student, config.teacher
+    student = config.student
+    teacher = next(iter(config.all_teachers.values()))
     at_least(student.calibration_rows, 1, "config.student.calibration_rows")
     if student.layer_map and student.init != "random":
         raise UsageError(
@@ -220,14 +247,16 @@ def check_batches(config: Config, shards: int) -> None:
         config: The config.
         shards: Devices along `data` times devices along `fsdp`.
     """
-    teacher, student = config.teacher.train, config.student.train
-    for path, size, micro_batches in (
-        ("teacher.train", teacher.batch_size, teacher.micro_batches),
-        ("student.train", student.batch_size, student.micro_batches),
-        ("evaluate", config.evaluate.batch_size, 1),
-    ):
+    batches = {
+        f"{config.teacher_path(name)}.train": teacher.train
+        for name, teacher in config.all_teachers.items()
+    }
+    batches["config.student.train"] = config.student.train
+    sizes = {path: (b.batch_size, b.micro_batches) for path, b in batches.items()}
+    sizes["config.evaluate"] = config.evaluate.batch_size, 1
+    for path, (size, micro_batches) in sizes.items():
         if size % (micro_batches * shards):
             raise UsageError(
-                f"config.{path}.batch_size = {size} is not divisible by micro_batches "
+                f"{path}.batch_size = {size} is not divisible by micro_batches "
                 f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
             )

@@ -1,4 +1,4 @@
-"""The usual cases of `fused_loss` and `token_metrics`: one student, one teacher or none."""
+"""The usual cases of the losses: one student, and one teacher or none."""
 
 from jaxtyping import Array, Float, Int
 
