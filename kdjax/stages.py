@@ -24,6 +24,8 @@ from kdjax.errors import UsageError
 from kdjax.evaluate import evaluate
 from kdjax.losses import MAX_PADDING, LossSharding
 from kdjax.models import Model, build
+from kdjax.parsing import convert
+from kdjax.results import CurvePoint, HeldOut, Run, Training, read_run
 from kdjax.sharding import barrier, make_placement
 from kdjax.step import make_distillation, make_eval_step
 from kdjax.train import Job, device_batches, train
@@ -45,7 +47,7 @@ class Start(NamedTuple):
 
     params: Callable[[], Any]
     origin: str
-    final: dict[str, Any]
+    final: dict[str, HeldOut]
 
 
 def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
@@ -160,8 +162,8 @@ def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
         "model": dataclasses.asdict(job.model.config),
         "tokenizer": setting.prepared.tokenizer.sha256,
         "end_of_text": setting.prepared.tokenizer.end_of_text_token,
-        "curve": result.curve,
-        "training": result.training,
+        "curve": [dataclasses.asdict(point) for point in result.curve],
+        "training": dataclasses.asdict(result.training),
     }
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
@@ -172,27 +174,36 @@ def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     return Trained(job.model, result.params, directory, card)
 
 
-def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
+def teacher_results(teacher: Trained, setting: Setting) -> Run:
     """Returns the teacher's row of the results."""
-    return {
-        "role": "teacher",
-        "seed": setting.config.teacher.seed,
-        "curve": teacher.card.get("curve", []),
-        "training": teacher.card.get("training"),
-        "final": final_metrics(teacher, teacher, setting),
-    }
+    run = Run(
+        role="teacher",
+        seed=setting.config.teacher.seed,
+        model="teacher",
+        final=final_metrics(teacher, teacher, setting),
+    )
+    return _with_course(run, teacher)
 
 
-def start_results(start: Start, setting: Setting) -> dict[str, Any]:
+def start_results(start: Start, setting: Setting) -> Run:
     """Returns the row of the results that all students and twins start from."""
-    return {
-        "role": "start",
-        "origin": start.origin,
-        "seed": setting.config.seed,
-        "curve": [],
-        "training": None,
-        "final": start.final,
-    }
+    return Run(
+        role="start",
+        seed=setting.config.seed,
+        model="student",
+        final=start.final,
+        origin=start.origin,
+    )
+
+
+def _with_course(run: Run, trained: Trained) -> Run:
+    """Returns the run with what the model's card says of its training."""
+    card, path = trained.card, f"{trained.directory}/model.json"
+    return dataclasses.replace(
+        run,
+        curve=convert(card.get("curve", ()), tuple[CurvePoint, ...], f"{path}.curve"),
+        training=convert(card.get("training"), Training | None, f"{path}.training"),
+    )
 
 
 def student_results(
@@ -202,13 +213,13 @@ def student_results(
     start: Start | None,
     teacher: Trained,
     setting: Setting,
-) -> dict[str, Any]:
+) -> Run:
     """Trains one student or twin unless it is done, and returns its results."""
     directory = setting.workdir / f"{role}-{seed}"
     path = directory / "result.json"
     if path.exists():
         say(f"{role}-{seed}: done before")
-        return dict(json.loads(path.read_text()))
+        return read_run(path)
     config = setting.config
     job = Job(
         directory.name,
@@ -224,21 +235,22 @@ def student_results(
         distillation = make_distillation(teacher.model, config.distill, steps)
         job = job._replace(distillation=distillation, teacher_params=teacher.params)
     trained = _train_once(job, directory / "model", setting)
-    result = {
-        "role": role,
-        "seed": seed,
-        "curve": trained.card["curve"],
-        "training": trained.card["training"],
-        "final": final_metrics(trained, teacher, setting),
-    }
+    run = Run(
+        role=role,
+        seed=seed,
+        model="student",
+        final=final_metrics(trained, teacher, setting),
+        teachers=("teacher",) if role == "student" else (),
+    )
+    run = _with_course(run, trained)
     if jax.process_index() == 0:
-        write_json(path, result)
-    return result
+        write_json(path, dataclasses.asdict(run))
+    return run
 
 
 def final_metrics(
     trained: Trained, teacher: Trained, setting: Setting
-) -> dict[str, Any]:
+) -> dict[str, HeldOut]:
     """Returns all metrics on the report's rows of all held-out splits."""
     eval_step = make_eval_step(
         trained.model, teacher.model, loss_sharding=LossSharding(setting.mesh)
@@ -255,5 +267,5 @@ def final_metrics(
             )
             metrics = evaluate(eval_step, trained.params, teacher.params, batches)
             bits = setting.prepared.bits_per_byte(metrics["cross_entropy"], split)
-            final[split] = metrics | {"bits_per_byte": bits}
+            final[split] = HeldOut(**metrics, bits_per_byte=bits)
     return final

@@ -21,6 +21,7 @@ from kdjax.losses import LossSharding
 from kdjax.metrics import Mean
 from kdjax.models import Model
 from kdjax.optimizers import make_optimizer
+from kdjax.results import CurvePoint, Training
 from kdjax.sharding import data_shard, shardings, to_devices
 from kdjax.state import create_state, start_state
 from kdjax.step import Batch, Distillation, make_eval_step, make_train_step
@@ -61,8 +62,8 @@ class Result(NamedTuple):
     """What a run leaves behind."""
 
     params: Any
-    curve: list[dict[str, Any]]
-    training: dict[str, Any]
+    curve: tuple[CurvePoint, ...]
+    training: Training
 
 
 def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
@@ -231,26 +232,24 @@ def _flops_per_token(job: Job, length: int) -> float:
     return total
 
 
-def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(records: list[dict[str, Any]]) -> Training:
     """Returns speed and skipped steps of the whole run, earlier starts included."""
 
     def usual(name: str) -> float | None:
         values = [record[name] for record in records if name in record]
         return statistics.median(values) if values else None
 
-    return {
-        "tokens_per_second": usual("perf/tokens_per_second"),
-        "mfu": usual("perf/mfu"),
-        "skipped_steps": sum(int(r.get("train/skipped", 0)) for r in records),
-    }
+    return Training(
+        tokens_per_second=usual("perf/tokens_per_second"),
+        mfu=usual("perf/mfu"),
+        skipped_steps=sum(int(r.get("train/skipped", 0)) for r in records),
+    )
 
 
-def _curve(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _curve(records: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
     """Returns the held-out points of the whole run, earlier starts included."""
-    prefix = "eval/"
-    return [
-        {"step": r["step"]}
-        | {k.removeprefix(prefix): v for k, v in r.items() if k.startswith(prefix)}
+    return tuple(
+        CurvePoint(r["step"], r["eval/cross_entropy"], r["eval/bits_per_byte"])
         for r in records
-        if f"{prefix}bits_per_byte" in r
-    ]
+        if "eval/bits_per_byte" in r
+    )

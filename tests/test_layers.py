@@ -14,7 +14,7 @@ LAYERS = {
     **dict.fromkeys(("architecture", "metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
-    **dict.fromkeys(("gguf_header", "sampling"), 1),
+    **dict.fromkeys(("gguf_header", "sampling", "results"), 1),
     **dict.fromkeys(("step", "state", "checkpoint", "decoding"), 2),
     **dict.fromkeys(("experiment", "stages", "students", "directories"), 3),
     **dict.fromkeys(("train", "evaluate", "saved", "speaking"), 3),
