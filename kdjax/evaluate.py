@@ -10,6 +10,7 @@ import numpy as np
 
 from kdjax.held_out import EvalStep
 from kdjax.metrics import Mean
+from kdjax.results import CalibrationBin
 from kdjax.task import Batch
 
 
@@ -19,7 +20,7 @@ def evaluate(
     """Returns every metric over all batches, as plain numbers.
 
     The bins of confidence become the expected calibration error and, for the plot,
-    the list "calibration".
+    "calibration", a tuple of `CalibrationBin`.
     """
     totals: dict[str, Mean] = {}
     for batch in batches:
@@ -41,10 +42,10 @@ def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:
     share = count[used] / count.sum()
     return {
         "calibration_error": float(share @ np.abs(mean_accuracy - mean_confidence)),
-        "calibration": [
-            {"confidence": float(c), "accuracy": float(a), "count": int(n)}
+        "calibration": tuple(
+            CalibrationBin(float(c), float(a), int(n))
             for c, a, n in zip(mean_confidence, mean_accuracy, count[used], strict=True)
-        ],
+        ),
     }
 
 

@@ -1,6 +1,5 @@
 """A whole experiment: data, teacher, students and twins, and the report's numbers."""
 
-import dataclasses
 import datetime
 import functools
 import platform
@@ -15,6 +14,15 @@ from kdjax.data import Document, Prepared, prepare
 from kdjax.directories import Setting, Trained, shapes_and_shardings
 from kdjax.evaluate import forward_speed
 from kdjax.models import Model
+from kdjax.parsing import from_mapping
+from kdjax.results import (
+    DataInfo,
+    Environment,
+    ModelInfo,
+    Results,
+    Run,
+    TeacherInfo,
+)
 from kdjax.sharding import barrier, make_mesh
 from kdjax.sources import device_batches
 from kdjax.stages import (
@@ -33,7 +41,7 @@ from kdjax.workdir import cache_directory, check_data
 from kdjax.writers import Progress, say
 
 
-def run(config: Config, workdir: epath.Path) -> dict[str, Any]:
+def run(config: Config, workdir: epath.Path) -> Results:
     """Runs all stages that are not done yet and returns the report's numbers.
 
     Args:
@@ -91,8 +99,8 @@ def _prepare(config: Config) -> Prepared:
 
 
 def _results(
-    setting: Setting, teacher: Trained, student: Model, runs: list[dict[str, Any]]
-) -> dict[str, Any]:
+    setting: Setting, teacher: Trained, student: Model, runs: list[Run]
+) -> Results:
     """Returns what `report.write` takes."""
     config, device = setting.config, jax.devices()[0]
     batch = next(
@@ -109,34 +117,33 @@ def _results(
         "student": functools.partial(_forward(student), params),
     }
     speed = forward_speed(forwards, batch)
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "workdir": str(setting.workdir),
-        "config": dataclasses.asdict(config),
-        "environment": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "platform": device.platform,
-            "device": device.device_kind,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
+    return Results(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        workdir=str(setting.workdir),
+        config=config,
+        environment=Environment(
+            python=platform.python_version(),
+            jax=jax.__version__,
+            platform=device.platform,
+            device=device.device_kind,
+            devices=jax.device_count(),
+            processes=jax.process_count(),
+        ),
+        data=from_mapping(DataInfo, setting.prepared.info, "the rows' metadata"),
+        teachers={
+            "teacher": TeacherInfo(
+                path=str(teacher.directory),
+                sha256=teacher.card["sha256"],
+                from_config=not config.teacher.path,
+                formats=tuple(teacher.card.get("formats", ())),
+            )
         },
-        "data": setting.prepared.info,
-        "teacher": {
-            "path": str(teacher.directory),
-            "sha256": teacher.card["sha256"],
-            "from_config": not config.teacher.path,
-            "formats": teacher.card.get("formats", []),
-        },
-        "models": {
-            name: {
-                "parameters": count_parameters(model),
-                "forward_tokens_per_second": speed[name],
-            }
+        models={
+            name: ModelInfo(count_parameters(model), speed[name])
             for name, model in (("teacher", teacher.model), ("student", student))
         },
-        "runs": runs,
-    }
+        runs=tuple(runs),
+    )
 
 
 def _forward(model: Model) -> Callable[[Any, Any], jax.Array]:

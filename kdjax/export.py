@@ -5,9 +5,6 @@
 Beside the weights lie the tokenizer and a model card with the report's table.
 """
 
-import json
-from typing import Any
-
 from absl import flags
 from etils import epath
 
@@ -15,6 +12,7 @@ from kdjax import checkpoint, cli
 from kdjax.errors import UsageError
 from kdjax.models import save_pretrained
 from kdjax.report import model_card
+from kdjax.results import read
 from kdjax.saved import load_saved
 
 
@@ -30,9 +28,8 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
         UsageError: The experiment is not finished, has no such run, or `target` is
             taken; or transformers has no architecture for the model.
     """
-    results = _results(workdir)
-    config = results["config"]
-    run = run or f"student-{config['seed']}"
+    results = read(workdir / "report" / "report.json")
+    run = run or f"student-{results.config.seed}"
     directory = workdir / run / "model"
     if not checkpoint.is_model(directory):
         raise UsageError(
@@ -47,16 +44,6 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
         tokenizer=saved.tokenizer,
         card=model_card(results, run),
     )
-
-
-def _results(workdir: epath.Path) -> dict[str, Any]:
-    numbers = workdir / "report" / "report.json"
-    try:
-        return dict(json.loads(numbers.read_text()))
-    except (OSError, ValueError):
-        raise UsageError(
-            f"{numbers} cannot be read; --workdir must be that of a finished experiment"
-        ) from None
 
 
 def main(argv: list[str]) -> None:

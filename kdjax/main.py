@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     results = experiment.run(settings, directory)
     if is_first:
         path = report.write(results, directory / "report")
-        verdict = summary.summarise(results)["verdict"]
+        verdict = summary.summarise(results).verdict
         print(report.table(results), verdict, f"report: {path}", sep="\n\n")
 
 

@@ -10,6 +10,7 @@ from etils import epath
 
 from kdjax.flops import peak_flops
 from kdjax.metrics import Mean
+from kdjax.results import CurvePoint, Training
 from kdjax.writers import MetricWriter, Progress
 
 _MAX_SKIPPED = 10  # non-finite steps in a row
@@ -103,26 +104,24 @@ class Meter:
             )
 
 
-def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(records: list[dict[str, Any]]) -> Training:
     """Returns speed and skipped steps of the whole run, earlier starts included."""
 
     def usual(name: str) -> float | None:
         values = [record[name] for record in records if name in record]
         return statistics.median(values) if values else None
 
-    return {
-        "tokens_per_second": usual("perf/tokens_per_second"),
-        "mfu": usual("perf/mfu"),
-        "skipped_steps": sum(int(r.get("train/skipped", 0)) for r in records),
-    }
+    return Training(
+        tokens_per_second=usual("perf/tokens_per_second"),
+        mfu=usual("perf/mfu"),
+        skipped_steps=sum(int(r.get("train/skipped", 0)) for r in records),
+    )
 
 
-def curve(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def curve(records: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
     """Returns the held-out points of the whole run, earlier starts included."""
-    prefix = "eval/"
-    return [
-        {"step": r["step"]}
-        | {k.removeprefix(prefix): v for k, v in r.items() if k.startswith(prefix)}
+    return tuple(
+        CurvePoint(r["step"], r["eval/cross_entropy"], r["eval/bits_per_byte"])
         for r in records
-        if f"{prefix}bits_per_byte" in r
-    ]
+        if "eval/bits_per_byte" in r
+    )

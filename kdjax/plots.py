@@ -4,32 +4,42 @@ import collections
 import io
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib import axes, figure
 
-from kdjax.summary import METRICS, VALIDATION, cell
+from kdjax.results import VALIDATION, CalibrationBin, Results
+from kdjax.summary import METRICS, Summary, cell
 
-# Okabe and Ito's green, blue and vermilion, which colour-blind eyes tell apart too.
-COLORS = {
-    "teacher": "#444444",
-    "start": "#009E73",
-    "student": "#0072B2",
-    "twin": "#D55E00",
+# Okabe and Ito's colours, which colour-blind eyes tell apart too: their green, blue and
+# vermilion for what most experiments have, the others for more teachers and students.
+_STYLES = {
+    "teacher": ("#444444", "D"),
+    "start": ("#009E73", "^"),
+    "student": ("#0072B2", "o"),
+    "twin": ("#D55E00", "s"),
 }
-_MARKERS = {"teacher": "D", "start": "^", "student": "o", "twin": "s"}
-_LABELS = {
-    "teacher": "teacher",
-    "start": "before any training",
-    "student": "student",
-    "twin": "hard-label twin",
-}
+_MORE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
+_MORE_MARKERS = ("v", "P", "X", "<", ">")  # not as many: the pairs come again late
+_LABELS = {"start": "before any training", "twin": "hard-label twin"}
+_WIDTH = 6.2  # inches
+_LABEL_WIDTH = 60  # characters that fit into it
+_LABEL_HEIGHT = 0.21  # inches of a line of the legend
 
 Points = Sequence[tuple[int, float]]  # bits/byte by step
+Style = dict[str, str]  # what matplotlib calls color and marker
 
 
-def curves(results: dict[str, Any], summary: dict[str, Any]) -> bytes:
+def styles(roles: Iterable[str]) -> dict[str, Style]:
+    """Returns colour and marker of each role, the same in every plot and table."""
+    more = zip(itertools.cycle(_MORE_COLORS), itertools.cycle(_MORE_MARKERS))
+    pairs = {role: _STYLES.get(role) or next(more) for role in roles}
+    return {role: {"color": c, "marker": m} for role, (c, m) in pairs.items()}
+
+
+def curves(results: Results, summary: Summary) -> bytes:
     """Returns a PNG of held-out bits/byte against the training step.
 
     Args:
@@ -39,28 +49,31 @@ def curves(results: dict[str, Any], summary: dict[str, Any]) -> bytes:
     Returns:
         The content of the file.
     """
+    return _png(_draw_curves(results, summary))
+
+
+def _draw_curves(results: Results, summary: Summary) -> figure.Figure:
     drawing, plot = _axes(height=3.9)
-    teacher = summary["roles"]["teacher"]["final"][VALIDATION]
-    level = teacher["bits_per_byte"]["mean"]
+    looks = styles(summary.roles)
+    levels = {
+        role: found.final[VALIDATION]["bits_per_byte"].mean
+        for role, found in summary.roles.items()
+        if _is_teacher(role)
+    }
     points: list[tuple[int, float]] = []
-    for role in ("twin", "student"):  # the student last: it lies on top
+    for role in summary.roles:
+        if _is_teacher(role):
+            continue
         lines = [
-            [(point["step"], point["bits_per_byte"]) for point in run["curve"]]
-            for run in results["runs"]
-            if run["role"] == role and run["curve"]
+            [(point.step, point.bits_per_byte) for point in run.curve]
+            for run in results.runs
+            if run.role == role and run.curve
         ]
-        _draw_lines(plot, role, lines)
+        if lines:
+            _draw_lines(plot, role, lines, looks[role])
         points += itertools.chain.from_iterable(lines)
-    plot.axhline(level, color=COLORS["teacher"], lw=1.5, ls="--")
-    plot.annotate(
-        f"teacher, final: {level:.4f}",
-        xy=(0.01, level),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
-        textcoords="offset points",
-        color=COLORS["teacher"],
-    )
-    low, high = _y_range(points, level)
+    _draw_levels(plot, levels, looks)
+    low, high = _y_range(points, levels.values())
     cut = any(value > high for _, value in points)
     plot.set(
         title="Held-out bits/byte while training"
@@ -69,46 +82,73 @@ def curves(results: dict[str, Any], summary: dict[str, Any]) -> bytes:
         ylabel="held-out bits/byte",
         ylim=(low, high),
     )
-    plot.legend(loc="upper right", frameon=False, reverse=True)
-    return _png(drawing)
+    _add_legend(drawing, plot)
+    return drawing
 
 
-def _draw_lines(plot: axes.Axes, role: str, lines: Sequence[Points]) -> None:
+def _is_teacher(role: str) -> bool:
+    return role == "teacher" or role.startswith("teacher ")
+
+
+def _draw_lines(
+    plot: axes.Axes, role: str, lines: Sequence[Points], style: Style
+) -> None:
     """Draws each of several seeds as a thin line and their mean as a thick one."""
-    if not lines:
-        return
-    label = _LABELS[role]
+    label, over = _LABELS.get(role, role), 3 if role == "student" else 2
     if len(lines) > 1:
         label += f", mean of {len(lines)} seeds"
         for line in lines:
-            plot.plot(*zip(*line, strict=True), color=COLORS[role], lw=0.9, alpha=0.6)
+            thin: dict[str, Any] = {"color": style["color"], "lw": 0.9, "alpha": 0.6}
+            plot.plot(*zip(*line, strict=True), zorder=over, **thin)
     by_step: dict[int, list[float]] = collections.defaultdict(list)
     for step, value in itertools.chain.from_iterable(lines):
         by_step[step].append(value)
     # A mean over fewer seeds than at the step before would jump for no reason.
     steps = sorted(step for step in by_step if len(by_step[step]) == len(lines))
     means = [statistics.fmean(by_step[step]) for step in steps]
-    style: dict[str, Any] = {
-        "color": COLORS[role],
-        "marker": _MARKERS[role],
-        "ms": 4,
-        "lw": 2,
-    }
-    plot.plot(steps, means, label=label, **style)
+    thick: dict[str, Any] = {**style, "ms": 4, "lw": 2}
+    plot.plot(steps, means, label=label, zorder=over, **thick)
 
 
-def _y_range(points: Points, teacher: float) -> tuple[float, float]:
-    """Returns limits that hold the teacher and all but the first fifth of training.
+def _draw_levels(
+    plot: axes.Axes, levels: Mapping[str, float], looks: Mapping[str, Style]
+) -> None:
+    """Draws a line where each teacher ended; the members of an ensemble thinner."""
+    for role, level in levels.items():
+        color, label = looks[role]["color"], f"{role}, final: {level:.4f}"
+        is_all = role == "teacher"
+        # The line that all are held against is named where it is, the others in the
+        # legend: they may lie too close to each other.
+        plot.axhline(
+            level,
+            color=color,
+            lw=1.5 if is_all else 1.0,
+            ls="--" if is_all else ":",
+            label=None if is_all else label,
+        )
+        if is_all:
+            plot.annotate(
+                label,
+                xy=(0.01, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 4),
+                textcoords="offset points",
+                color=color,
+            )
+
+
+def _y_range(points: Points, levels: Iterable[float]) -> tuple[float, float]:
+    """Returns limits that hold the teachers and all but the first fifth of training.
 
     The untrained model's loss would press everything of interest into one line.
     """
     last = max((step for step, _ in points), default=0)
-    shown = [teacher, *(value for step, value in points if step > last / 5)]
+    shown = [*levels, *(value for step, value in points if step > last / 5)]
     margin = 0.1 * (max(shown) - min(shown)) or 0.1
     return min(shown) - margin, max(shown) + margin
 
 
-def calibration(results: dict[str, Any], summary: dict[str, Any]) -> bytes:
+def calibration(results: Results, summary: Summary) -> bytes:
     """Returns a PNG of the accuracy against the confidence of the top-1 prediction.
 
     Args:
@@ -118,24 +158,29 @@ def calibration(results: dict[str, Any], summary: dict[str, Any]) -> bytes:
     Returns:
         The content of the file.
     """
+    return _png(_draw_calibration(results, summary))
+
+
+def _draw_calibration(results: Results, summary: Summary) -> figure.Figure:
     metric = METRICS["calibration_error"]
     drawing, plot = _axes(height=5.4)
     plot.plot([0, 100], [0, 100], color="#888888", lw=1.2, ls=":")
-    for role, found in summary["roles"].items():
+    looks = styles(summary.roles)
+    for role, found in summary.roles.items():
         bins = _pool(
             part
-            for run in results["runs"]
-            if run["role"] == role
-            for part in run["final"][VALIDATION]["calibration"]
+            for run in results.runs
+            if run.role == role
+            for part in run.final[VALIDATION].calibration
         )
-        total = sum(count for _, _, count in bins)
-        x = [100 * confidence for confidence, _, _ in bins]
-        y = [100 * accuracy for _, accuracy, _ in bins]
-        areas = [12 + 250 * count / total for _, _, count in bins]
-        error = found["final"][VALIDATION]["calibration_error"]
+        total = sum(part.count for part in bins)
+        x = [100 * part.confidence for part in bins]
+        y = [100 * part.accuracy for part in bins]
+        areas = [12 + 250 * part.count / total for part in bins]
+        error = found.final[VALIDATION]["calibration_error"]
         shown = cell(error, metric.decimals, metric.scale)
-        label = f"{_LABELS[role]}: error {shown} %"
-        style: dict[str, Any] = {"color": COLORS[role], "marker": _MARKERS[role]}
+        label = f"{_LABELS.get(role, role)}: error {shown} %"
+        style: dict[str, Any] = {**looks[role]}
         plot.plot(x, y, lw=1.4, ms=3, label=label, **style)
         plot.scatter(x, y, s=areas, lw=0, alpha=0.6, **style)
     plot.set(
@@ -146,27 +191,38 @@ def calibration(results: dict[str, Any], summary: dict[str, Any]) -> bytes:
         ylim=(0, 100),
         aspect="equal",
     )
-    plot.legend(loc="upper left", frameon=False)
-    return _png(drawing)
+    _add_legend(drawing, plot)
+    return drawing
 
 
-def _pool(parts: Iterable[dict[str, Any]]) -> list[tuple[float, float, int]]:
-    """Returns confidence, accuracy and count of all seeds' bins, by deciles."""
+def _pool(parts: Iterable[CalibrationBin]) -> list[CalibrationBin]:
+    """Returns all seeds' bins by deciles of confidence, weighted by their tokens."""
     pools = collections.defaultdict(list)
     for part in parts:
-        if part["count"]:
-            pools[min(int(part["confidence"] * 10), 9)].append(part)
+        if part.count:
+            pools[min(int(part.confidence * 10), 9)].append(part)
     result = []
     for _, pool in sorted(pools.items()):
-        count = sum(part["count"] for part in pool)
-        confidence = sum(part["confidence"] * part["count"] for part in pool) / count
-        accuracy = sum(part["accuracy"] * part["count"] for part in pool) / count
-        result.append((confidence, accuracy, count))
+        count = sum(part.count for part in pool)
+        confidence = sum(part.confidence * part.count for part in pool) / count
+        accuracy = sum(part.accuracy * part.count for part in pool) / count
+        result.append(CalibrationBin(confidence, accuracy, count))
     return result
 
 
+def _add_legend(drawing: figure.Figure, plot: axes.Axes) -> None:
+    """Puts the legend beneath the plot, which keeps its size, whatever is in it."""
+    lines, labels = plot.get_legend_handles_labels()
+    if not lines:
+        return
+    labels = [textwrap.fill(label, _LABEL_WIDTH) for label in labels]
+    rows = sum(1 + label.count("\n") for label in labels)
+    drawing.set_figheight(drawing.get_figheight() + _LABEL_HEIGHT * rows)
+    drawing.legend(lines, labels, loc="outside lower center", frameon=False)
+
+
 def _axes(height: float) -> tuple[figure.Figure, axes.Axes]:
-    drawing = figure.Figure(figsize=(6.2, height), dpi=220, layout="constrained")
+    drawing = figure.Figure(figsize=(_WIDTH, height), dpi=220, layout="constrained")
     plot = drawing.add_subplot()
     plot.spines[["top", "right"]].set_visible(False)
     plot.grid(color="#DDDDDD", lw=0.6)

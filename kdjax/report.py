@@ -8,55 +8,56 @@ kept in report.json:
 """
 
 import base64
+import dataclasses
 import importlib.resources
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jinja2
 from absl import flags
 from etils import epath
 
 from kdjax import cli, plots
-from kdjax.errors import UsageError
-from kdjax.summary import ABSENT, METRICS, ROLES, VALIDATION, cell, summarise
+from kdjax.config import ScheduleConfig
+from kdjax.results import VALIDATION, Results, TeacherInfo, read, teacher_role, to_json
+from kdjax.summary import ABSENT, METRICS, RoleSummary, Summary, cell, summarise
 from kdjax.workdir import write_bytes, write_json
 
 _BRIEF = ("bits_per_byte", "forward_kl", "agreement")  # the metrics of further splits
 
 
-def write(results: dict[str, Any], directory: epath.Path) -> epath.Path:
+def write(results: Results, directory: epath.Path) -> epath.Path:
     """Writes report.json, curves.png, calibration.png and report.html.
 
     The numbers are on disk before anything is drawn. Earlier files are replaced, each
     in one step.
 
     Args:
-        results: What the experiment measured; a "summary" in it is computed anew.
+        results: What the experiment measured.
         directory: Made if it does not exist.
 
     Returns:
         The path of report.html.
     """
     summary = summarise(results)
-    results = {**results, "summary": summary}
     directory.mkdir(parents=True, exist_ok=True)
     page = directory / "report.html"
     page.unlink(missing_ok=True)  # its presence says that the report is whole
-    write_json(directory / "report.json", results)
+    values = {**to_json(results), "summary": dataclasses.asdict(summary)}
+    write_json(directory / "report.json", values)
     images = {
         "curves": plots.curves(results, summary),
         "calibration": plots.calibration(results, summary),
     }
     for name, png in images.items():
         write_bytes(directory / f"{name}.png", png)
-    write_bytes(page, _render(results, images).encode())
+    write_bytes(page, _render(results, summary, images).encode())
     return page
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: Results) -> str:
     """Returns the report's tables as aligned text, one per held-out split.
 
     Args:
@@ -68,48 +69,55 @@ def table(results: dict[str, Any]) -> str:
     return "\n\n".join(map(_aligned, _tables(results, summarise(results))))
 
 
-def model_card(results: dict[str, Any], run: str) -> str:
+def model_card(results: Results, run: str) -> str:
     """Returns the card of one of the models: what it is, how it was made, how good.
 
     Args:
         results: What the experiment measured.
         run: The model's run, such as "student-0" or "twin-1".
     """
-    config, models, data = results["config"], results["models"], results["data"]
-    loss, training = config["distill"], config["student"]["train"]
-    is_student = run.startswith("student")
+    config, data, summary = results.config, results.data, summarise(results)
+    training, environment = config.student.train, results.environment
     how = "hard labels alone, as the student's twin"
-    if is_student:
+    if run.startswith("student"):
         how = (
-            f"{loss['kind']}, alpha {_setting(loss['alpha'])}, temperature "
-            f"{_setting(loss['temperature'])}"
+            f"{config.distill.kind}, alpha {_setting(config.distill.alpha)}, "
+            f"temperature {_setting(config.distill.temperature)}"
         )
-    teacher = results["teacher"]
-    source = ", ".join(filter(None, (_stored_weights(teacher), teacher["path"])))
-    environment = results["environment"]
+    parameters = results.models[summary.roles["student"].model].parameters
     rows = (
-        ("parameters", f"{models['student']['parameters']:,}"),
+        ("parameters", f"{parameters:,}"),
         ("began as", _origin(results)),
         ("loss", how),
-        ("teacher", f"{models['teacher']['parameters']:,} parameters, {source}"),
-        ("teacher's sha256", teacher["sha256"]),
-        ("data", f"{data['source']}, in rows of {data['length']} tokens"),
-        ("data's sha256", data["splits"]["train"]["sha256"]),
-        ("training", f"{training['steps']} steps of {training['batch_size']} rows"),
-        ("made with", f"jax {environment['jax']} on {environment['device']}"),
-        ("made at", results["created"]),
+        *_teacher_rows(results, run),
+        ("data", f"{data.source}, in rows of {data.length} tokens"),
+        ("data's sha256", data.splits["train"].sha256),
+        ("training", f"{training.steps} steps of {training.batch_size} rows"),
+        ("made with", f"jax {environment.jax} on {environment.device}"),
+        ("made at", results.created),
     )
     lines = (f"- {name}: {value}" for name, value in rows if value)
     return "\n".join(
         (
             "---\nlibrary_name: transformers\ntags: [knowledge-distillation]\n---\n",
-            f"# {pathlib.PurePath(results['workdir']).name}: {run}\n",
+            f"# {pathlib.PurePath(results.workdir).name}: {run}\n",
             *lines,
             "\nMeans over the seeds of the experiment; an arrow points to better.\n",
             f"```\n{table(results)}\n```\n",
-            f"{summarise(results)['verdict']}\n",
+            f"{summary.verdict}\n",
         )
     )
+
+
+def _teacher_rows(results: Results, run: str) -> Iterator[tuple[str, str]]:
+    """Yields what a model card says of the teachers of a run, or of its rivals."""
+    taught = {f"{found.role}-{found.seed}": found.teachers for found in results.runs}
+    for name in taught.get(run) or results.teachers:
+        teacher, title = results.teachers[name], teacher_role(name)
+        size = results.models[title].parameters
+        source = ", ".join(filter(None, (_stored_weights(teacher), teacher.path)))
+        yield title, f"{size:,} parameters, {source}"
+        yield f"{title}'s sha256", teacher.sha256
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -121,12 +129,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _tables(
-    results: dict[str, Any], summary: dict[str, Any]
-) -> list[list[tuple[str, ...]]]:
+def _tables(results: Results, summary: Summary) -> list[list[tuple[str, ...]]]:
     """Returns a table per split, the headline's first; its first row is the header."""
-    roles = summary["roles"]
-    splits = dict.fromkeys(split for role in roles.values() for split in role["final"])
+    roles = summary.roles
+    splits = dict.fromkeys(split for role in roles.values() for split in role.final)
     del splits[VALIDATION]
     headline = {role: _headline(role, results, summary) for role in roles}
     tables = [_table(VALIDATION, headline)]
@@ -147,62 +153,63 @@ def _table(split: str, columns: dict[str, dict[str, str]]) -> list[tuple[str, ..
     ]
 
 
-def _headline(
-    role: str, results: dict[str, Any], summary: dict[str, Any]
-) -> dict[str, str]:
+def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
     """Returns a role's column of the first table, by label."""
-    found = summary["roles"][role]
-    model, teacher = results["models"][ROLES[role]], results["models"]["teacher"]
-    size, speed = "parameters", "forward_tokens_per_second"
-    gap_closed = summary["gap_closed"] if role == "student" else None
-    skipped = found["skipped_steps"]
-    formats = results["teacher"].get("formats") if role == "teacher" else None
-    ends = dict.fromkeys([*found["best_steps"][:1], *found["best_steps"][-1:]])
+    found = summary.roles[role]
+    model = results.models[found.model]
+    teacher = results.models[summary.roles["teacher"].model]
+    speed, usual = model.forward_tokens_per_second, teacher.forward_tokens_per_second
+    gap_closed = summary.gap_closed if role == "student" else None
+    formats = {
+        teacher_role(name): found.formats for name, found in results.teachers.items()
+    }
+    stored = formats.get(role)
+    ends = dict.fromkeys([*found.best_steps[:1], *found.best_steps[-1:]])
     return {
         **_scores(found, VALIDATION, METRICS),
         "gap from twin to teacher closed (%) ↑": cell(gap_closed, 1, 100.0),
-        "best bits/byte along the run ↓": cell(found["best_bits_per_byte"], 4),
+        "best bits/byte along the run ↓": cell(found.best_bits_per_byte, 4),
         "best at training step": " to ".join(map(str, ends)) or ABSENT,
-        "training tokens/s ↑": cell(found["tokens_per_second"], 0),
-        "training MFU (%) ↑": cell(found["mfu"], 1, 100.0),
-        "training steps skipped, by seed ↓": ", ".join(map(str, skipped)) or ABSENT,
-        "forward tokens/s ↑": f"{model[speed]:,.0f}",
-        "speed relative to teacher ↑": f"{model[speed] / teacher[speed]:.2f}x",
-        "parameters ↓": f"{model[size]:,}",
-        "size relative to teacher ↓": f"{model[size] / teacher[size]:.3f}x",
-        "weights as stored": _bits(formats) if formats else ABSENT,
+        "training tokens/s ↑": cell(found.tokens_per_second, 0),
+        "training MFU (%) ↑": cell(found.mfu, 1, 100.0),
+        "training steps skipped, by seed ↓": ", ".join(map(str, found.skipped_steps))
+        or ABSENT,
+        "forward tokens/s ↑": f"{speed:,.0f}",
+        "speed relative to teacher ↑": f"{speed / usual:.2f}x",
+        "parameters ↓": f"{model.parameters:,}",
+        "size relative to teacher ↓": f"{model.parameters / teacher.parameters:.3f}x",
+        "weights as stored": _bits(stored) if stored else ABSENT,
     }
 
 
-def _origin(results: dict[str, Any]) -> str:
+def _origin(results: Results) -> str:
     """Returns where a student that was not new is from, in words; "" for others."""
-    return next(
-        (run.get("origin", "") for run in results["runs"] if run["role"] == "start"), ""
-    )
+    return next((run.origin for run in results.runs if run.role == "start"), "")
 
 
-def _stored_weights(teacher: Mapping[str, Any]) -> str:
+def _stored_weights(teacher: TeacherInfo) -> str:
     """Returns how a loaded teacher's weights are stored, in words; "" for others."""
-    formats = teacher.get("formats")
-    return f"{_bits(formats)} weights ({', '.join(formats)})" if formats else ""
+    if not teacher.formats:
+        return ""
+    return f"{_bits(teacher.formats)} weights ({', '.join(teacher.formats)})"
 
 
 def _bits(formats: Sequence[str]) -> str:
     """Returns the width of the format that most weights have: "4-bit" for Q4_1."""
-    (width,) = re.findall(r"^\D+(\d+)", formats[0])
-    return f"{width}-bit"
+    found = re.match(r"\D+(\d+)", formats[0])
+    return f"{found[1]}-bit" if found else formats[0]
 
 
-def _scores(role: dict[str, Any], split: str, keys: Iterable[str]) -> dict[str, str]:
-    final = role["final"].get(split, {})
+def _scores(role: RoleSummary, split: str, keys: Iterable[str]) -> dict[str, str]:
     shown = {}
     for key in keys:
         metric = METRICS[key]
-        shown[metric.label] = cell(final.get(key), metric.decimals, metric.scale)
+        value = role.final[split][key]
+        shown[metric.label] = cell(value, metric.decimals, metric.scale)
     return shown
 
 
-def _render(results: dict[str, Any], images: Mapping[str, bytes]) -> str:
+def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> str:
     template = importlib.resources.files("kdjax") / "report.html.j2"
     environment = jinja2.Environment(
         autoescape=True,
@@ -211,22 +218,24 @@ def _render(results: dict[str, Any], images: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["setting"] = _setting
+    environment.filters["stored_weights"] = _stored_weights
+    styles = plots.styles(summary.roles)
     return environment.from_string(template.read_text(encoding="utf-8")).render(
-        results,
-        name=pathlib.PurePath(results["workdir"]).name,
-        tables=_tables(results, results["summary"]),
+        vars(results),
+        summary=summary,
+        name=pathlib.PurePath(results.workdir).name,
+        tables=_tables(results, summary),
         images={name: base64.b64encode(png).decode() for name, png in images.items()},
-        colors=plots.COLORS,
+        colors={role: style["color"] for role, style in styles.items()},
         origin=_origin(results),
-        stored_weights=_stored_weights(results["teacher"]),
-        config_json=json.dumps(results["config"], indent=2),
+        config_json=json.dumps(dataclasses.asdict(results.config), indent=2),
     )
 
 
-def _setting(value: Any) -> str:
+def _setting(value: float | ScheduleConfig) -> str:
     """Returns a number, or a schedule over the run, in words."""
-    if isinstance(value, Mapping):
-        return f"{value['start']:g} to {value['end']:g} ({value['kind']})"
+    if isinstance(value, ScheduleConfig):
+        return f"{value.start:g} to {value.end:g} ({value.kind})"
     return f"{value:g}"
 
 
@@ -234,14 +243,9 @@ def main(argv: Sequence[str]) -> None:
     """Renders the report of --workdir again, from the numbers in its report.json."""
     del argv
     directory = epath.Path(flags.FLAGS.workdir) / "report"
-    numbers = directory / "report.json"
-    if not numbers.exists():
-        raise UsageError(
-            f"there is no {numbers}; --workdir must be that of a finished experiment"
-        )
-    results = json.loads(numbers.read_bytes())
+    results = read(directory / "report.json")
     page = write(results, directory)
-    print(table(results), summarise(results)["verdict"], page, sep="\n\n")
+    print(table(results), summarise(results).verdict, page, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import jax
 from etils import epath
 
 from kdjax import checkpoint
+from kdjax import train as train_lib
 from kdjax.architecture import check_model
 from kdjax.config import ModelConfig, StudentConfig, TeacherConfig
 from kdjax.directories import (
@@ -28,10 +29,12 @@ from kdjax.losses import MAX_PADDING, LossSharding
 from kdjax.models import Model, build
 from kdjax.objective import Objective, distillation, hard_labels
 from kdjax.online import of_ensemble, of_model
+from kdjax.parsing import convert
+from kdjax.results import CurvePoint, HeldOut, Run, Training, read_run
 from kdjax.sharding import barrier, make_placement
 from kdjax.sources import Rows, batch_shapes, device_batches
 from kdjax.task import next_token_task
-from kdjax.train import Job, Run, prepare, train
+from kdjax.train import Job, prepare, train
 from kdjax.workdir import cache_directory, check_space, write_json
 from kdjax.writers import say
 
@@ -50,7 +53,7 @@ class Start(NamedTuple):
 
     params: Callable[[], Any]
     origin: str
-    final: dict[str, Any]
+    final: dict[str, HeldOut]
 
 
 def make_model(model: ModelConfig, name: str, setting: Setting) -> Model:
@@ -195,7 +198,7 @@ def _train_once(
             batch_shapes(rows, config.train.batch_size, mesh),
         )
     )
-    run = Run(
+    run = train_lib.Run(
         name,
         run_directory,
         seed,
@@ -211,8 +214,8 @@ def _train_once(
         "model": dataclasses.asdict(model.config),
         "tokenizer": setting.prepared.tokenizer.sha256,
         "end_of_text": setting.prepared.tokenizer.end_of_text_token,
-        "curve": result.curve,
-        "training": result.training,
+        "curve": [dataclasses.asdict(point) for point in result.curve],
+        "training": dataclasses.asdict(result.training),
     }
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
@@ -223,27 +226,36 @@ def _train_once(
     return Trained(model, result.params, directory, card)
 
 
-def teacher_results(teacher: Trained, setting: Setting) -> dict[str, Any]:
+def teacher_results(teacher: Trained, setting: Setting) -> Run:
     """Returns the teacher's row of the results."""
-    return {
-        "role": "teacher",
-        "seed": setting.config.teacher.seed,
-        "curve": teacher.card.get("curve", []),
-        "training": teacher.card.get("training"),
-        "final": final_metrics(teacher, teacher, setting),
-    }
+    run = Run(
+        role="teacher",
+        seed=setting.config.teacher.seed,
+        model="teacher",
+        final=final_metrics(teacher, teacher, setting),
+    )
+    return _with_course(run, teacher)
 
 
-def start_results(start: Start, setting: Setting) -> dict[str, Any]:
+def start_results(start: Start, setting: Setting) -> Run:
     """Returns the row of the results that all students and twins start from."""
-    return {
-        "role": "start",
-        "origin": start.origin,
-        "seed": setting.config.seed,
-        "curve": [],
-        "training": None,
-        "final": start.final,
-    }
+    return Run(
+        role="start",
+        seed=setting.config.seed,
+        model="student",
+        final=start.final,
+        origin=start.origin,
+    )
+
+
+def _with_course(run: Run, trained: Trained) -> Run:
+    """Returns the run with what the model's card says of its training."""
+    card, path = trained.card, f"{trained.directory}/model.json"
+    return dataclasses.replace(
+        run,
+        curve=convert(card.get("curve", ()), tuple[CurvePoint, ...], f"{path}.curve"),
+        training=convert(card.get("training"), Training | None, f"{path}.training"),
+    )
 
 
 def student_results(
@@ -253,13 +265,13 @@ def student_results(
     start: Start | None,
     teacher: Trained,
     setting: Setting,
-) -> dict[str, Any]:
+) -> Run:
     """Trains one student or twin unless it is done, and returns its results."""
     directory = setting.workdir / f"{role}-{seed}"
     path = directory / "result.json"
     if path.exists():
         say(f"{role}-{seed}: done before")
-        return dict(json.loads(path.read_text()))
+        return read_run(path)
     config, how = setting.config, (hard_labels(), {})
     if role == "student":
         steps = config.student.train.steps
@@ -277,21 +289,22 @@ def student_results(
         setting,
         None if start is None else start.params,
     )
-    result = {
-        "role": role,
-        "seed": seed,
-        "curve": trained.card["curve"],
-        "training": trained.card["training"],
-        "final": final_metrics(trained, teacher, setting),
-    }
+    run = Run(
+        role=role,
+        seed=seed,
+        model="student",
+        final=final_metrics(trained, teacher, setting),
+        teachers=("teacher",) if role == "student" else (),
+    )
+    run = _with_course(run, trained)
     if jax.process_index() == 0:
-        write_json(path, result)
-    return result
+        write_json(path, dataclasses.asdict(run))
+    return run
 
 
 def final_metrics(
     trained: Trained, teacher: Trained, setting: Setting
-) -> dict[str, Any]:
+) -> dict[str, HeldOut]:
     """Returns all metrics on the report's rows of all held-out splits."""
     eval_step = make_eval_step(
         next_token_task(setting.prepared.bits_per_byte),
@@ -310,5 +323,5 @@ def final_metrics(
             )
             metrics = evaluate(eval_step, trained.params, teacher.params, batches)
             bits = setting.prepared.bits_per_byte(metrics["cross_entropy"], split)
-            final[split] = metrics | {"bits_per_byte": bits}
+            final[split] = HeldOut(**metrics, bits_per_byte=bits)
     return final

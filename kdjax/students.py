@@ -1,5 +1,6 @@
 """Where students start: at random, from a directory, or cut out of the teacher."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from kdjax.directories import (
 from kdjax.inheritance import computed_as, student_model
 from kdjax.models import Model, surgery
 from kdjax.models.importance import Importance, measure
+from kdjax.parsing import convert
+from kdjax.results import HeldOut
 from kdjax.sharding import make_placement
 from kdjax.sources import device_batches
 from kdjax.stages import Start, final_metrics, make_model
@@ -73,9 +76,11 @@ def begin_student(
 
     def evaluate() -> dict[str, Any]:
         untrained = Trained(model, params(), directory, {})
-        return final_metrics(untrained, teacher, setting)
+        final = final_metrics(untrained, teacher, setting)
+        return {split: dataclasses.asdict(found) for split, found in final.items()}
 
-    final = _kept(setting.workdir / "initial.json", evaluate)
+    path = setting.workdir / "initial.json"
+    final = convert(_kept(path, evaluate), dict[str, HeldOut], str(path))
     return model, Start(params, origin, final)
 
 

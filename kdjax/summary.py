@@ -1,22 +1,18 @@
 """The summary: an experiment's runs become means, spreads and a verdict in words."""
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-VALIDATION = "validation"  # the split that the verdict is about
-# Of each role the model. "start" is what student and twin were before any training,
-# unless that was random numbers.
-ROLES = {
-    "teacher": "teacher",
-    "start": "student",
-    "student": "student",
-    "twin": "student",
-}
+from kdjax.results import VALIDATION, Results, Run
+
 ABSENT = "-"
+_MEMBER = "student of "  # begins the role of one member's student
 
 Scores = Mapping[int, float]  # bits/byte by seed
+Outcome = Literal["won", "lost", "unclear", "no_baseline"]
 
 
 class Metric(NamedTuple):
@@ -27,7 +23,7 @@ class Metric(NamedTuple):
     scale: float = 1.0
 
 
-METRICS = {
+METRICS = {  # by the name in `HeldOut`
     "cross_entropy": Metric("cross-entropy (nats/token) ↓", 4),
     "bits_per_byte": Metric("bits/byte ↓", 4),
     "forward_kl": Metric("KL(teacher||model) (nats/token) ↓", 4),
@@ -38,7 +34,67 @@ METRICS = {
 }
 
 
-def summarise(results: dict[str, Any]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A number over seeds.
+
+    Attributes:
+        mean: Over the seeds that have the number.
+        seeds: How many these are.
+        spread: The sample standard deviation; None for a single seed.
+        standard_error: Of the mean; None for a single seed.
+    """
+
+    mean: float
+    seeds: int
+    spread: float | None = None
+    standard_error: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleSummary:
+    """All runs of one role.
+
+    Attributes:
+        model: The entry of `Results.models` that tells their size and speed.
+        final: By split and metric.
+        best_bits_per_byte: The lowest along each run; None without curves.
+        best_steps: Where that was, in ascending order.
+        tokens_per_second: Of training; None if unknown.
+        mfu: Of training; None if unknown.
+        skipped_steps: By seed; empty for what was not trained.
+    """
+
+    model: str
+    final: dict[str, dict[str, Statistic]]
+    best_bits_per_byte: Statistic | None
+    best_steps: tuple[int, ...]
+    tokens_per_second: Statistic | None
+    mfu: Statistic | None
+    skipped_steps: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What an experiment showed.
+
+    Attributes:
+        roles: By role, in the order of the report's columns.
+        difference: twin - student in bits/byte, seed by seed; None without a twin.
+        gap_closed: (twin - student) / (twin - teacher) in bits/byte, over the seeds
+            whose twin is worse than the teacher; None if there are none.
+        outcome: Whether the student beat its twin.
+        verdict: The same in words.
+    """
+
+    roles: dict[str, RoleSummary]
+    difference: Statistic | None
+    gap_closed: Statistic | None
+    outcome: Outcome
+    verdict: str
+
+
+def summarise(results: Results) -> Summary:
     """Returns means and spreads over seeds, the gap closed, and a verdict in words.
 
     A spread is the sample standard deviation; a single seed has none. The student and
@@ -48,82 +104,78 @@ def summarise(results: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         results: What the experiment measured.
-
-    Returns:
-        The keys roles, difference (twin - student, in bits/byte), gap_closed
-        ((twin - student) / (twin - teacher), over the seeds whose twin is worse than
-        the teacher), outcome ("won", "lost", "unclear" or "no_baseline") and verdict.
-        Without a twin, or without a gap, the entry is None.
     """
-    runs: dict[str, list[dict[str, Any]]] = {role: [] for role in ROLES}
-    for run in results["runs"]:
-        runs[run["role"]].append(run)
-    teachers, student, twin = (
-        {run["seed"]: run["final"][VALIDATION]["bits_per_byte"] for run in runs[role]}
-        for role in ("teacher", "student", "twin")
-    )
-    teacher = statistics.fmean(teachers.values())
+    runs: dict[str, list[Run]] = {}
+    for run in results.runs:
+        runs.setdefault(run.role, []).append(run)
+    scores = {
+        role: {run.seed: run.final[VALIDATION].bits_per_byte for run in found}
+        for role, found in runs.items()
+    }
+    student, twin = scores["student"], scores.get("twin", {})
+    teacher = statistics.fmean(scores["teacher"].values())
     difference = _difference(student, twin)
     gap_closed = _gap_closed(student, twin, teacher)
     outcome = _outcome(difference)
     if difference is None:
         verdict = _verdict_without_twin(student)
     else:
-        verdict = _verdict(outcome, student, twin, difference)
+        verdict = _verdict(outcome, student, twin)
         verdict += _gap_clause(outcome, teacher, difference, gap_closed)
         verdict += ". " + _spread_sentence(outcome, difference)
-    return {
-        "roles": {role: _summarise_role(runs[role]) for role in ROLES if runs[role]},
-        "difference": difference,
-        "gap_closed": gap_closed,
-        "outcome": outcome,
-        "verdict": verdict,
-    }
+    return Summary(
+        roles={role: _summarise_role(found) for role, found in runs.items()},
+        difference=difference,
+        gap_closed=gap_closed,
+        outcome=outcome,
+        verdict=verdict + _members_sentence(scores),
+    )
 
 
-def _statistic(values: Iterable[float | None]) -> dict[str, Any] | None:
+def _statistic(values: Iterable[float | None]) -> Statistic | None:
     """Returns mean, spread and count of the values that are known, if any is."""
     known = [value for value in values if value is not None]
-    if not known:
-        return None
-    result = {"mean": statistics.fmean(known), "seeds": len(known)}
-    if len(known) > 1:
-        result["spread"] = statistics.stdev(known)
-    return result
+    return _over_seeds(known) if known else None
 
 
-def _summarise_role(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    training = [run["training"] for run in runs if run["training"]]
+def _over_seeds(values: Sequence[float]) -> Statistic:
+    mean, seeds = statistics.fmean(values), len(values)
+    if seeds == 1:
+        return Statistic(mean, seeds)
+    spread = statistics.stdev(values)
+    return Statistic(mean, seeds, spread, spread / math.sqrt(seeds))
+
+
+def _summarise_role(runs: Sequence[Run]) -> RoleSummary:
+    training = [run.training for run in runs if run.training]
     best = [
-        min(run["curve"], key=lambda point: point["bits_per_byte"])
+        min(run.curve, key=lambda point: point.bits_per_byte)
         for run in runs
-        if run["curve"]
+        if run.curve
     ]
-    return {
-        "final": {
+    return RoleSummary(
+        model=runs[0].model,
+        final={
             split: {
-                metric: _statistic(run["final"][split][metric] for run in runs)
-                for metric, value in metrics.items()
-                if not isinstance(value, list)
+                name: _over_seeds([getattr(run.final[split], name) for run in runs])
+                for name in METRICS
             }
-            for split, metrics in runs[0]["final"].items()
+            for split in runs[0].final
         },
-        "best_bits_per_byte": _statistic(point["bits_per_byte"] for point in best),
-        "best_steps": sorted(point["step"] for point in best),
-        "tokens_per_second": _statistic(run["tokens_per_second"] for run in training),
-        "mfu": _statistic(run["mfu"] for run in training),
-        "skipped_steps": [run["skipped_steps"] for run in training],
-    }
+        best_bits_per_byte=_statistic(point.bits_per_byte for point in best),
+        best_steps=tuple(sorted(point.step for point in best)),
+        tokens_per_second=_statistic(found.tokens_per_second for found in training),
+        mfu=_statistic(found.mfu for found in training),
+        skipped_steps=tuple(found.skipped_steps for found in training),
+    )
 
 
-def _difference(student: Scores, twin: Scores) -> dict[str, Any] | None:
-    result = _statistic(twin[seed] - student[seed] for seed in student if seed in twin)
-    if result and "spread" in result:
-        result["standard_error"] = result["spread"] / math.sqrt(result["seeds"])
-    return result
+def _difference(better: Scores, worse: Scores) -> Statistic | None:
+    """Returns how much lower the first scores are, over the seeds that both have."""
+    return _statistic(worse[seed] - better[seed] for seed in better if seed in worse)
 
 
-def _gap_closed(student: Scores, twin: Scores, teacher: float) -> dict[str, Any] | None:
+def _gap_closed(student: Scores, twin: Scores, teacher: float) -> Statistic | None:
     return _statistic(
         (twin[seed] - student[seed]) / (twin[seed] - teacher)
         for seed in student
@@ -131,11 +183,11 @@ def _gap_closed(student: Scores, twin: Scores, teacher: float) -> dict[str, Any]
     )
 
 
-def _outcome(difference: dict[str, Any] | None) -> str:
+def _outcome(difference: Statistic | None) -> Outcome:
     if difference is None:
         return "no_baseline"
-    if abs(difference["mean"]) > 2 * difference.get("standard_error", 0.0):
-        return "won" if difference["mean"] > 0 else "lost"
+    if abs(difference.mean) > 2 * (difference.standard_error or 0.0):
+        return "won" if difference.mean > 0 else "lost"
     return "unclear"
 
 
@@ -148,9 +200,7 @@ def _verdict_without_twin(student: Scores) -> str:
     )
 
 
-def _verdict(
-    outcome: str, student: Scores, twin: Scores, difference: dict[str, Any]
-) -> str:
+def _verdict(outcome: Outcome, student: Scores, twin: Scores) -> str:
     opening = {
         "won": "Distillation paid",
         "lost": "Distillation did not pay",
@@ -164,10 +214,10 @@ def _verdict(
 
 
 def _gap_clause(
-    outcome: str,
+    outcome: Outcome,
     teacher: float,
-    difference: dict[str, Any],
-    gap_closed: dict[str, Any] | None,
+    difference: Statistic,
+    gap_closed: Statistic | None,
 ) -> str:
     if gap_closed is None:
         return (
@@ -177,27 +227,56 @@ def _gap_clause(
     clause = ""
     # A share of the gap that may be luck, or is negative, is left to the table.
     if outcome == "won":
-        share = f"{gap_closed['mean']:.1%}"
+        share = f"{gap_closed.mean:.1%}"
         clause = f"; that closes {share} of the gap to the teacher's {teacher:.4f}"
-    if gap_closed["seeds"] < difference["seeds"]:
-        seeds = f"{gap_closed['seeds']} of {difference['seeds']} seeds"
+    if gap_closed.seeds < difference.seeds:
+        seeds = f"{gap_closed.seeds} of {difference.seeds} seeds"
         clause += f"; only {seeds} have a twin worse than the teacher, a gap to close"
     return clause
 
 
-def _spread_sentence(outcome: str, difference: dict[str, Any]) -> str:
-    if difference["seeds"] == 1:
+def _spread_sentence(outcome: Outcome, difference: Statistic) -> str:
+    if difference.standard_error is None:
         return "This is one seed; --config.seeds=3 would show the spread."
-    favoured = "student" if difference["mean"] > 0 else "twin"
+    favoured = "student" if difference.mean > 0 else "twin"
     return (
-        f"Over {difference['seeds']} seeds the paired difference is "
-        f"{abs(difference['mean']):.4f} bits/byte in favour of the {favoured}, "
+        f"Over {difference.seeds} seeds the paired difference is "
+        f"{abs(difference.mean):.4f} bits/byte in favour of the {favoured}, "
         f"{'within' if outcome == 'unclear' else 'beyond'} the spread "
-        f"(two standard errors: {2 * difference['standard_error']:.4f})."
+        f"(two standard errors: {2 * difference.standard_error:.4f})."
     )
 
 
-def cell(statistic: dict[str, Any] | None, decimals: int, scale: float = 1.0) -> str:
+def _members_sentence(scores: Mapping[str, Scores]) -> str:
+    """Returns whether several teachers were worth more to a student than the best one.
+
+    That is the one whose own student is the best. "" where no teacher has its own.
+    """
+    own = {role: found for role, found in scores.items() if role.startswith(_MEMBER)}
+    if not own:
+        return ""
+    role = min(own, key=lambda role: statistics.fmean(own[role].values()))
+    ensemble, member = (
+        f"{statistics.fmean(scores[name].values()):.4f}" for name in ("student", role)
+    )
+    difference = _difference(scores["student"], own[role])
+    outcome = _outcome(difference)
+    comparison = {"won": "better", "lost": "worse"}.get(outcome, "not clearly better")
+    sentence = (
+        f" The ensemble's student ({ensemble}) is {comparison} than that of its best "
+        f"member, {role.removeprefix(_MEMBER)} ({member})"
+    )
+    if difference is None or difference.standard_error is None:
+        return f"{sentence}."
+    return (
+        f"{sentence}: over {difference.seeds} seeds the paired difference is "
+        f"{abs(difference.mean):.4f} bits/byte, "
+        f"{'within' if outcome == 'unclear' else 'beyond'} the spread "
+        f"(two standard errors: {2 * difference.standard_error:.4f})."
+    )
+
+
+def cell(statistic: Statistic | None, decimals: int, scale: float = 1.0) -> str:
     """Returns a mean of the summary, and its spread if it has one, as text.
 
     Args:
@@ -211,7 +290,7 @@ def cell(statistic: dict[str, Any] | None, decimals: int, scale: float = 1.0) ->
     if statistic is None:
         return ABSENT
     # The z turns the -0.0000 that rounding leaves of a tiny divergence into 0.0000.
-    shown = f"{statistic['mean'] * scale:z,.{decimals}f}"
-    if "spread" in statistic:
-        shown += f" ± {statistic['spread'] * scale:,.{decimals}f}"
+    shown = f"{statistic.mean * scale:z,.{decimals}f}"
+    if statistic.spread is not None:
+        shown += f" ± {statistic.spread * scale:,.{decimals}f}"
     return shown

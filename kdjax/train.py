@@ -20,6 +20,7 @@ from kdjax.losses import LossSharding
 from kdjax.meter import Meter, curve, summary
 from kdjax.objective import Objective
 from kdjax.optimizers import make_optimizer
+from kdjax.results import CurvePoint, Training
 from kdjax.sharding import shardings
 from kdjax.sources import Source
 from kdjax.state import TrainState, create_state, start_state
@@ -101,8 +102,8 @@ class Result(NamedTuple):
     """What a run leaves behind."""
 
     params: Any
-    curve: list[dict[str, Any]]
-    training: dict[str, Any]
+    curve: tuple[CurvePoint, ...]
+    training: Training
 
 
 def prepare(job: Job) -> Program:

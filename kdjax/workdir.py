@@ -81,7 +81,7 @@ def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
     except (OSError, ValueError):
         return None
     path = workdir / "report" / "report.html"
-    same = report.get("config") == _plain(config)
+    same = isinstance(report, dict) and report.get("config") == _plain(config)
     return path if same and path.exists() else None
 
 

@@ -1,90 +1,125 @@
 """What an experiment could have measured, for the tests of its report."""
 
-import copy
+import dataclasses
 
-from kdjax import config
+from kdjax.config import Config
+from kdjax.results import (
+    CalibrationBin,
+    CurvePoint,
+    DataInfo,
+    Environment,
+    HeldOut,
+    ModelInfo,
+    Results,
+    Run,
+    SplitInfo,
+    TeacherInfo,
+    TokenizerInfo,
+    Training,
+)
 
-BINS = [
-    {"confidence": 0.25, "accuracy": 0.2, "count": 30},
-    {"confidence": 0.0, "accuracy": 0.0, "count": 0},
-    {"confidence": 0.85, "accuracy": 0.7, "count": 10},
-]
-SIZES = {
-    "documents": 3,
-    "bytes": 9_000,
-    "tokens": 4_000,
-    "rows": 31,
-    "sha256": "ab" * 32,
-}
+BINS = (
+    CalibrationBin(0.25, 0.2, 30),
+    CalibrationBin(0.0, 0.0, 0),
+    CalibrationBin(0.85, 0.7, 10),
+)
+SIZES = SplitInfo(
+    documents=3, bytes=9_000, tokens=4_000, rows=31, sha256="ab" * 32, largest_id=1023
+)
 
 
-def make_run(role, seed, bits_per_byte):
-    def final(value):
-        return {
-            "cross_entropy": 1.75 * value,
-            "bits_per_byte": value,
-            "forward_kl": 0.3,
-            "reverse_kl": 0.4,
-            "agreement": 0.71,
-            "acceptance": 0.66,
-            "calibration_error": 0.025,
-            "calibration": copy.deepcopy(BINS),
-        }
+def make_held_out(bits_per_byte):
+    return HeldOut(
+        cross_entropy=1.75 * bits_per_byte,
+        bits_per_byte=bits_per_byte,
+        forward_kl=0.3,
+        reverse_kl=0.4,
+        agreement=0.71,
+        acceptance=0.66,
+        calibration_error=0.025,
+        calibration=BINS,
+    )
 
+
+def make_run(role, seed, bits_per_byte, **changes):
     curve = [(0, 8.0), (50, bits_per_byte + 0.5), (100, bits_per_byte + 0.01)]
-    return {
+    fields = {
         "role": role,
         "seed": seed,
-        "curve": [
-            {"step": step, "bits_per_byte": value, "cross_entropy": 1.75 * value}
-            for step, value in curve
-        ],
+        "model": role if role.startswith("teacher") else "student",
         "final": {
-            "validation": final(bits_per_byte),
-            "prose": final(bits_per_byte + 1),
+            "validation": make_held_out(bits_per_byte),
+            "prose": make_held_out(bits_per_byte + 1),
         },
-        "training": {
-            "steps": 100,
-            "tokens_per_second": 41_234.0 + seed,
-            "mfu": None,
-            "skipped_steps": 0,
-        },
+        "curve": tuple(CurvePoint(step, 1.75 * bits, bits) for step, bits in curve),
+        "training": Training(41_234.0 + seed, mfu=None, skipped_steps=0),
+        "teachers": ("teacher",) if role == "student" else (),
     }
+    return Run(**{**fields, **changes})
 
 
 def make_results(*, student, twin=(), teacher=1.0):
     runs = [make_run("teacher", 0, teacher)]
     for role, scores in (("student", student), ("twin", twin)):
         runs += [make_run(role, seed, score) for seed, score in enumerate(scores)]
-    return {
-        "created": "2026-11-22T04:00:00+00:00",
-        "workdir": "runs/gpt_small",
-        "config": config.default().to_dict(),
-        "environment": {
-            "python": "3.11.7",
-            "jax": "0.10.2",
-            "platform": "cpu",
-            "device": "cpu",
-            "devices": 1,
-            "processes": 1,
+    return Results(
+        created="2026-11-22T04:00:00+00:00",
+        workdir="runs/gpt_small",
+        config=Config(),
+        environment=Environment("3.11.7", "0.10.2", "cpu", "cpu", 1, processes=1),
+        data=DataInfo(
+            source="stdlib",
+            length=128,
+            python="3.11.7",
+            skipped_files=0,
+            tokenizer=TokenizerInfo("bpe", vocab_size=1024, sha256="cd" * 32),
+            splits={name: SIZES for name in ("train", "validation", "prose")},
+        ),
+        teachers={"teacher": TeacherInfo("teacher", "ef" * 32, from_config=True)},
+        models={
+            "teacher": ModelInfo(2_000_000, forward_tokens_per_second=3e4),
+            "student": ModelInfo(330_000, forward_tokens_per_second=1.2e5),
         },
-        "data": {
-            "source": "stdlib",
-            "length": 128,
-            "python": "3.11.7",
-            "skipped_files": 0,
-            "tokenizer": {"kind": "bpe", "vocab_size": 1024, "sha256": "cd" * 32},
-            "splits": {name: SIZES for name in ("train", "validation", "prose")},
+        runs=tuple(runs),
+    )
+
+
+def make_ensemble_results(*, student, members, twin=()):
+    """Returns the same with several teachers.
+
+    Args:
+        student: Bits/byte by seed of the ensemble's students.
+        members: Those of the students of each teacher alone, by its name.
+        twin: Those of the twins.
+    """
+    single = make_results(student=student, twin=twin)
+    teacher, *students = single.runs
+    single_teacher = single.teachers["teacher"]
+    runs = [dataclasses.replace(teacher, curve=(), training=None)]
+    runs += [make_run(f"teacher {name}", 0, 1.1) for name in members]
+    runs += [
+        dataclasses.replace(run, teachers=tuple(members) if run.teachers else ())
+        for run in students
+    ]
+    runs += [
+        make_run(f"student of {name}", seed, score, teachers=(name,))
+        for name, scores in members.items()
+        for seed, score in enumerate(scores)
+    ]
+    size = ModelInfo(1_000_000, forward_tokens_per_second=6e4)
+    return dataclasses.replace(
+        single,
+        teachers={
+            name: dataclasses.replace(single_teacher, path=f"teachers/{name}")
+            for name in members
         },
-        "teacher": {
-            "path": "teacher",
-            "sha256": "ef" * 32,
-            "from_config": True,
-            "formats": [],
-        },
-        "models": {
-            "teacher": {"parameters": 2_000_000, "forward_tokens_per_second": 3e4},
-            "student": {"parameters": 330_000, "forward_tokens_per_second": 1.2e5},
-        },
-        "runs": runs,
-    }
+        models={**single.models, **{f"teacher {name}": size for name in members}},
+        runs=tuple(runs),
+    )
+
+
+def with_run(results, index, **changes):
+    """Returns the results with one run changed."""
+    runs = list(results.runs)
+    runs[index] = dataclasses.replace(runs[index], **changes)
+    return dataclasses.replace(results, runs=tuple(runs))

@@ -130,6 +130,6 @@ def test_a_student_can_teach_the_next(place, straight):
     assert f"teacher: loaded from {teacher}" in chained.stderr
     report = json.loads((place / "chained" / "report" / "report.json").read_text())
     card = json.loads((teacher / "model.json").read_text())
-    assert report["teacher"]["sha256"] == card["sha256"]
+    assert report["teachers"]["teacher"]["sha256"] == card["sha256"]
     assert report["models"]["teacher"] != {}
     assert dataclasses.asdict(ModelConfig()).keys() == card["model"].keys()

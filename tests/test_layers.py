@@ -13,7 +13,7 @@ LAYERS = {
     **dict.fromkeys(("errors", "parsing", "config", "inheritance", "validation"), 0),
     **dict.fromkeys(("architecture", "metrics", "losses", "placement"), 0),
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
-    **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
+    **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots", "results"), 1),
     **dict.fromkeys(("gguf_header", "sampling"), 1),
     **dict.fromkeys(("task", "online", "learner", "objective", "sources"), 2),
     **dict.fromkeys(("held_out", "meter"), 2),

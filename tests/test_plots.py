@@ -1,28 +1,71 @@
 """The plots show the part of the run that matters, and every seed's tokens."""
 
+import dataclasses
+
 import pytest
+from measurements import make_ensemble_results, make_results
 
 from kdjax import plots
+from kdjax.results import CalibrationBin
+from kdjax.summary import summarise
 
 
 def test_the_untrained_model_does_not_set_the_y_range():
     points = [(0, 8.0), (10, 4.0), (50, 2.5), (100, 2.0)]
-    low, high = plots._y_range(points, teacher=1.5)
+    low, high = plots._y_range(points, [1.5])
     assert (low, high) == pytest.approx((1.4, 2.6))
-    assert plots._y_range([], teacher=1.5) == pytest.approx((1.4, 1.6))
+    assert plots._y_range([], [1.5]) == pytest.approx((1.4, 1.6))
 
 
 def test_calibration_bins_of_the_seeds_are_weighted_by_tokens():
     pooled = plots._pool(
         [
-            {"confidence": 0.52, "accuracy": 0.4, "count": 30},
-            {"confidence": 0.0, "accuracy": 0.0, "count": 0},
-            {"confidence": 0.56, "accuracy": 0.8, "count": 10},
-            {"confidence": 0.9, "accuracy": 0.8, "count": 5},
-            {"confidence": 1.0, "accuracy": 0.9, "count": 5},
+            CalibrationBin(0.52, 0.4, 30),
+            CalibrationBin(0.0, 0.0, 0),
+            CalibrationBin(0.56, 0.8, 10),
+            CalibrationBin(0.9, 0.8, 5),
+            CalibrationBin(1.0, 0.9, 5),
         ]
     )
-    assert pooled == [
+    assert [dataclasses.astuple(part) for part in pooled] == [
         (pytest.approx(0.53), pytest.approx(0.5), 40),
         (pytest.approx(0.95), pytest.approx(0.85), 10),
     ]
+
+
+def test_no_two_roles_look_alike_and_the_usual_ones_always_look_the_same():
+    usual = ["teacher", "start", "student", "twin"]
+    alone = plots.styles(usual)
+    names = [f"student of {number}" for number in range(11)]
+    among = plots.styles([*names, *usual])
+    assert {role: among[role] for role in usual} == alone
+    assert len({tuple(style.values()) for style in among.values()}) == 15
+
+
+@pytest.mark.parametrize("draw", [plots._draw_curves, plots._draw_calibration])
+def test_the_legend_names_every_role_inside_the_picture(draw):
+    long = "the teacher with a name that no line of any legend would ever be wide for"
+    members = {name: [1.3, 1.4] for name in ("wide", "deep", long)}
+    results = make_ensemble_results(student=[1.2, 1.3], twin=[1.5] * 2, members=members)
+    drawing = draw(results, summarise(results))
+    drawing.draw_without_rendering()
+    (legend,) = drawing.legends
+    words = " ".join(" ".join(text.get_text().split()) for text in legend.texts)
+    for name in members:
+        assert f"teacher {name}" in words and f"student of {name}" in words
+    assert "hard-label twin" in words
+    box, (plot,) = legend.get_window_extent(), drawing.axes
+    assert box.x0 >= 0 and box.x1 <= drawing.bbox.width and box.y0 >= 0
+    assert box.y1 <= plot.get_tightbbox().y0  # it covers nothing
+    small = make_results(student=[1.2], twin=[1.5])
+    usual = draw(small, summarise(small))
+    usual.draw_without_rendering()
+    assert plot.bbox.height > 0.9 * usual.axes[0].bbox.height
+
+
+def test_a_teacher_is_drawn_where_it_ended_and_not_how_it_got_there():
+    results = make_ensemble_results(student=[1.2], members={"a": [1.3], "b": [1.4]})
+    (plot,) = plots._draw_curves(results, summarise(results)).axes
+    names = [line.get_label() for line in plot.lines]
+    assert names[:3] == ["student", "student of a", "student of b"]
+    assert "teacher a, final: 1.1000" in names[3:]

@@ -1,6 +1,7 @@
 """The console, the JSON and the page show the same figures."""
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -9,15 +10,19 @@ import sys
 
 import pytest
 from etils import epath
-from measurements import make_results, make_run
+from measurements import make_ensemble_results, make_results, make_run, with_run
 
 from kdjax import report
+from kdjax.config import DistillConfig, ScheduleConfig
+from kdjax.results import CurvePoint, TeacherInfo, read
 from kdjax.summary import summarise
 
 
 def test_best_comes_from_the_curve_and_final_from_the_evaluation():
     results = make_results(student=[1.2], twin=[1.3])
-    results["runs"][1]["curve"][1]["bits_per_byte"] = 1.1234
+    first, _, last = results.runs[1].curve
+    curve = first, CurvePoint(50, 1.9, 1.1234), last
+    results = with_run(results, 1, curve=curve)
     lines = report.table(results).splitlines()
     (best,) = (line for line in lines if line.startswith("best bits/byte"))
     (step,) = (line for line in lines if line.startswith("best at"))
@@ -27,7 +32,7 @@ def test_best_comes_from_the_curve_and_final_from_the_evaluation():
 
 def test_a_loaded_teacher_has_no_course_to_show():
     results = make_results(student=[1.2], twin=[1.3])
-    results["runs"][0].update(curve=[], training=None)
+    results = with_run(results, 0, curve=(), training=None)
     table = report.table(results)
     for label in ("best bits/byte", "training tokens/s", "training steps skipped"):
         (row,) = (line for line in table.splitlines() if line.startswith(label))
@@ -50,7 +55,7 @@ def test_the_page_needs_nothing_else_and_shows_the_console_s_figures(tmp_path):
     figures = [cell for cell in cells if cell[:1].isdigit()]
     assert len(figures) > 50
     assert [figure for figure in figures if f">{figure}<" not in text] == []
-    assert summarise(results)["verdict"] in text
+    assert summarise(results).verdict in text
 
 
 def test_writing_again_replaces_every_file_and_leaves_no_other(tmp_path):
@@ -69,26 +74,27 @@ def test_writing_again_replaces_every_file_and_leaves_no_other(tmp_path):
 
 
 def test_a_report_from_before_a_key_came_is_rendered_again(tmp_path):
-    results = make_results(student=[1.2], twin=[1.3])
-    del results["config"]["evaluate"]["final_rows"]
-    assert "on all" in " ".join(
-        report.write(results, epath.Path(tmp_path)).read_text().split()
-    )
+    old = read(epath.Path(__file__).parent / "fixtures" / "report-v1.json")
+    page = report.write(old, epath.Path(tmp_path)).read_text()
+    assert "on all" in " ".join(page.split())
+    assert f"<dd><code>{old.teachers['teacher'].path}</code></dd>" in page
+    assert read(epath.Path(tmp_path) / "report.json") == old
 
 
 def test_where_a_cut_student_starts_is_a_column_and_changes_no_verdict(tmp_path):
     results = make_results(student=[1.2, 1.3], twin=[1.4, 1.5])
-    verdict = summarise(results)["verdict"]
-    results["runs"].insert(1, make_run("start", 0, 5.4321))
+    verdict = summarise(results).verdict
     origin = "cut out of the teacher (layers 0, 2 of 3)"
-    results["runs"][1].update(curve=[], training=None, origin=origin)
+    start = make_run("start", 0, 5.4321, curve=(), training=None, origin=origin)
+    teacher, *others = results.runs
+    results = dataclasses.replace(results, runs=(teacher, start, *others))
     header, *_ = table = report.table(results).splitlines()
     assert header.split()[-4:] == ["teacher", "start", "student", "twin"]
     (row,) = (
         line for line in table if line.startswith("bits/byte ↓") and "5.4" in line
     )
     assert "5.4321" in row
-    assert summarise(results)["verdict"] == verdict
+    assert summarise(results).verdict == verdict
     page = report.write(results, epath.Path(tmp_path)).read_text()
     assert f'began with the column "start", {origin}.' in page
     assert f"began as: {origin}\n" in report.model_card(results, "twin-0")
@@ -99,7 +105,8 @@ def test_a_loaded_teacher_s_precision_stands_beside_its_figures(tmp_path):
     label, words = "weights as stored", "4-bit weights (Q4_1, F32)"
     assert label not in report.table(results)  # a trained one has nothing to say
     assert "bit weights" not in report.model_card(results, "student-0")
-    results["teacher"].update(from_config=False, formats=["Q4_1", "F32"])
+    teacher = TeacherInfo("teacher", "ef" * 32, False, formats=("Q4_1", "F32"))
+    results = dataclasses.replace(results, teachers={"teacher": teacher})
     (row,) = (
         line for line in report.table(results).splitlines() if line.startswith(label)
     )
@@ -113,9 +120,15 @@ def test_a_loaded_teacher_s_precision_stands_beside_its_figures(tmp_path):
 def test_values_cannot_inject_html(tmp_path):
     hostile = "<script>alert(1)</script>"
     results = make_results(student=[1.2])
-    results["workdir"] = results["teacher"]["path"] = hostile
-    results["data"]["source"] = results["environment"]["device"] = hostile
-    results["config"]["data"]["pattern"] = hostile
+    config, replace = results.config, dataclasses.replace
+    results = replace(
+        make_ensemble_results(student=[1.2], members={hostile: [1.3]}),
+        workdir=hostile,
+        data=replace(results.data, source=hostile),
+        environment=replace(results.environment, device=hostile),
+        config=replace(config, data=replace(config.data, pattern=hostile)),
+        teachers={hostile: TeacherInfo(hostile, hostile, False, formats=(hostile,))},
+    )
     page = report.write(results, epath.Path(tmp_path)).read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
@@ -123,8 +136,9 @@ def test_values_cannot_inject_html(tmp_path):
 
 def test_a_schedule_is_shown_with_both_ends(tmp_path):
     results = make_results(student=[1.2])
-    schedule = {"kind": "linear", "start": 1.0, "end": 0.25}
-    results["config"]["distill"]["alpha"] = schedule
+    distill = DistillConfig(alpha=ScheduleConfig(start=1.0, end=0.25))
+    config = dataclasses.replace(results.config, distill=distill)
+    results = dataclasses.replace(results, config=config)
     page = report.write(results, epath.Path(tmp_path)).read_text()
     assert "1 to 0.25 (linear)" in page
 
@@ -145,7 +159,33 @@ def test_a_model_card_says_what_was_done_and_shows_the_report_s_table(run, loss)
     assert "ef" * 32 in card and "ab" * 32 in card
     assert "- teacher: 2,000,000 parameters" in card
     assert report.table(results) in card
-    assert summarise(results)["verdict"] in card
+    assert summarise(results).verdict in card
+
+
+def test_several_teachers_are_columns_with_their_own_size_and_origin(tmp_path):
+    results = make_ensemble_results(
+        student=[1.2], twin=[1.5], members={"wide": [1.3], "deep": [1.4]}
+    )
+    header, *lines = report.table(results).splitlines()
+    assert re.split(" {2,}", header)[1:] == list(summarise(results).roles)
+    (sizes,) = (line for line in lines if line.startswith("parameters"))
+    assert sizes.split()[2:5] == ["2,000,000", "1,000,000", "1,000,000"]
+    page = report.write(results, epath.Path(tmp_path)).read_text()
+    text = " ".join(page.split())
+    assert "The teacher is the ensemble of wide and deep;" in text
+    for name in ("wide", "deep"):
+        assert f"<h2>Teacher {name}</h2>" in text
+        assert f"<code>teachers/{name}</code>" in text
+    card = report.model_card(results, "student-0")
+    assert "- teacher wide: 1,000,000 parameters, teachers/wide\n" in card
+    assert "- teacher deep: 1,000,000 parameters, teachers/deep\n" in card
+    assert "- teacher wide:" not in report.model_card(results, "student of deep-0")
+
+
+def replace_in(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def run_command(workdir):
@@ -161,9 +201,10 @@ def test_the_command_renders_again_from_the_stored_numbers(tmp_path):
         make_results(student=[1.2], twin=[1.3]), epath.Path(tmp_path) / "report"
     )
     numbers = tmp_path / "report" / "report.json"
-    results = json.loads(numbers.read_text())
-    results["runs"][1]["final"]["validation"]["bits_per_byte"] = 1.7654
-    numbers.write_text(json.dumps(results))
+    changed = numbers.read_text().replace(
+        '"bits_per_byte": 1.2,', '"bits_per_byte": 1.7654,'
+    )
+    numbers.write_text(changed)
     page.unlink()
     done = run_command(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -178,3 +219,15 @@ def test_a_missing_report_is_one_line_and_exit_code_2(tmp_path):
     assert done.stderr.count("\n") == 1
     assert f"there is no {tmp_path}/report/report.json; --workdir" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_damaged_report_is_one_line_and_exit_code_2(tmp_path):
+    report.write(make_results(student=[1.2]), epath.Path(tmp_path) / "report")
+    numbers = tmp_path / "report" / "report.json"
+    numbers.write_text(
+        numbers.read_text().replace('"agreement": 0.71', '"agreement": ""')
+    )
+    done = run_command(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{numbers}.runs[0].final.validation.agreement must be float" in done.stderr

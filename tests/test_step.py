@@ -361,7 +361,7 @@ def test_held_out_metrics_are_their_definitions():
         for b in np.unique(bins)
     ]
     assert len(rows) > 5
-    assert [tuple(row.values()) for row in found["calibration"]] == [
+    assert [dataclasses.astuple(row) for row in found["calibration"]] == [
         pytest.approx(row, rel=1e-4) for row in rows
     ]
     error = sum(n * abs(a - c) for c, a, n in rows) / labels.size
@@ -383,7 +383,8 @@ def test_batches_add_up_and_rows_of_padding_do_not_count():
     for bin_, expected in zip(
         summed.pop("calibration"), whole["calibration"], strict=True
     ):
-        assert bin_ == pytest.approx(expected, rel=1e-5)
+        measured, wanted = map(dataclasses.astuple, (bin_, expected))
+        assert measured == pytest.approx(wanted, rel=1e-5)
     assert summed == pytest.approx({name: whole[name] for name in summed}, rel=1e-5)
 
 

@@ -155,8 +155,8 @@ def test_a_student_is_distilled_from_it(directory, texts):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     subprocess.run(arguments, env=environment, check=True, capture_output=True)
     report = json.loads(pathlib.Path("run/report/report.json").read_text())
-    assert report["teacher"]["sha256"] == models.fingerprint(directory)
-    assert report["teacher"]["formats"] == ["F32"]
+    assert report["teachers"]["teacher"]["sha256"] == models.fingerprint(directory)
+    assert report["teachers"]["teacher"]["formats"] == ["F32"]
     assert report["runs"][0]["final"]["validation"]["agreement"] == 1
     check_export(environment)
 

@@ -151,8 +151,9 @@ def test_half_a_report_is_no_report(directory):
     page.unlink()
     assert workdir.finished_report(directory, Config()) is None
     page.write_text("<p>")
-    (directory / "report" / "report.json").write_text('{"config": {')
-    assert workdir.finished_report(directory, Config()) is None
+    for damaged in ('{"config": {', "[]"):
+        (directory / "report" / "report.json").write_text(damaged)
+        assert workdir.finished_report(directory, Config()) is None
 
 
 def test_a_write_that_fails_half_way_leaves_what_was_there(directory):
