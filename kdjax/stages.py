@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from kdjax import checkpoint
 from kdjax.architecture import check_model
+from kdjax.checkpoints import native
 from kdjax.config import ModelConfig
 from kdjax.directories import (
     Setting,
@@ -119,7 +119,7 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     """
     config = setting.config
     if config.teacher.path:
-        return load("teacher", model, setting, dtype=config.teacher.dtype or None)
+        return load("teacher", setting, dtype=config.teacher.dtype or None)
     job = Job(
         "teacher",
         setting.workdir / "teacher",
@@ -149,7 +149,7 @@ def _teacher_key(setting: Setting) -> str:
 
 def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     """Returns the model in the directory, trained to the end now if there is none."""
-    if checkpoint.is_model(directory):
+    if native.is_model(directory):
         return load_run(job.name, job.model, job.rules, directory, setting)
     say(
         f"{job.name}: {count_parameters(job.model):,} parameters; "
@@ -166,9 +166,9 @@ def _train_once(job: Job, directory: epath.Path, setting: Setting) -> Trained:
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         setting.prepared.tokenizer.save_files(directory)
-    checkpoint.save_model(directory, result.params, card)
+    native.save_model(directory, result.params, card)
     barrier(f"saved {job.name}")
-    card = checkpoint.load_card(directory)
+    card = native.load_card(directory)
     return Trained(job.model, result.params, directory, card)
 
 

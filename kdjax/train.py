@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax import checkpoint
+from kdjax.checkpoints.native import abstract
 from kdjax.config import Config, Rules, TrainConfig
 from kdjax.data import Prepared, held_out_batches, training_batches
 from kdjax.evaluate import evaluate
@@ -86,7 +87,7 @@ def train(job: Job, config: Config, prepared: Prepared, mesh: Mesh) -> Result:
     shapes = jax.eval_shape(create, jax.random.key(job.seed))
     placed = shardings(shapes, mesh, job.rules)
     if start:
-        state, position = saved.restore(start, checkpoint.abstract(shapes, placed))
+        state, position = saved.restore(start, abstract(shapes, placed))
         batches.set_state(position)
         say(f"{job.name}: resuming at step {start:,} of {job.config.steps:,}")
     elif job.first_params is not None:

@@ -15,14 +15,14 @@ LAYERS = {
     **dict.fromkeys(("models", "data", "optimizers", "schedules", "sharding"), 1),
     **dict.fromkeys(("flops", "workdir", "writers", "summary", "plots"), 1),
     **dict.fromkeys(("gguf_header", "sampling"), 1),
-    **dict.fromkeys(("step", "state", "checkpoint", "decoding"), 2),
+    **dict.fromkeys(("step", "state", "checkpoint", "checkpoints", "decoding"), 2),
     **dict.fromkeys(("experiment", "stages", "students", "directories"), 3),
-    **dict.fromkeys(("train", "evaluate", "saved", "speaking"), 3),
+    **dict.fromkeys(("train", "evaluate", "speaking"), 3),
     **dict.fromkeys(("main", "report", "generate", "export", "cli"), 4),
 }
 WALLS = {
     "flax": ("models",),
-    "orbax": ("checkpoint",),
+    "orbax": ("checkpoint", "checkpoints"),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),
