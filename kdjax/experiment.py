@@ -54,7 +54,7 @@ def run(config: Config, workdir: epath.Path) -> Results:
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
-    setting = Setting(config, workdir, _prepare(config), mesh)
+    setting = Setting(config, workdir, _prepare(config), mesh, {})
     architecture = teacher_architecture(setting)
     student = make_model(
         student_architecture(architecture, setting), "student", setting

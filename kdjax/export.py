@@ -8,12 +8,12 @@ Beside the weights lie the tokenizer and a model card with the report's table.
 from absl import flags
 from etils import epath
 
-from kdjax import checkpoint, cli
+from kdjax import cli
+from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.errors import UsageError
 from kdjax.models import save_pretrained
 from kdjax.report import model_card
 from kdjax.results import read
-from kdjax.saved import load_saved
 
 
 def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
@@ -31,19 +31,14 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
     results = read(workdir / "report" / "report.json")
     run = run or f"student-{results.config.seed}"
     directory = workdir / run / "model"
-    if not checkpoint.is_model(directory):
+    if not is_model(directory):
         raise UsageError(
             f"there is no model in {directory}; --run must be a run of the experiment, "
             "such as student-0 or twin-0"
         )
-    saved = load_saved(directory)
-    save_pretrained(
-        target,
-        saved.model,
-        saved.params,
-        tokenizer=saved.tokenizer,
-        card=model_card(results, run),
-    )
+    stored = NativeModel(directory)
+    tokenizer, card = stored.tokenizer, model_card(results, run)
+    save_pretrained(target, *stored.load(), tokenizer=tokenizer, card=card)
 
 
 def main(argv: list[str]) -> None:

@@ -11,7 +11,6 @@ model's end-of-text token or after --max_tokens.
 """
 
 from absl import flags
-from etils import epath
 
 from kdjax import cli
 from kdjax.errors import UsageError
@@ -72,13 +71,13 @@ def main(argv: list[str]) -> None:
 
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
     sampling.check()
-    from kdjax.saved import find_model, load_saved
+    from kdjax.checkpoints import open_model
     from kdjax.speaking import speak
     from kdjax.writers import say
 
-    path = find_model(epath.Path(_CHECKPOINT.value).expanduser())
+    stored = open_model(_CHECKPOINT.value, named="--checkpoint")
     speed = speak(
-        load_saved(path),
+        stored,
         _PROMPT.value,
         max_tokens=_MAX_TOKENS.value,
         sampling=sampling,
@@ -86,7 +85,7 @@ def main(argv: list[str]) -> None:
         write=_write,
         chat=_CHAT.value,
     )
-    say(f"{path}: {speed}")
+    say(f"{stored.path}: {speed}")
 
 
 def _write(text: str) -> None:

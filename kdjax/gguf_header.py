@@ -4,7 +4,9 @@ Every length is compared with what is left of the file before it is believed, so
 damaged file can neither make the reader wait nor fill the memory.
 """
 
+import functools
 import math
+import os
 import struct
 from typing import Any, NamedTuple
 
@@ -46,16 +48,26 @@ class Header(NamedTuple):
 
 
 def read_header(path: epath.Path) -> Header:
-    """Returns the header of a GGUF file.
+    """Returns the header of a GGUF file, parsed once for as long as it stays the same.
+
+    A run asks for its data's tokenizer and for its teacher.
 
     Raises:
         UsageError: The file is missing, is none, is cut short, or contradicts itself.
     """
     try:
-        data = np.memmap(path, np.uint8, "r")
+        status = os.stat(path)
+        return _parse(os.fspath(path), status.st_mtime_ns, status.st_size)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise UsageError(f"{path} cannot be read ({error})") from None
-    cursor = _Cursor(data, str(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _parse(path: str, mtime_ns: int, size: int) -> Header:
+    """Returns the header of the file that was there at that time, in that size."""
+    del mtime_ns, size  # they are the key
+    data = np.memmap(path, np.uint8, "r")
+    cursor = _Cursor(data, path)
     if cursor.take(4) != b"GGUF":
         raise cursor.error("it is no GGUF file")
     if (version := cursor.scalar("I")) not in _VERSIONS:

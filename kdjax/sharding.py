@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from kdjax.config import MeshConfig, Rules
@@ -86,17 +86,20 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types)
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules = ()) -> Any:
-    """Returns a `NamedSharding` for every leaf of a tree of shapes.
+def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
+    """Returns a sharding for every leaf of a tree of shapes.
 
     Args:
         tree: Parameters, optimiser state or a train state, as arrays or shapes.
-        mesh: The device mesh.
+        mesh: The device mesh; None: all of it lies on the first device.
         rules: (regular expression, axes) pairs that go before `DEFAULT_RULES`.
 
     Raises:
         UsageError: A matrix matches no rule, or an axis does not divide its dimension.
     """
+    if mesh is None:
+        first = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: first, tree)
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = name_of(path)

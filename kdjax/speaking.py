@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import jax
 
+from kdjax.checkpoints import StoredModel
 from kdjax.decoding import ENDED, Generator
 from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
-from kdjax.saved import Saved
 
 
 class Speed(NamedTuple):
@@ -42,7 +42,7 @@ class Speed(NamedTuple):
 
 
 def speak(
-    saved: Saved,
+    stored: StoredModel,
     texts: Sequence[str],
     *,
     max_tokens: int,
@@ -54,7 +54,7 @@ def speak(
     """Writes texts and continuations: the first as it is made, then the others.
 
     Args:
-        saved: What speaks.
+        stored: What speaks.
         texts: What it continues, all of them together.
         max_tokens: How many tokens each continuation has at most.
         sampling: How they are drawn.
@@ -66,16 +66,15 @@ def speak(
     Raises:
         UsageError: A text is empty, too long or holds what the model does not know.
     """
-    prompts = [encode(saved, text, chat=chat) for text in texts]
+    prompts = [encode(stored, text, chat=chat) for text in texts]
     if chat:  # the answer is a text of its own
         texts = [f"{text}\n" for text in texts]
-    generator = Generator(
-        saved.model, saved.params, sampling=sampling, stops=saved.stops
-    )
+    model, params = stored.load()
+    generator = Generator(model, params, sampling=sampling, stops=stored.stop_tokens)
     shape = generator.shape(prompts, max_tokens)
     times = [time.perf_counter()]
     generator.compile(shape)
-    streams = [saved.tokenizer.make_stream(prompt) for prompt in prompts]
+    streams = [stored.tokenizer.make_stream(prompt) for prompt in prompts]
     continuations = [""] * len(texts)
     count = 0
     write(texts[0])
@@ -97,21 +96,21 @@ def speak(
     return Speed(compiled - began, total, first - compiled, count, ended - first)
 
 
-def encode(saved: Saved, text: str, *, chat: bool = False) -> list[int]:
+def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
     """Returns the ids of a text that a model shall continue or, with `chat`, answer.
 
     Raises:
         UsageError: There are none, or one that the model does not know.
     """
     if chat:
-        ids = saved.tokenizer.encode_message(text)
+        ids = stored.tokenizer.encode_message(text)
     else:
-        ids = saved.tokenizer.encode_prompt(text)
+        ids = stored.tokenizer.encode_prompt(text)
     if not ids:
         raise UsageError("the prompt is empty; give the model something to continue")
-    known = saved.model.config.vocab_size
+    known = stored.config.vocab_size
     if max(ids) >= known:
-        token = saved.tokenizer.tokenizer.id_to_token(max(ids))
+        token = stored.tokenizer.tokenizer.id_to_token(max(ids))
         raise UsageError(
             f"the prompt holds {token!r}, whose id is {max(ids)}, and the model knows "
             f"{known} ids; model and tokenizer do not belong together"

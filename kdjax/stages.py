@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from kdjax import checkpoint
 from kdjax import train as train_lib
 from kdjax.architecture import check_model
+from kdjax.checkpoints import native
 from kdjax.config import ModelConfig, StudentConfig, TeacherConfig
 from kdjax.directories import (
     Setting,
@@ -127,7 +127,7 @@ def obtain_teacher(model: Model, setting: Setting) -> Trained:
     """
     config = setting.config
     if config.teacher.path:
-        return load("teacher", model, setting, dtype=config.teacher.dtype or None)
+        return load("teacher", setting, dtype=config.teacher.dtype or None)
     return _train_once(
         "teacher",
         cache_directory(config) / "teachers" / _teacher_key(setting),
@@ -167,7 +167,7 @@ def _train_once(
     first_params: Callable[[], Any] | None = None,
 ) -> Trained:
     """Returns the model in the directory, trained to the end now if there is none."""
-    if checkpoint.is_model(directory):
+    if native.is_model(directory):
         return load_run(name, model, config.rules, directory, setting)
     say(f"{name}: {count_parameters(model):,} parameters; metrics in {run_directory}")
     objective, frozen = how
@@ -220,9 +220,9 @@ def _train_once(
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         setting.prepared.tokenizer.save_files(directory)
-    checkpoint.save_model(directory, result.params, card)
+    native.save_model(directory, result.params, card)
     barrier(f"saved {name}")
-    card = checkpoint.load_card(directory)
+    card = native.load_card(directory)
     return Trained(model, result.params, directory, card)
 
 

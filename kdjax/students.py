@@ -55,7 +55,7 @@ def begin_student(
         origin = f"loaded from {directory}"
 
         def params() -> Any:
-            return load("student", model, setting, dtype="float32").params
+            return load("student", setting, dtype="float32").params
 
     elif student.is_cut:
         directory = setting.workdir

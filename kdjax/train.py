@@ -14,6 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax import checkpoint
+from kdjax.checkpoints.native import abstract
 from kdjax.config import CheckpointConfig, Rules, TrainConfig
 from kdjax.learner import Frozen, Learner
 from kdjax.losses import LossSharding
@@ -112,7 +113,7 @@ def prepare(job: Job) -> Program:
     create = partial(create_state, job.learner.init, optimizer)
     shapes = jax.eval_shape(create, jax.random.key(0))
     placed = shardings(shapes, job.mesh, job.rules)
-    shapes = checkpoint.abstract(shapes, placed)
+    shapes = abstract(shapes, placed)
     step: Any = make_train_step(
         job.learner,
         optimizer,

@@ -13,6 +13,7 @@ from etils import epath
 from runs import ROOT, STEPS, command, environment, run, write_corpus
 
 from kdjax import checkpoint
+from kdjax.checkpoints import native
 from kdjax.config import ModelConfig, default
 from kdjax.models import build
 from kdjax.optimizers import make_optimizer
@@ -39,14 +40,14 @@ def straight(place):
 def final_state(workdir):
     """Returns the last checkpoint of the student: state and data position."""
     directory = epath.Path(workdir) / "student-0"
-    card = checkpoint.load_card(directory / "model")
+    card = native.load_card(directory / "model")
     model = build(from_mapping(ModelConfig, card["model"], "model"))
     config = validate(default())
     optimizer = make_optimizer(config.student.train.optimizer, STEPS)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: create_state(model.init, optimizer, key))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = checkpoint.abstract(shapes, jax.tree.map(lambda _: sharding, shapes))
+    like = native.abstract(shapes, jax.tree.map(lambda _: sharding, shapes))
     saved = checkpoint.Checkpoints(directory / "checkpoints", config.checkpoint)
     assert saved.latest() == STEPS
     return saved.restore(STEPS, like)

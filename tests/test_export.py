@@ -162,9 +162,9 @@ def test_the_tokenizer_and_its_chat_template_lie_beside_the_weights(
     loaded = load_tokenizer(path, "<|endoftext|>")
     assert (loaded.sha256, loaded.chat.template) == (tokenizer.sha256, TEMPLATE)
     assert (tmp_path / "out" / "README.md").read_text() == CARD
-    assert same_ids(path, tokenizer)
+    assert same_ids(loaded, tokenizer)
     other = train_tokenizer(["another text"] * 9, TokenizerConfig(vocab_size=280))
-    assert not same_ids(path, other)
+    assert not same_ids(loaded, other)
 
 
 @pytest.mark.parametrize(

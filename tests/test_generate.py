@@ -15,14 +15,14 @@ import tokenizers
 from etils import epath
 from toys import random_params
 
-from kdjax import checkpoint, models
+from kdjax import models
+from kdjax.checkpoints import native, open_model
+from kdjax.checkpoints.hugging_face import HuggingFaceModel
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data import read_stops
 from kdjax.data.chat import Chat
 from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
-from kdjax.saved import find_model, load_saved
 from kdjax.speaking import speak
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -182,39 +182,37 @@ def run(tmp_path):
                 "tokenizer": tokenizer.sha256,
                 "end_of_text": tokenizer.end_of_text_token,
             }
-            checkpoint.save_model(place, random_params(model), card)
+            native.save_model(place, random_params(model), card)
     return workdir
 
 
-def continuation(saved, texts, **options):
+def continuation(stored, texts, **options):
     pieces = []
     options = {"max_tokens": 8, "sampling": Sampling(), "seed": 0} | options
-    speed = speak(saved, texts, write=pieces.append, **options)
+    speed = speak(stored, texts, write=pieces.append, **options)
     return pieces, speed
 
 
 def test_a_workdir_its_student_and_its_model_are_the_same_model(run):
     model = run / "student-3" / "model"
-    assert {find_model(p) for p in (run, run / "student-3", model)} == {model}
-    saved = load_saved(model)
-    pieces, speed = continuation(saved, ["the theory"])
+    assert {open_model(p).path for p in (run, run / "student-3", model)} == {model}
+    stored = open_model(model)
+    pieces, speed = continuation(stored, ["the theory"])
     assert pieces[0] == "the theory" and pieces[-1] == "\n"
     assert (speed.prefill_tokens, speed.decode_tokens) == (
-        len(saved.tokenizer.encode_prompt("the theory")),
+        len(stored.tokenizer.encode_prompt("the theory")),
         7,
     )
     assert "prefill" in str(speed) and "decode: 7 tokens" in str(speed)
 
 
 def test_an_exported_student_says_what_it_said_before(run, tmp_path):
-    saved = load_saved(run / "student-3" / "model")
-    target = epath.Path(tmp_path / "exported")
-    models.save_pretrained(
-        target, saved.model, saved.params, tokenizer=saved.tokenizer, card=""
-    )
-    again = load_saved(find_model(target))
-    assert again.stops == saved.stops == {saved.tokenizer.end_of_text}
-    assert continuation(again, ["then"])[0] == continuation(saved, ["then"])[0]
+    stored = open_model(run)
+    target = tmp_path / "exported"
+    models.save_pretrained(target, *stored.load(), tokenizer=stored.tokenizer, card="")
+    again = open_model(target)
+    assert again.stop_tokens == stored.stop_tokens == (stored.tokenizer.end_of_text,)
+    assert continuation(again, ["then"])[0] == continuation(stored, ["then"])[0]
 
 
 def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
@@ -229,23 +227,25 @@ def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
     tokenizer.save_files(own)
     card = {"model": dataclasses.asdict(model.config), "end_of_text": "<pad>"}
     params = random_params(model)
-    checkpoint.save_model(own, params, card | {"tokenizer": tokenizer.sha256})
+    native.save_model(own, params, card | {"tokenizer": tokenizer.sha256})
     models.save_pretrained(exported, model, params, tokenizer=tokenizer, card="")
     for path in (own, exported):
-        saved = load_saved(path)
-        assert saved.stops == {0, 2}
-        assert saved.tokenizer.chat == Chat(TEMPLATE, "<s>", "</s>")
-        assert 2 in saved.tokenizer.encode_message("the theory")
-        pieces, speed = continuation(saved, ["the theory"], chat=True)
+        stored = open_model(path)
+        assert stored.stop_tokens == (0, 2)
+        assert stored.tokenizer.chat == Chat(TEMPLATE, "<s>", "</s>")
+        assert 2 in stored.tokenizer.encode_message("the theory")
+        pieces, speed = continuation(stored, ["the theory"], chat=True)
         assert pieces[0] == "the theory\n"
-        assert speed.prefill_tokens == len(saved.tokenizer.encode_message("the theory"))
+        assert speed.prefill_tokens == len(
+            stored.tokenizer.encode_message("the theory")
+        )
 
 
 def test_several_texts_come_one_after_another(directory):
-    saved = load_saved(epath.Path(directory))
+    stored = open_model(directory)
     texts = ["the theory", "then", "of"]
-    alone = ["".join(continuation(saved, [text])[0]) for text in texts]
-    pieces, _ = continuation(saved, texts)
+    alone = ["".join(continuation(stored, [text])[0]) for text in texts]
+    pieces, _ = continuation(stored, texts)
     assert "".join(pieces) == "\n".join(alone)
 
 
@@ -262,13 +262,13 @@ def test_the_ids_that_end_a_text_are_those_that_transformers_would_take(
 ):
     for name, value in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"eos_token_id": value}))
-    assert read_stops(epath.Path(tmp_path)) == stops
+    assert HuggingFaceModel(epath.Path(tmp_path)).stop_tokens == stops
 
 
 def test_nobody_naming_an_end_is_a_mistake(tmp_path):
-    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="eos_token_id"):
-        read_stops(epath.Path(tmp_path))
+        _ = HuggingFaceModel(epath.Path(tmp_path)).stop_tokens
 
 
 def test_a_gguf_file_says_where_texts_end(tmp_path):
@@ -279,8 +279,7 @@ def test_a_gguf_file_says_where_texts_end(tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    assert find_model(path) == path
-    assert read_stops(path) == (7, 9)
+    assert open_model(path).stop_tokens == (7, 9)
 
 
 @pytest.mark.parametrize(
@@ -326,21 +325,21 @@ def test_a_gguf_file_says_whether_texts_begin_with_a_token(tmp_path, said, expec
 def test_a_place_without_a_finished_model_is_refused(run, damage, word):
     damage(run)
     with pytest.raises(UsageError, match=word):
-        find_model(run)
+        open_model(run)
 
 
 def test_what_does_not_belong_together_is_refused(run, directory, by_bytes):
     with pytest.raises(UsageError, match="prompt is empty"):
-        continuation(load_saved(epath.Path(directory)), [""])
+        continuation(open_model(directory), [""])
     by_bytes.save(run / "student-3" / "model" / "tokenizer.json")
     with pytest.raises(UsageError, match=r"tokenizer\.json was changed"):
-        load_saved(run / "student-3" / "model")
+        _ = open_model(run).tokenizer
     by_bytes.save(epath.Path(directory / "tokenizer.json"))
     with pytest.raises(UsageError, match="the model knows 50 ids"):
-        continuation(load_saved(epath.Path(directory)), ["Zebra"])
+        continuation(open_model(directory), ["Zebra"])
     (directory / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match=r"tokenizer\.json is missing"):
-        load_saved(epath.Path(directory))
+        _ = open_model(directory).tokenizer
 
 
 def test_an_end_can_be_given_by_its_id(directory):
@@ -376,10 +375,10 @@ def test_the_command_prints_the_text_and_its_speed_apart(directory):
         *("--temperature=0.9", "--top_k=30", "--top_p=0.95", "--seed=3"),
     )
     assert done.returncode == 0, done.stderr
-    saved = load_saved(epath.Path(directory))
+    stored = open_model(directory)
     sampling = Sampling(0.9, 30, 0.95)
     expected, _ = continuation(
-        saved, ["the theory", "then"], max_tokens=6, sampling=sampling, seed=3
+        stored, ["the theory", "then"], max_tokens=6, sampling=sampling, seed=3
     )
     assert done.stdout == "".join(expected)
     assert "prefill: " in done.stderr and "decode: " in done.stderr

@@ -272,7 +272,7 @@ def test_what_cannot_be_the_model_is_refused(pair, tmp_path):
     assert "'bert' is none that kdjax loads" in refusal(tmp_path / "bert.gguf")
     write(tmp_path / "empty.gguf", "llama", {}, [])
     assert "'token_embd.weight' is missing" in refusal(tmp_path / "empty.gguf")
-    assert "cannot be read" in refusal(tmp_path / "nowhere.gguf")
+    assert "does not exist" in refusal(tmp_path / "nowhere.gguf")
     write(tmp_path / "merged.gguf", "llama", {"split.count": 0}, [])
     assert "'token_embd.weight' is missing" in refusal(tmp_path / "merged.gguf")
     write(tmp_path / "part.gguf", "llama", {"split.count": 3}, [])
@@ -345,9 +345,8 @@ def test_a_byte_level_tokenizer_comes_back(tmp_path):
         assert ours.tolist() == theirs.tolist()
         kept = found.tokenizer.decode(ours[:-1], skip_special_tokens=False)
         assert kept in TEXTS
-    path = epath.Path(tmp_path / "tokenizer.gguf")
-    assert same_ids(path, found) and same_ids(path, trained)
-    assert not same_ids(path, train_tokenizer((), TokenizerConfig(kind="bytes")))
+    assert same_ids(found, trained) and same_ids(trained, found)
+    assert not same_ids(found, train_tokenizer((), TokenizerConfig(kind="bytes")))
     assert found.tokenizer.encode("a<|endoftext|>").ids[-1] == found.end_of_text
 
 
@@ -357,11 +356,13 @@ def test_what_fills_up_the_rows_of_a_table_is_no_token(tmp_path):
     for number in range(size, 320):
         meta["tokenizer.ggml.tokens"].append(f"[PAD{number}]")
         meta["tokenizer.ggml.token_type"].append(5)
-    assert rebuilt(tmp_path, meta).vocab_size == size
-    assert same_ids(epath.Path(tmp_path / "tokenizer.gguf"), trained)
+    found = rebuilt(tmp_path, meta)
+    assert found.vocab_size == size
+    assert same_ids(found, trained)
     meta["tokenizer.ggml.token_type"][-1] = 1
-    assert rebuilt(tmp_path, meta).vocab_size == 320
-    assert not same_ids(epath.Path(tmp_path / "tokenizer.gguf"), trained)
+    found = rebuilt(tmp_path, meta)
+    assert found.vocab_size == 320
+    assert not same_ids(found, trained)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +486,7 @@ def test_a_file_teaches_those_who_share_its_tokenizer(pair):
     def setting(tokenizer):
         prepared = types.SimpleNamespace(tokenizer=tokenizer)
         mesh = make_mesh(MeshConfig())
-        return Setting(config, epath.Path(directory), prepared, mesh)
+        return Setting(config, epath.Path(directory), prepared, mesh, {})
 
     alike = setting(load_tokenizer(epath.Path(path), "<|endoftext|>"))
     architecture = teacher_architecture(alike)

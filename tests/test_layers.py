@@ -17,14 +17,14 @@ LAYERS = {
     **dict.fromkeys(("gguf_header", "sampling"), 1),
     **dict.fromkeys(("task", "online", "learner", "objective", "sources"), 2),
     **dict.fromkeys(("held_out", "meter"), 2),
-    **dict.fromkeys(("step", "state", "checkpoint", "decoding"), 2),
+    **dict.fromkeys(("step", "state", "checkpoint", "checkpoints", "decoding"), 2),
     **dict.fromkeys(("experiment", "stages", "students", "directories"), 3),
-    **dict.fromkeys(("train", "evaluate", "saved", "speaking"), 3),
+    **dict.fromkeys(("train", "evaluate", "speaking"), 3),
     **dict.fromkeys(("main", "report", "generate", "export", "cli"), 4),
 }
 WALLS = {
     "flax": ("models",),
-    "orbax": ("checkpoint",),
+    "orbax": ("checkpoint", "checkpoints"),
     "grain": ("data",),
     "tensorflow_datasets": ("data",),
     "tokenizers": ("data",),

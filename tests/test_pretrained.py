@@ -24,7 +24,6 @@ from kdjax.config import MeshConfig, RopeScalingConfig
 from kdjax.errors import UsageError
 from kdjax.models import layouts, pretrained
 from kdjax.models.families import FAMILIES
-from kdjax.models.pretrained import load_config
 from kdjax.models.translate import read_config
 from kdjax.sharding import make_mesh
 
@@ -368,7 +367,7 @@ def test_layers_of_several_precisions_take_the_widest(checkpoint, dtype):
 def test_a_base_of_rotations_may_be_beyond_integers(checkpoint):
     directory = checkpoint()
     edit_json(directory / "config.json", rope_parameters={"rope_theta": 3580165449.0})
-    assert load_config(directory)[1].rope_theta == 3580165449.0
+    assert models.load_config(directory)[1].rope_theta == 3580165449.0
 
 
 def test_files_and_index_that_disagree_are_refused(checkpoint):
@@ -525,7 +524,7 @@ def test_options_that_kdjax_does_not_compute_are_refused(checkpoint):
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path, checkpoint):
-    assert "config.json" in refusal(tmp_path / "nowhere")
+    assert "path=nowhere does not exist" in refusal(pathlib.Path("nowhere"))
     assert "config.json" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     assert "JSON object" in refusal(tmp_path)
@@ -646,7 +645,7 @@ def test_damaged_configs_are_all_refused_or_sound(checkpoint, name):
 
 
 def test_every_family_has_a_checkpoint_here():
-    loaded = {load_config(FIXTURES / name)[0].name for name in NAMES}
+    loaded = {models.load_config(FIXTURES / name)[0].name for name in NAMES}
     assert loaded == FAMILIES.keys()
 
 

@@ -16,9 +16,10 @@ import tokenizers
 from etils import epath
 from toys import random_params
 
-from kdjax import checkpoint, models
+from kdjax import models
+from kdjax.checkpoints import native
 from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
-from kdjax.data.tokenizer import same_ids, train_tokenizer
+from kdjax.data.tokenizer import read_tokenizer, same_ids, train_tokenizer
 from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.export import export
@@ -51,7 +52,7 @@ def directory(tmp_path):
 def setting(directory, tokenizer=BYTES):
     config = Config(teacher=TeacherConfig(path=str(directory)))
     prepared = types.SimpleNamespace(tokenizer=tokenizer)
-    return Setting(config, epath.Path(directory), prepared, make_mesh(MeshConfig()))
+    return Setting(config, epath.Path(directory), prepared, make_mesh(MeshConfig()), {})
 
 
 def test_its_architecture_and_parameters_are_those_of_the_files(directory):
@@ -75,7 +76,7 @@ def test_it_stays_as_it_is_stored_unless_the_config_says(directory, is_own):
         card = {"model": dataclasses.asdict(ARCHITECTURE), "tokenizer": BYTES.sha256}
         card |= {"end_of_text": "<|endoftext|>"}
         directory.mkdir()
-        checkpoint.save_model(epath.Path(directory), params, card)
+        native.save_model(epath.Path(directory), params, card)
     for dtype in ("", "bfloat16"):
         data = setting(directory)
         teacher = dataclasses.replace(data.config.teacher, dtype=dtype)
@@ -166,15 +167,15 @@ def check_export(environment):
     command = [sys.executable, "-m", "kdjax.export", "--workdir=run", "--to=out"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     workdir, out = epath.Path("run"), epath.Path("out")
-    card = checkpoint.load_card(workdir / "student-0" / "model")
+    card = native.load_card(workdir / "student-0" / "model")
     trained = from_mapping(ModelConfig, card["model"], "model")
     model, params = models.load_pretrained("out")
     assert canonical(model.config) == canonical(trained)
-    wanted = checkpoint.load_params(workdir / "student-0" / "model", params)
+    wanted = native.load_params(workdir / "student-0" / "model", params)
     wanted["embed"]["tokens"] = wanted["embed"]["tokens"].at[257:].set(0)
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     assert "# run: student-0" in (out / "README.md").read_text()
-    assert same_ids(out / "tokenizer.json", BYTES)
+    assert same_ids(read_tokenizer(out / "tokenizer.json"), BYTES)
     for arguments, words in (
         ((workdir, "", out), "out exists already"),
         ((workdir, "twin-0", out), "--run must be"),

@@ -1,14 +1,15 @@
 """Text to batches: corpora, tokenizers, packed rows on disk, and the grain pipeline."""
 
 from kdjax.data.corpora import CORPORA, Corpus, Document, open_corpus
+from kdjax.data.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.data.pipeline import held_out_batches, training_batches
 from kdjax.data.prepare import Prepared, prepare
-from kdjax.data.stops import read_stops
 from kdjax.data.tokenizer import (
     TextTokenizer,
+    TokenizerFile,
     load_tokenizer,
+    read_tokenizer,
     same_ids,
-    tokenizer_file,
 )
 
 __all__ = [
@@ -17,12 +18,13 @@ __all__ = [
     "Document",
     "Prepared",
     "TextTokenizer",
+    "TokenizerFile",
     "held_out_batches",
     "load_tokenizer",
     "open_corpus",
     "prepare",
-    "read_stops",
+    "read_gguf_tokenizer",
+    "read_tokenizer",
     "same_ids",
-    "tokenizer_file",
     "training_batches",
 ]

@@ -18,7 +18,6 @@ from tokenizers import (
 
 from kdjax.data.chat import Chat
 from kdjax.errors import UsageError
-from kdjax.gguf_header import read_header
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # token types
 _LONGEST = 1024  # characters of a token; every way to cut one is looked at
@@ -31,14 +30,19 @@ _WORDS = (
 _DIGITS = {"llama-bpe": 3, "qwen2": 1}
 
 
-def read_gguf_tokenizer(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
+def read_gguf_tokenizer(
+    meta: Mapping[str, Any], path: epath.Path
+) -> tuple[tokenizers.Tokenizer, Chat]:
     """Returns the tokenizer in a GGUF file, and what it says of conversations.
+
+    Args:
+        meta: The metadata in the file's header.
+        path: Names the file in error messages.
 
     Raises:
         UsageError: The file is damaged, or its tokenizer is of a kind that kdjax cannot
             rebuild.
     """
-    meta = read_header(path).metadata
     kind = meta.get("tokenizer.ggml.model")
     tokens = _list(meta, "tokens", str, path)
     types = _list(meta, "token_type", int, path, len(tokens))

@@ -14,6 +14,7 @@ from kdjax.config import TokenizerConfig
 from kdjax.data.chat import Chat, read_chat
 from kdjax.data.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.errors import UsageError
+from kdjax.gguf_header import read_header
 from kdjax.workdir import write_bytes
 
 _BATCH = 256  # documents handed to the library's threads at once
@@ -97,6 +98,17 @@ class TextTokenizer(NamedTuple):
         except UnicodeEncodeError:
             raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of ids; special tokens, such as `end_of_text`, are left out.
+
+        Example:
+            >>> tokenizer = train_tokenizer((), TokenizerConfig(kind="bytes"))
+            >>> tokenizer.decode([*tokenizer.encode_prompt("naïve"), 0])
+            'naïve'
+        """
+        # The library takes no integers of numpy's.
+        return self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
 
     def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
         """Returns a function from ids, one by one, to the text that each completes.
@@ -185,41 +197,60 @@ def load_tokenizer(path: epath.PathLike, end_of_text: str | int) -> TextTokenize
     Raises:
         UsageError: The file is missing or is none, or has no such token.
     """
-    tokenizer, chat = _read(epath.Path(path))
-    return _wrap(tokenizer, end_of_text, str(path))._replace(chat=chat)
+    return read_tokenizer(epath.Path(path)).ended_by(end_of_text, str(path))
 
 
-def tokenizer_file(path: epath.Path) -> epath.Path:
-    """Returns the file that holds the tokenizer of a pretrained model.
+class TokenizerFile(NamedTuple):
+    """What a file says of a tokenizer: all but which token ends a document.
 
-    Args:
-        path: A directory in the Hugging Face format, or a .gguf file.
-
-    Raises:
-        UsageError: The directory has none.
+    Attributes:
+        tokenizer: The library's object.
+        chat: How the model was taught conversations.
     """
-    if path.suffix == ".gguf":
-        return path
-    file = path / "tokenizer.json"
-    if not file.exists():
-        raise UsageError(
-            f"{file} is missing; write it with transformers: AutoTokenizer."
-            f"from_pretrained('{path}').save_pretrained('{path}')"
-        )
-    return file
+
+    tokenizer: tokenizers.Tokenizer
+    chat: Chat
+
+    def ended_by(self, end_of_text: str | int, source: str) -> TextTokenizer:
+        """Returns the tokenizer whose documents end with a token.
+
+        Args:
+            end_of_text: The token, or its id.
+            source: Names the file in error messages.
+
+        Raises:
+            UsageError: There is no such token.
+        """
+        found = _wrap(self.tokenizer, end_of_text, source)
+        return found._replace(chat=self.chat)
 
 
-def same_ids(path: epath.Path, tokenizer: TextTokenizer) -> bool:
-    """Returns whether ids mean the same in a tokenizer.json or a GGUF file.
-
-    How text is split, and what is put around it, is one tokenizer's affair: that which
-    makes the rows. Either may have added tokens that the other has no id for.
+def read_tokenizer(path: epath.Path) -> TokenizerFile:
+    """Returns what a tokenizer.json, with the files beside it, or a GGUF file says.
 
     Raises:
         UsageError: The file is missing or is none.
     """
-    other, _ = _read(path)
-    return _agrees(tokenizer.tokenizer, other) and _agrees(other, tokenizer.tokenizer)
+    if path.suffix == ".gguf":
+        return TokenizerFile(*read_gguf_tokenizer(read_header(path).metadata, path))
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+    # The library raises bare Exception for a file it cannot parse.
+    except Exception as error:
+        raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
+    return TokenizerFile(tokenizer, read_chat(path.parent))
+
+
+def same_ids(
+    one: TextTokenizer | TokenizerFile, other: TextTokenizer | TokenizerFile
+) -> bool:
+    """Returns whether ids mean the same to two tokenizers.
+
+    How text is split, and what is put around it, is one tokenizer's affair: that which
+    makes the rows. Either may have added tokens that the other has no id for.
+    """
+    first, second = one.tokenizer, other.tokenizer
+    return _agrees(first, second) and _agrees(second, first)
 
 
 def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
@@ -231,18 +262,6 @@ def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
         or (number in added and token not in ids and number not in taken)
         for token, number in one.get_vocab(with_added_tokens=True).items()
     )
-
-
-def _read(path: epath.Path) -> tuple[tokenizers.Tokenizer, Chat]:
-    """Returns a tokenizer, and what is known of its conversations."""
-    if path.suffix == ".gguf":
-        return read_gguf_tokenizer(path)
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
-    # The library raises bare Exception for a file it cannot parse.
-    except Exception as error:
-        raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
-    return tokenizer, read_chat(path.parent)
 
 
 def _wrap(

@@ -1,20 +1,26 @@
 """Models as pure functions: `build(config)` gives init, hidden, head and logits.
 
-`load_pretrained` reads Hugging Face directories and GGUF files, `save_pretrained`
-writes the former.
+`open_model` opens any model on disk, `load_pretrained` loads one, and `save_pretrained`
+writes one in the Hugging Face format.
 """
+
+import importlib
+from typing import Any
 
 from kdjax.losses import Head, apply_head
 from kdjax.models.export import save_pretrained
 from kdjax.models.model import Model, build
-from kdjax.models.pretrained import (
-    fingerprint,
-    is_pretrained,
-    load_config,
-    load_pretrained,
-    stored_formats,
-)
 from kdjax.placement import Placement
+
+# Opening lies in kdjax.checkpoints, a layer above; these names stay here for users.
+_ABOVE = (
+    "fingerprint",
+    "is_pretrained",
+    "load_config",
+    "load_pretrained",
+    "open_model",
+    "stored_formats",
+)
 
 __all__ = [
     "Head",
@@ -26,6 +32,13 @@ __all__ = [
     "is_pretrained",
     "load_config",
     "load_pretrained",
+    "open_model",
     "save_pretrained",
     "stored_formats",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ABOVE:
+        return getattr(importlib.import_module("kdjax.checkpoints"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

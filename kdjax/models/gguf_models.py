@@ -9,7 +9,7 @@ from etils import epath
 
 from kdjax.config import ModelConfig
 from kdjax.errors import UsageError
-from kdjax.gguf_header import Header, TensorInfo, read_header
+from kdjax.gguf_header import Header, TensorInfo
 from kdjax.models.families import Family
 from kdjax.models.fields import Fields
 from kdjax.models.layouts import Index
@@ -69,13 +69,19 @@ _FREQUENCIES = "rope_freqs.weight"
 _WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}  # layers
 
 
-def open_gguf(path: epath.Path) -> tuple[Family, ModelConfig, dict[str, Stored]]:
+def read_gguf(
+    header: Header, path: epath.Path
+) -> tuple[Family, ModelConfig, dict[str, Stored]]:
     """Returns the family, the architecture and the tensors of a GGUF file.
 
+    Args:
+        header: The file's.
+        path: Names the file in error messages.
+
     Raises:
-        UsageError: The file is damaged, or its architecture is none that kdjax loads.
+        UsageError: The header makes no sense, or the architecture is none that kdjax
+            loads.
     """
-    header = read_header(path)
     if header.metadata.get("split.count", 0) not in (0, 1):  # 0: merged again
         raise UsageError(
             f"{path} is one of several files; make one of them with llama.cpp's "

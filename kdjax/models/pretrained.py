@@ -1,9 +1,7 @@
-"""Pretrained models in: a Hugging Face directory or a GGUF file, onto the mesh."""
+"""Pretrained models in: the tensors of a checkpoint, onto the mesh."""
 
-import collections
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -11,20 +9,17 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import (
     Mesh,
     NamedSharding,
     PartitionSpec,
     Sharding,
-    SingleDeviceSharding,
 )
 from jax.typing import ArrayLike
 
 from kdjax.config import ModelConfig, Rules
 from kdjax.errors import UsageError
 from kdjax.models.families import Family
-from kdjax.models.gguf_models import open_gguf
 from kdjax.models.layouts import Index, Sizes
 from kdjax.models.matching import (
     Source,
@@ -33,8 +28,7 @@ from kdjax.models.matching import (
     parameter_shapes,
 )
 from kdjax.models.model import Model, Params, build
-from kdjax.models.translate import read_config
-from kdjax.models.weights import open_weights, read_json
+from kdjax.models.weights import Stored
 from kdjax.placement import name_of
 from kdjax.sharding import make_placement, shardings
 from kdjax.writers import Progress
@@ -42,104 +36,44 @@ from kdjax.writers import Progress
 _ALIGNMENT = 64  # bytes, which XLA asks of a CPU's memory that it takes over
 
 
-def load_pretrained(
-    path: epath.PathLike,
+def load_tensors(
+    family: Family,
+    config: ModelConfig,
+    tensors: Mapping[str, Stored],
     *,
-    mesh: Mesh | None = None,
-    rules: Rules | None = None,
-    dtype: str | None = None,
+    source: str,
+    mesh: Mesh | None,
+    rules: Rules,
+    dtype: str | None,
 ) -> tuple[Model, Params]:
-    """Returns a pretrained model and its parameters.
+    """Returns the model whose tensors a checkpoint holds, and its parameters.
 
     Every process reads the bytes of its own shards and no others. Nothing is returned
     unless all of it is sound.
 
     Args:
-        path: A directory in the Hugging Face format (`config.json`, and
-            `model.safetensors` or several with an index) or a .gguf file.
+        family: Says which tensor holds which parameter.
+        config: The architecture.
+        tensors: Those of the checkpoint by name.
+        source: Names the checkpoint beside the progress bar.
         mesh: Where the parameters go; None: to the first device.
         rules: Sharding rules that go before the default ones.
         dtype: Of parameters and computation. None: parameters as they are stored, and
             computation in bfloat16 if they are stored in that, in float32 otherwise.
 
     Raises:
-        UsageError: Files are missing or damaged, a tensor is missing, superfluous,
-            wrongly shaped or not finite, or the family is unknown.
+        UsageError: A tensor is missing, superfluous, wrongly shaped or not finite.
     """
-    place = epath.Path(path).expanduser()
-    if dtype not in (None, "float32", "bfloat16"):
-        raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
-    if place.suffix == ".gguf":
-        family, config, tensors = open_gguf(place)
-    else:
-        family, config = load_config(place)
-        tensors = open_weights(place)
     sources = match(family, config, tensors)
     stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
     is_narrow = dtype == "bfloat16" if dtype else stored == {jnp.dtype(jnp.bfloat16)}
     computed: Literal["float32", "bfloat16"] = "bfloat16" if is_narrow else "float32"
     config = dataclasses.replace(config, dtype=computed)
-    placement = make_placement(mesh, rules or ()) if mesh is not None else None
+    placement = make_placement(mesh, rules) if mesh is not None else None
     model = build(config, placement=placement)
-    params = _place(sources, config, mesh, rules or (), dtype, str(place))
+    params = _place(sources, config, mesh, rules, dtype, source)
     _check_finite(params, sources, mesh)
     return model, params
-
-
-def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
-    """Returns the family and the architecture of a pretrained model.
-
-    Raises:
-        UsageError: There is none, or it is none that kdjax understands.
-    """
-    place = epath.Path(path)
-    if place.suffix == ".gguf":
-        family, config, _ = open_gguf(place)
-        return family, config
-    file = place / "config.json"
-    if not file.exists():
-        raise UsageError(
-            f"{place} holds no config.json; give the directory of a model in the "
-            "Hugging Face format, or a .gguf file"
-        )
-    return read_config(read_json(file), str(file))
-
-
-def is_pretrained(path: epath.PathLike) -> bool:
-    """Returns whether something claims to be a model that `load_pretrained` reads."""
-    place = epath.Path(path)
-    if place.suffix == ".gguf":
-        return True
-    try:
-        return "model_type" in read_json(place / "config.json")
-    except UsageError:
-        return False
-
-
-def stored_formats(path: epath.PathLike) -> list[str]:
-    """Returns the formats of a pretrained model's weights, that of most weights first.
-
-    They are the file's own words, such as "BF16" or, for 4-bit weights, "Q4_1".
-    """
-    place = epath.Path(path).expanduser()
-    is_gguf = place.suffix == ".gguf"
-    tensors = open_gguf(place)[2] if is_gguf else open_weights(place)
-    weights: collections.Counter[str] = collections.Counter()
-    for tensor in tensors.values():
-        if tensor.dtype is not None:  # a mask, which is no weight
-            weights[tensor.kind] += math.prod(tensor.shape)
-    return [name for name, _ in weights.most_common()]
-
-
-def fingerprint(path: epath.PathLike) -> str:
-    """Returns one hash over the architecture and the weights of a pretrained model."""
-    place, total = epath.Path(path), hashlib.sha256()
-    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
-        if file.name == "config.json" or file.suffix in (".safetensors", ".gguf"):
-            total.update(file.name.encode())
-            with file.open("rb") as content:
-                total.update(hashlib.file_digest(content, "sha256").digest())
-    return total.hexdigest()
 
 
 def _place(
@@ -152,11 +86,7 @@ def _place(
 ) -> Params:
     """Returns the parameters on their devices."""
     shapes = parameter_shapes(config)
-    if mesh is None:
-        one = SingleDeviceSharding(jax.local_devices()[0])
-        placed = jax.tree.map(lambda _: one, shapes)
-    else:
-        placed = shardings(shapes, mesh, rules)
+    placed = shardings(shapes, mesh, rules)
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     is_first = jax.process_index() == 0
     with Progress(

@@ -1,0 +1,169 @@
+"""Models as kdjax writes them: `params/`, a tokenizer, and `model.json`, the card."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax.checkpoints.handle import StoredModel
+from kdjax.config import ModelConfig, Rules
+from kdjax.data import TextTokenizer, load_tokenizer
+from kdjax.errors import UsageError
+from kdjax.models.matching import parameter_shapes
+from kdjax.models.model import Model, Params, build
+from kdjax.parsing import from_mapping
+from kdjax.sharding import make_placement, shardings
+from kdjax.workdir import write_json
+
+_CARD, _TOKENIZER = "model.json", "tokenizer.json"
+_REQUIRED = {"model", "tokenizer", "end_of_text", "sha256"}
+
+
+class NativeModel(StoredModel):
+    """A model that kdjax trained."""
+
+    @functools.cached_property
+    def card(self) -> dict[str, Any]:
+        """The content of `model.json`."""
+        return load_card(self.path)
+
+    @functools.cached_property
+    def config(self) -> ModelConfig:
+        """The architecture; which kernel computes attention is this machine's affair.
+
+        The one that the model was trained with may be missing here.
+        """
+        source = str(self.path / _CARD)
+        config = from_mapping(ModelConfig, self.card["model"], source)
+        return dataclasses.replace(config, attention="auto")
+
+    @property
+    def tokenizer_path(self) -> epath.Path:
+        """The tokenizer.json that was written with the model."""
+        return self.path / _TOKENIZER
+
+    @functools.cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer that the model was trained with, or an error."""
+        path = self.tokenizer_path
+        tokenizer = load_tokenizer(path, self.card["end_of_text"])
+        if not self.shares_ids(tokenizer):
+            raise UsageError(f"{path} was changed or damaged")
+        return tokenizer
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """What ends a document, and an answer if that is another token."""
+        return self.tokenizer.stops
+
+    @property
+    def formats(self) -> list[str]:
+        """What is trained is kept in float32."""
+        return ["F32"]
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash that was written with the parameters."""
+        return str(self.card["sha256"])
+
+    def shares_ids(self, tokenizer: TextTokenizer) -> bool:
+        """Returns whether it is the tokenizer that the model was trained with."""
+        return tokenizer.sha256 == self.card["tokenizer"]
+
+    def _load(
+        self, mesh: Mesh | None, rules: Rules, dtype: str | None
+    ) -> tuple[Model, Params]:
+        config = self.config
+        if dtype:
+            config = dataclasses.replace(config, dtype=dtype)  # type: ignore[arg-type]
+        placement = make_placement(mesh, rules) if mesh is not None else None
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype),
+            parameter_shapes(config),
+        )
+        like = abstract(shapes, shardings(shapes, mesh, rules))
+        return build(config, placement=placement), load_params(self.path, like)
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Returns the tree of shapes with its shardings, as a target to restore to."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None:
+    """Writes parameters, then `model.json`: whoever sees that sees a whole model.
+
+    Args:
+        directory: May hold an unfinished earlier attempt, which is replaced.
+        params: The parameters.
+        card: What must be known to use them; a hash of the parameter files is added.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(_params(directory), params, force=True)
+    if jax.process_index() == 0:
+        card = {**card, "sha256": _digest(_params(directory))}
+        write_json(directory / _CARD, card)
+
+
+def is_model(directory: epath.Path) -> bool:
+    """Returns whether a complete model lies there."""
+    return (directory / _CARD).exists()
+
+
+def load_card(directory: epath.Path) -> dict[str, Any]:
+    """Returns a model's `model.json`.
+
+    Raises:
+        UsageError: There is none, or it is not one of ours.
+    """
+    path = directory / _CARD
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path} cannot be read ({reason}); choose another model"
+        ) from None
+    if not isinstance(card, dict) or not set(card) >= _REQUIRED:
+        raise UsageError(f"{path} was not written by kdjax; choose another directory")
+    return card
+
+
+def load_params(directory: epath.Path, like: Any) -> Any:
+    """Returns the parameters, placed as `like` says.
+
+    Raises:
+        UsageError: The files are not those that were written.
+    """
+    if _digest(_params(directory)) != load_card(directory)["sha256"]:
+        raise UsageError(f"the parameters in {directory} were changed or damaged")
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(_params(directory), like)
+
+
+def _params(directory: epath.Path) -> epath.Path:
+    return directory.absolute() / "params"
+
+
+def _files(directory: epath.Path) -> Iterator[epath.Path]:
+    for path in directory.iterdir():
+        yield from _files(path) if path.is_dir() else (path,)
+
+
+def _digest(directory: epath.Path) -> str:
+    """Returns one hash over the names and contents of all files."""
+    total = hashlib.sha256()
+    for path in sorted(_files(directory)):
+        total.update(path.relative_to(directory).as_posix().encode())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,114 @@
+"""From a path to the model it means: nothing else asks whose a model is."""
+
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax.checkpoints.gguf_file import GgufModel
+from kdjax.checkpoints.handle import StoredModel
+from kdjax.checkpoints.hugging_face import CONFIG, HuggingFaceModel
+from kdjax.checkpoints.native import NativeModel, is_model
+from kdjax.checkpoints.pretrained import PretrainedModel
+from kdjax.config import ModelConfig, Rules
+from kdjax.errors import UsageError
+from kdjax.models.families import Family
+from kdjax.models.model import Model, Params
+from kdjax.models.weights import read_json
+
+
+def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
+    """Returns the model that a path means.
+
+    Args:
+        path: A directory that kdjax wrote (a model, a run such as `RUN/twin-0`, or an
+            experiment's workdir, of which the first student is meant), one in the
+            Hugging Face format, or a .gguf file.
+        named: The flag or key that gave the path, for error messages.
+
+    Raises:
+        UsageError: There is no model, or none that is finished.
+    """
+    place = epath.Path(path).expanduser()
+    if not place.exists():
+        raise UsageError(f"{named}={place} does not exist")
+    if place.suffix == ".gguf":
+        return GgufModel(place)
+    students = [p for p in place.glob("student-*") if p.name[8:].isdigit()]
+    students.sort(key=lambda student: int(student.name[8:]))
+    for directory in (place, *(run / "model" for run in (place, *students))):
+        if is_model(directory):
+            return NativeModel(directory)
+    if (found := HuggingFaceModel(place)).is_one:
+        return found
+    if students or (place / "checkpoints").exists():
+        raise UsageError(
+            f"{place} holds no finished model; students have theirs at the end of "
+            "their training, and report/report.json says where the teacher lies"
+        )
+    if (place / CONFIG).exists():
+        read_json(place / CONFIG)  # or it says what is wrong with that
+    raise UsageError(
+        f"{place} holds no model; {named} must be a run's workdir, a directory in it, "
+        "a model directory that kdjax wrote, one in the Hugging Face format "
+        f"({CONFIG} with a model_type) or a .gguf file"
+    )
+
+
+def load_pretrained(
+    path: epath.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+    dtype: str | None = None,
+) -> tuple[Model, Params]:
+    """Returns a model on disk and its parameters: `open_model` and `load` in one.
+
+    Every process reads the bytes of its own shards and no others. Nothing is returned
+    unless all of it is sound.
+
+    Args:
+        path: All that `open_model` takes.
+        mesh: Where the parameters go; None: to the first device.
+        rules: Sharding rules that go before the default ones.
+        dtype: Of parameters and computation, as in `StoredModel.load`.
+
+    Raises:
+        UsageError: Files are missing or damaged, a tensor is missing, superfluous,
+            wrongly shaped or not finite, or the family is unknown.
+    """
+    return open_model(path).load(mesh, rules or (), dtype)
+
+
+def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
+    """Returns the family and the architecture of a pretrained model.
+
+    Raises:
+        UsageError: There is none, or it is none that kdjax understands.
+    """
+    stored = open_model(path)
+    if not isinstance(stored, PretrainedModel):
+        raise UsageError(
+            f"{stored.path} was written by kdjax and is of no family; its architecture "
+            "is open_model(path).config"
+        )
+    return stored.family, stored.config
+
+
+def is_pretrained(path: epath.PathLike) -> bool:
+    """Returns whether something claims to be in a format that others publish."""
+    try:
+        return isinstance(open_model(path), PretrainedModel)
+    except UsageError:
+        return False
+
+
+def stored_formats(path: epath.PathLike) -> list[str]:
+    """Returns the formats of a model's weights, that of most weights first.
+
+    They are the file's own words, such as "BF16" or, for 4-bit weights, "Q4_1".
+    """
+    return open_model(path).formats
+
+
+def fingerprint(path: epath.PathLike) -> str:
+    """Returns one hash over the architecture and the weights of a model."""
+    return open_model(path).fingerprint

@@ -1,0 +1,110 @@
+"""What Hugging Face directories and GGUF files have in common."""
+
+import abc
+import collections
+import functools
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax.checkpoints.handle import StoredModel
+from kdjax.config import ModelConfig, Rules
+from kdjax.data import TextTokenizer, TokenizerFile, same_ids
+from kdjax.models.families import Family
+from kdjax.models.model import Model, Params
+from kdjax.models.pretrained import load_tensors
+from kdjax.models.weights import Stored
+
+
+class PretrainedModel(StoredModel):
+    """A model of one of the families that others publish."""
+
+    @property
+    @abc.abstractmethod
+    def _architecture(self) -> tuple[Family, ModelConfig]:
+        """The family and the architecture."""
+
+    @property
+    @abc.abstractmethod
+    def _tensors(self) -> Mapping[str, Stored]:
+        """The tensors by name."""
+
+    @property
+    @abc.abstractmethod
+    def _tokenizer_file(self) -> TokenizerFile:
+        """What is known of the tokenizer but for the token that ends a document."""
+
+    @abc.abstractmethod
+    def _files(self) -> Iterable[epath.Path]:
+        """Returns the files with the architecture and the weights, in order."""
+
+    @property
+    def family(self) -> Family:
+        """How the family writes its models."""
+        return self._architecture[0]
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture; its dtype is not that of the weights."""
+        return self._architecture[1]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Nothing: kdjax has not trained it."""
+        return {}
+
+    @functools.cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer that lies with the weights."""
+        path, end = str(self.tokenizer_path), self.stop_tokens[0]
+        return self._tokenizer_file.ended_by(end, path)
+
+    @functools.cached_property
+    def formats(self) -> list[str]:
+        """Such as ["BF16"] or, for 4-bit weights, ["Q4_1", "F32"]."""
+        weights: collections.Counter[str] = collections.Counter()
+        for tensor in self._tensors.values():
+            if tensor.dtype is not None:  # a mask, which is no weight
+                weights[tensor.kind] += math.prod(tensor.shape)
+        return [name for name, _ in weights.most_common()]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """One hash over the names and contents of all files but the tokenizer's."""
+        total = hashlib.sha256()
+        for file in self._files():
+            total.update(file.name.encode())
+            with file.open("rb") as content:
+                total.update(hashlib.file_digest(content, "sha256").digest())
+        return total.hexdigest()
+
+    def shares_ids(self, tokenizer: TextTokenizer) -> bool:
+        """Returns whether ids mean the same; texts may be split otherwise."""
+        return same_ids(self._tokenizer_file, tokenizer)
+
+    def _load(
+        self, mesh: Mesh | None, rules: Rules, dtype: str | None
+    ) -> tuple[Model, Params]:
+        return load_tensors(
+            *self._architecture,
+            self._tensors,
+            source=str(self.path),
+            mesh=mesh,
+            rules=rules,
+            dtype=dtype,
+        )
+
+
+def ids_among(values: Iterable[Any]) -> tuple[int, ...]:
+    """Returns the values that can be ids, each once.
+
+    Example:
+        >>> ids_among([2, None, True, 2, 7])
+        (2, 7)
+    """
+    ids = (value for value in values if type(value) is int and value >= 0)
+    return tuple(dict.fromkeys(ids))
