@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import tokenizers
@@ -99,7 +100,7 @@ class TextTokenizer(NamedTuple):
             raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Returns the text of ids; special tokens, such as `end_of_text`, are left out.
 
         Example:
@@ -108,7 +109,8 @@ class TextTokenizer(NamedTuple):
             'naïve'
         """
         # The library takes no integers of numpy's.
-        return self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+        plain = [operator.index(token) for token in ids]
+        return self.tokenizer.decode(plain, skip_special_tokens=True)
 
     def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
         """Returns a function from ids, one by one, to the text that each completes.
