@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 from kdjax import models
 from kdjax.config import Config, MeshConfig, TeacherConfig, TokenizerConfig
-from kdjax.data.tokenizer import load_tokenizer, same_ids, train_tokenizer
+from kdjax.data import same_ids
+from kdjax.data.tokenizer import load_tokenizer, train_tokenizer
 from kdjax.decoding import Generator
 from kdjax.directories import Setting
 from kdjax.errors import UsageError
