@@ -169,8 +169,8 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class TeacherConfig:
     """The teacher: a directory to load, or a model to train first."""
 
-    # A model directory of an earlier run or in the Hugging Face format, or a .gguf
-    # file; "": train one.
+    # An earlier run or a model of it, a directory in the Hugging Face format, or a
+    # .gguf file; "": train one.
     path: str = ""
     # Of the parameters and the computation of one that is loaded; "": as it is stored.
     dtype: Literal["", "float32", "bfloat16"] = ""

@@ -57,16 +57,19 @@ def read_header(path: epath.Path) -> Header:
     """
     try:
         status = os.stat(path)
-        return _parse(os.fspath(path), status.st_mtime_ns, status.st_size)
-    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+    except OSError as error:
         raise UsageError(f"{path} cannot be read ({error})") from None
+    return _read(os.fspath(path), status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=4)
-def _parse(path: str, mtime_ns: int, size: int) -> Header:
+def _read(path: str, mtime_ns: int, size: int) -> Header:
     """Returns the header of the file that was there at that time, in that size."""
-    del mtime_ns, size  # they are the key
-    data = np.memmap(path, np.uint8, "r")
+    del mtime_ns, size  # what tells one file from the next of the same name
+    try:
+        data = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise UsageError(f"{path} cannot be read ({error})") from None
     cursor = _Cursor(data, path)
     if cursor.take(4) != b"GGUF":
         raise cursor.error("it is no GGUF file")

@@ -48,9 +48,10 @@ def main(argv: list[str]) -> None:
     is_first = join_processes() == 0
     if is_first:
         workdir.claim(directory, settings, overwrite=_OVERWRITE.value)
-    from kdjax import experiment, report, summary
+    from kdjax import report, summary
+    from kdjax.experiment.experiment import run
 
-    results = experiment.run(settings, directory)
+    results = run(settings, directory)
     if is_first:
         path = report.write(results, directory / "report")
         verdict = summary.summarise(results).verdict

@@ -14,15 +14,15 @@ from kdjax.results import VALIDATION, CalibrationBin, Results
 from kdjax.summary import METRICS, Summary, cell
 
 # Okabe and Ito's colours, which colour-blind eyes tell apart too: their green, blue and
-# vermilion for what most experiments have, the others for more teachers and students.
+# vermilion for what most experiments have, more for further teachers and students.
 _STYLES = {
     "teacher": ("#444444", "D"),
     "start": ("#009E73", "^"),
     "student": ("#0072B2", "o"),
     "twin": ("#D55E00", "s"),
 }
-_MORE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
-_MORE_MARKERS = ("v", "P", "X", "<", ">")  # not as many: the pairs come again late
+_MORE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8B5A2B")
+_MORE_MARKERS = ("v", "P", "X", "<", ">", "*")  # one more: 30 pairs before any repeats
 _LABELS = {"start": "before any training", "twin": "hard-label twin"}
 _WIDTH = 6.2  # inches
 _LABEL_WIDTH = 60  # characters that fit into it
@@ -113,28 +113,23 @@ def _draw_lines(
 def _draw_levels(
     plot: axes.Axes, levels: Mapping[str, float], looks: Mapping[str, Style]
 ) -> None:
-    """Draws a line where each teacher ended; the members of an ensemble thinner."""
+    """Draws a line where each teacher ended; those of single members dotted."""
     for role, level in levels.items():
         color, label = looks[role]["color"], f"{role}, final: {level:.4f}"
-        is_all = role == "teacher"
-        # The line that all are held against is named where it is, the others in the
-        # legend: they may lie too close to each other.
-        plot.axhline(
-            level,
+        if role != "teacher":  # may lie too close to others to be named where it is
+            plot.axhline(level, color=color, lw=1.5, ls=":", label=label)
+            continue
+        plot.axhline(level, color=color, lw=1.5, ls="--")
+        is_alone = len(levels) == 1  # an ensemble is mostly better than its members
+        plot.annotate(
+            label,
+            xy=(0.01, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4 if is_alone else -4),
+            textcoords="offset points",
+            va="bottom" if is_alone else "top",
             color=color,
-            lw=1.5 if is_all else 1.0,
-            ls="--" if is_all else ":",
-            label=None if is_all else label,
         )
-        if is_all:
-            plot.annotate(
-                label,
-                xy=(0.01, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 4),
-                textcoords="offset points",
-                color=color,
-            )
 
 
 def _y_range(points: Points, levels: Iterable[float]) -> tuple[float, float]:

@@ -7,6 +7,8 @@ import importlib.util
 import math
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Optional
 
 import pytest
 
@@ -15,7 +17,7 @@ from kdjax.config import Config, DistillConfig, ScheduleConfig, StudentConfig
 from kdjax.data import CORPORA
 from kdjax.errors import UsageError
 from kdjax.losses import DIVERGENCES
-from kdjax.parsing import from_mapping
+from kdjax.parsing import check_key, from_mapping
 from kdjax.validation import validate
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -273,3 +275,48 @@ def test_what_asdict_writes_is_read_back_equal():
     student = StudentConfig(rules=(("a", (None, "fsdp")),))
     plain = dataclasses.asdict(student)
     assert from_mapping(StudentConfig, plain, "config.student") == student
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    schedules: Mapping[str, ScheduleConfig]
+    best: Optional[ScheduleConfig] = None  # noqa: UP045
+    counts: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+
+def test_mappings_from_names_are_converted_entry_by_entry():
+    values = {
+        "schedules": {"a": {"start": 2}, "b": {}},
+        "best": {"end": 0},
+        "counts": {"c": [1, 2]},
+    }
+    parsed = from_mapping(Named, values, "here")
+    assert parsed.schedules == {"a": ScheduleConfig(start=2.0), "b": ScheduleConfig()}
+    assert parsed.best == ScheduleConfig(end=0.0)
+    assert parsed.counts == {"c": (1, 2)}
+    assert from_mapping(Named, {"schedules": {}, "best": None}, "here").best is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "here.schedules is missing"),
+        ({"schedules": []}, "here.schedules must be a mapping; it is []"),
+        ({"schedules": {"a": 1}}, "here.schedules.a must be a mapping"),
+        ({"schedules": {"a": {"strat": 1}}}, "a.strat does not exist; did you mean st"),
+        ({"schedules": {}, "counts": {"c": [0, "x"]}}, "here.counts.c[1] must be int"),
+        ({"schedules": {}, "best.start": 1}, "here.best.start does not exist"),
+        ({"schedules": {}, "best": "x" * 1000}, "must be a mapping; it is 'xxx"),
+    ],
+    ids=str,
+)
+def test_an_entry_that_is_wrong_is_named(values, words):
+    with pytest.raises(UsageError) as caught:
+        from_mapping(Named, values, "here")
+    assert words in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_a_dotted_key_leads_through_a_mapping_by_any_name():
+    check_key(Named, "schedules.any.start", "here")
+    with pytest.raises(UsageError, match=r"here\.schedules\.any\.strat does not"):
+        check_key(Named, "schedules.any.strat", "here")

@@ -514,6 +514,7 @@ def test_bits_per_byte_of_a_uniform_guess(texts):
     info = prepared.info["splits"]["validation"]
     bits = math.log2(257) * (info["bytes"] + info["documents"]) / info["bytes"]
     found = prepared.bits_per_byte(math.log(257), "validation")
+    assert type(found) is float  # as one from JSON, not numpy's
     assert found == pytest.approx(bits, rel=1e-12)
 
 

@@ -14,8 +14,9 @@ from toys import FAMILIES, random_params
 
 from kdjax import models
 from kdjax.config import MeshConfig, ModelConfig, RopeScalingConfig, TokenizerConfig
+from kdjax.data import same_ids
 from kdjax.data.chat import Chat
-from kdjax.data.tokenizer import load_tokenizer, same_ids, train_tokenizer
+from kdjax.data.tokenizer import load_tokenizer, train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.models import export
 from kdjax.models.translate import canonical, read_config, write_config

@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(("task", "online", "learner", "objective", "sources"), 2),
     **dict.fromkeys(("held_out", "meter"), 2),
     **dict.fromkeys(("step", "state", "checkpoint", "checkpoints", "decoding"), 2),
-    **dict.fromkeys(("experiment", "stages", "students", "directories"), 3),
+    **dict.fromkeys(("experiment",), 3),
     **dict.fromkeys(("train", "evaluate", "speaking"), 3),
     **dict.fromkeys(("main", "report", "generate", "export", "cli"), 4),
 }

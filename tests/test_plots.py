@@ -36,10 +36,10 @@ def test_calibration_bins_of_the_seeds_are_weighted_by_tokens():
 def test_no_two_roles_look_alike_and_the_usual_ones_always_look_the_same():
     usual = ["teacher", "start", "student", "twin"]
     alone = plots.styles(usual)
-    names = [f"student of {number}" for number in range(11)]
+    names = [f"student of {number}" for number in range(30)]
     among = plots.styles([*names, *usual])
     assert {role: among[role] for role in usual} == alone
-    assert len({tuple(style.values()) for style in among.values()}) == 15
+    assert len({tuple(style.values()) for style in among.values()}) == 34
 
 
 @pytest.mark.parametrize("draw", [plots._draw_curves, plots._draw_calibration])

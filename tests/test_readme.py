@@ -4,12 +4,20 @@ import pathlib
 import re
 import subprocess
 
+import pytest
+from toys import write_model
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_python_examples_run(example, tmp_path, monkeypatch):
+    write_model(tmp_path / "runs" / "gpt_small" / "student-0" / "model")
+    monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
 
 

@@ -19,7 +19,8 @@ from toys import random_params
 from kdjax import models
 from kdjax.checkpoints import native
 from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
-from kdjax.data.tokenizer import read_tokenizer, same_ids, train_tokenizer
+from kdjax.data import same_ids
+from kdjax.data.tokenizer import read_tokenizer, train_tokenizer
 from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.export import export

@@ -1,13 +1,18 @@
 """Small things that several test files build their cases from."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.extend import core
 
-from kdjax.config import ModelConfig
+from kdjax import models
+from kdjax.checkpoints.native import save_model
+from kdjax.config import ModelConfig, TokenizerConfig
+from kdjax.data.tokenizer import train_tokenizer
 
 # Points of the model's space that stand for the families it must hold.
 FAMILIES = {
@@ -83,6 +88,9 @@ FAMILIES = {
 }
 
 
+TINY = ModelConfig(layers=1, width=16, heads=2, vocab_size=258)
+
+
 def random_params(model):
     """Returns parameters far enough from zero for every effect to show."""
     rng = np.random.default_rng(0)
@@ -93,6 +101,30 @@ def random_params(model):
 
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def write_model(directory, config=TINY):
+    """Writes a model and its tokenizer as a finished run leaves them.
+
+    Returns:
+        The model, its parameters and the tokenizer.
+    """
+    # All bytes, the end of text and one merge.
+    tokenizer = train_tokenizer(["of " * 9], TokenizerConfig(vocab_size=258))
+    model = models.build(config)
+    params = random_params(model)
+    size = config.vocab_size  # what no id reaches is not kept in other formats
+    params["embed"]["tokens"] = params["embed"]["tokens"].at[size:].set(0)
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True)
+    tokenizer.save_files(directory)
+    card = {
+        "model": dataclasses.asdict(config),
+        "tokenizer": tokenizer.sha256,
+        "end_of_text": tokenizer.end_of_text_token,
+    }
+    save_model(directory, params, card)
+    return model, params, tokenizer
 
 
 def packed_batch(rows, length, vocab_size, seed=0):

@@ -26,7 +26,7 @@ class HuggingFaceModel(PretrainedModel):
         return read_json(self.path / CONFIG)
 
     @property
-    def is_one(self) -> bool:
+    def is_claimed(self) -> bool:
         """Whether there is a `config.json` of a model; runs have one of their own."""
         try:
             return "model_type" in self._config

@@ -37,7 +37,7 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
     for directory in (place, *(run / "model" for run in (place, *students))):
         if is_model(directory):
             return NativeModel(directory)
-    if (found := HuggingFaceModel(place)).is_one:
+    if (found := HuggingFaceModel(place)).is_claimed:
         return found
     if students or (place / "checkpoints").exists():
         raise UsageError(

@@ -1,5 +1,6 @@
 """Text to batches: corpora, tokenizers, packed rows on disk, and the grain pipeline."""
 
+from kdjax.data.agreement import same_ids
 from kdjax.data.corpora import CORPORA, Corpus, Document, open_corpus
 from kdjax.data.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.data.pipeline import held_out_batches, training_batches
@@ -9,7 +10,6 @@ from kdjax.data.tokenizer import (
     TokenizerFile,
     load_tokenizer,
     read_tokenizer,
-    same_ids,
 )
 
 __all__ = [

@@ -8,6 +8,7 @@ when it is whole, so a killed preparation leaves nothing that looks complete.
 import contextlib
 import hashlib
 import io
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ class Prepared(NamedTuple):
     def bits_per_byte(self, cross_entropy: float, split: str) -> float:
         """Returns nats per token as bits per byte of the split's text."""
         size = self.info["splits"][split]
-        return cross_entropy / np.log(2) * size["tokens"] / size["bytes"]
+        return cross_entropy / math.log(2) * size["tokens"] / size["bytes"]
 
 
 class PackedRows(tfds.core.GeneratorBasedBuilder):

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import tokenizers
@@ -99,7 +100,7 @@ class TextTokenizer(NamedTuple):
             raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Returns the text of ids; special tokens, such as `end_of_text`, are left out.
 
         Example:
@@ -108,7 +109,8 @@ class TextTokenizer(NamedTuple):
             'naïve'
         """
         # The library takes no integers of numpy's.
-        return self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+        plain = [operator.index(token) for token in ids]
+        return self.tokenizer.decode(plain, skip_special_tokens=True)
 
     def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
         """Returns a function from ids, one by one, to the text that each completes.
@@ -239,29 +241,6 @@ def read_tokenizer(path: epath.Path) -> TokenizerFile:
     except Exception as error:
         raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
     return TokenizerFile(tokenizer, read_chat(path.parent))
-
-
-def same_ids(
-    one: TextTokenizer | TokenizerFile, other: TextTokenizer | TokenizerFile
-) -> bool:
-    """Returns whether ids mean the same to two tokenizers.
-
-    How text is split, and what is put around it, is one tokenizer's affair: that which
-    makes the rows. Either may have added tokens that the other has no id for.
-    """
-    first, second = one.tokenizer, other.tokenizer
-    return _agrees(first, second) and _agrees(second, first)
-
-
-def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
-    """Returns whether the other contradicts no token, and lacks added ones at most."""
-    ids = other.get_vocab(with_added_tokens=True)
-    taken, added = set(ids.values()), one.get_added_tokens_decoder()
-    return all(
-        ids.get(token) == number
-        or (number in added and token not in ids and number not in taken)
-        for token, number in one.get_vocab(with_added_tokens=True).items()
-    )
 
 
 def _wrap(

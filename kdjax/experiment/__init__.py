@@ -1,0 +1,1 @@
+"""An experiment: teachers, students and twins, and what was measured of them."""

@@ -1,0 +1,287 @@
+"""A whole experiment: data, teachers, students and twins, and what came out."""
+
+import dataclasses
+import datetime
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+from etils import epath
+
+from kdjax.config import Config
+from kdjax.data import Document, Prepared, prepare
+from kdjax.evaluate import forward_speed
+from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
+from kdjax.experiment.setting import (
+    Setting,
+    check_vocabularies,
+    count_parameters,
+    parameter_shardings,
+)
+from kdjax.experiment.students import (
+    Start,
+    open_student,
+    plan_student,
+    remembered,
+    start_students,
+)
+from kdjax.experiment.teachers import (
+    Teachers,
+    obtain_teachers,
+    open_teachers,
+    plan_teachers,
+    teacher_architecture,
+)
+from kdjax.models import Model
+from kdjax.objective import distillation, hard_labels
+from kdjax.online import of_model
+from kdjax.parsing import convert, from_mapping
+from kdjax.results import (
+    DataInfo,
+    Environment,
+    HeldOut,
+    ModelInfo,
+    Results,
+    Run,
+    TeacherInfo,
+    read_run,
+    teacher_role,
+)
+from kdjax.sharding import barrier, make_mesh
+from kdjax.sources import device_batches
+from kdjax.task import next_token_task
+from kdjax.validation import check_batches
+from kdjax.workdir import cache_directory, check_data, write_json
+from kdjax.writers import Progress, say
+
+
+def run(config: Config, workdir: epath.Path) -> Results:
+    """Runs all stages that are not done yet and returns what was measured.
+
+    Args:
+        config: A validated config.
+        workdir: The experiment's own directory.
+
+    Raises:
+        UsageError: Devices, data, teacher or disk do not fit the config.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
+    prepared = _prepare(config)
+    task = next_token_task(prepared.bits_per_byte)
+    setting = Setting(config, workdir, prepared, mesh, task)
+
+    stored_teachers, stored_student = open_teachers(setting), open_student(setting)
+    name, first = next(iter(config.all_teachers.items()))
+    architecture = teacher_architecture(first, stored_teachers[name])
+    student = plan_student(architecture, stored_student, setting)
+    candidates = plan_teachers(stored_teachers, setting)
+    for candidate in candidates:
+        check_vocabularies(student, candidate.model, candidate.name)
+    if jax.process_index() == 0:
+        check_data(workdir, prepared.info)
+
+    teachers = obtain_teachers(candidates, setting)
+    start = start_students(student, stored_student, teachers.first, setting)
+    evaluator = Evaluator(of_model(start.model), teachers.predict(), setting)
+    runs = [
+        *_teacher_runs(teachers, setting),
+        *_start_run(start, evaluator, teachers, setting),
+        *_student_runs(start, evaluator, teachers, setting),
+    ]
+    return _results(setting, teachers, start.model, runs)
+
+
+def _prepare(config: Config) -> Prepared:
+    """Returns the rows; the first process makes them and the others wait."""
+    cache = cache_directory(config)
+
+    def track(documents: Iterable[Document], split: str, size: int) -> Iterator[Any]:
+        with Progress(f"tokenising {split}", size, unit="byte") as progress:
+            for document in documents:
+                yield document
+                progress.update(len(document.text.encode()))
+
+    def rows() -> Prepared:
+        return prepare(config.data, config.tokenizer, cache, track=track)
+
+    if jax.process_index() == 0:
+        prepared = rows()
+    barrier("rows")
+    if jax.process_index() != 0:
+        prepared = rows()
+    for name, size in prepared.info["splits"].items():
+        say(f"data: {name}: {size['rows']:,} rows, {size['bytes'] / 1e6:.1f} MB")
+    return prepared
+
+
+def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
+    """Yields what students learn from, and of an ensemble its members."""
+    predict, config = teachers.predict(), setting.config
+    frozen = teachers.frozen(tuple(teachers.trained))
+    members = [
+        Run(
+            role=teacher_role(name),
+            seed=config.all_teachers[name].seed,
+            model=teacher_role(name),
+            final=Evaluator(of_model(trained.model), predict, setting).final(
+                trained.params, frozen
+            ),
+            curve=trained.curve,
+            training=trained.training,
+        )
+        for name, trained in teachers.trained.items()
+    ]
+    if len(members) > 1:
+        final = Evaluator(predict, predict, setting).final(frozen, frozen)
+        yield Run(role="teacher", seed=members[0].seed, model="teacher", final=final)
+    yield from members
+
+
+def _start_run(
+    start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
+) -> Iterator[Run]:
+    """Yields what students are before any training, unless that is random numbers."""
+    if start.params is None:
+        return
+    first_params = start.params
+
+    def evaluate() -> dict[str, Any]:
+        frozen = teachers.frozen(tuple(teachers.trained))
+        found = evaluator.final(first_params(), frozen)
+        return {split: dataclasses.asdict(metrics) for split, metrics in found.items()}
+
+    path = setting.workdir / "initial.json"
+    yield Run(
+        role="start",
+        seed=setting.config.seed,
+        model="student",
+        final=convert(remembered(path, evaluate), dict[str, HeldOut], str(path)),
+        origin=start.origin,
+    )
+
+
+def _student_runs(
+    start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
+) -> Iterator[Run]:
+    """Yields all students and twins, trained unless they are done."""
+    config = setting.config
+    trainers = {
+        role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
+        for role in student_roles(config)
+    }
+    for seed in range(config.seed, config.seed + config.seeds):
+        for role, trainer in trainers.items():
+            name = role.run(seed)
+            directory = setting.workdir / name
+            path = directory / "result.json"
+            if path.exists():
+                say(f"{name}: done before")
+                yield read_run(path)
+                continue
+            trained = trainer(name, seed, directory / "model", directory, start.params)
+            found = Run(
+                role=role.name,
+                seed=seed,
+                model="student",
+                final=evaluator.final(
+                    trained.params, teachers.frozen(tuple(teachers.trained))
+                ),
+                curve=trained.curve,
+                training=trained.training,
+                teachers=role.teachers,
+            )
+            if jax.process_index() == 0:
+                write_json(path, dataclasses.asdict(found))
+            yield found
+
+
+def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> Recipe:
+    config = setting.config.student
+    objective = hard_labels()
+    if role.teachers:
+        predict, steps = teachers.predict(role.teachers), config.train.steps
+        objective = distillation(predict, setting.config.distill, steps)
+    return Recipe(
+        start.model,
+        objective,
+        tuple(teachers.trained[name].model for name in role.teachers),
+        teachers.frozen(role.teachers),
+        config.train,
+        config.rules,
+    )
+
+
+def _results(
+    setting: Setting, teachers: Teachers, student: Model, runs: list[Run]
+) -> Results:
+    """Returns what `report.write` takes."""
+    config, device = setting.config, jax.devices()[0]
+    return Results(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        workdir=str(setting.workdir),
+        config=config,
+        environment=Environment(
+            python=platform.python_version(),
+            jax=jax.__version__,
+            platform=device.platform,
+            device=device.device_kind,
+            devices=jax.device_count(),
+            processes=jax.process_count(),
+        ),
+        data=from_mapping(DataInfo, setting.prepared.info, "the rows' metadata"),
+        teachers={
+            name: TeacherInfo(
+                path=str(trained.directory),
+                sha256=trained.sha256,
+                from_config=not config.all_teachers[name].path,
+                formats=trained.formats,
+            )
+            for name, trained in teachers.trained.items()
+        },
+        models=_models(setting, teachers, student),
+        runs=tuple(runs),
+    )
+
+
+def _models(
+    setting: Setting, teachers: Teachers, student: Model
+) -> dict[str, ModelInfo]:
+    """Returns size and forward speed of the student and every teacher."""
+    rows, size = (
+        setting.prepared.splits["validation"],
+        setting.config.evaluate.batch_size,
+    )
+    batch = next(device_batches(rows, setting.mesh, size))
+    rules = setting.config.student.rules
+    placed = parameter_shardings(student, rules, setting)
+    params = jax.jit(student.init, out_shardings=placed)(jax.random.key(0))
+    models: dict[str, Any] = {"student": ((student, params),)}
+    for name, trained in teachers.trained.items():
+        models[teacher_role(name)] = ((trained.model, trained.params),)
+    models["teacher"] = tuple((t.model, t.params) for t in teachers.trained.values())
+    speed = forward_speed(
+        {
+            name: partial(_forward(members), [p for _, p in members])
+            for name, members in models.items()
+        },
+        batch,
+    )
+    return {
+        name: ModelInfo(sum(count_parameters(m) for m, _ in members), speed[name])
+        for name, members in models.items()
+    }
+
+
+def _forward(members: Any) -> Callable[[Any, Any], Any]:
+    """Returns the forward pass of one model, or of several one after another."""
+
+    def forward(params: Any, batch: Any) -> Any:
+        inputs = batch["tokens"], batch["segments"]
+        return [m.logits(p, *inputs) for (m, _), p in zip(members, params, strict=True)]
+
+    return jax.jit(forward)

@@ -1,0 +1,178 @@
+"""Trainings: what is trained in which role, once for each seed, and kept on disk."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from kdjax.checkpoints import native
+from kdjax.config import Config, Rules, TrainConfig
+from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.setting import Setting, Trained, count_parameters
+from kdjax.flops import forward_flops
+from kdjax.learner import Frozen, whole_model
+from kdjax.models import Model
+from kdjax.objective import Objective
+from kdjax.parsing import convert
+from kdjax.results import CurvePoint, Training
+from kdjax.sharding import barrier
+from kdjax.sources import Rows, batch_shapes
+from kdjax.train import Job, Program, Run, prepare, train
+from kdjax.writers import say
+
+
+class Role(NamedTuple):
+    """What a student is for.
+
+    Attributes:
+        name: In the report.
+        teachers: From whose soft targets it learns; none: from the labels alone.
+    """
+
+    name: str
+    teachers: tuple[str, ...]
+
+    def run(self, seed: int) -> str:
+        """Returns the name of one seed's run, and of its directory."""
+        return f"{self.name.replace(' ', '-')}-{seed}"
+
+
+def student_roles(config: Config) -> list[Role]:
+    """Returns the roles of an experiment's students, in the order of the report."""
+    names = tuple(config.all_teachers)
+    roles = [Role("student", names)]
+    if config.member_students:
+        roles += [Role(f"student of {name}", (name,)) for name in names]
+    if config.baseline:
+        roles.append(Role("twin", ()))
+    return roles
+
+
+class Recipe(NamedTuple):
+    """How a model is trained, whatever the seed.
+
+    Attributes:
+        model: What is trained.
+        objective: What it minimises.
+        teachers: The models that take part in the step, for the count of FLOPs.
+        frozen: Their parameters.
+        train: Steps, batch, optimiser.
+        rules: Sharding rules that go before the default ones.
+    """
+
+    model: Model
+    objective: Objective
+    teachers: tuple[Model, ...]
+    frozen: Frozen
+    train: TrainConfig
+    rules: Rules
+
+
+class Trainer:
+    """Trains by one recipe, for one seed after another; it is compiled once."""
+
+    def __init__(self, recipe: Recipe, evaluator: Evaluator, setting: Setting) -> None:
+        """Compiles nothing yet."""
+        self._recipe, self._evaluator, self._setting = recipe, evaluator, setting
+        self._rows = setting.prepared.splits["train"]
+        self._program: Program | None = None
+
+    def __call__(
+        self,
+        name: str,
+        seed: int,
+        directory: epath.Path,
+        metrics: epath.Path,
+        first_params: Callable[[], Any] | None = None,
+    ) -> Trained:
+        """Returns the model in the directory, trained to the end if there is none.
+
+        Args:
+            name: The run's, for the user.
+            seed: Of the initialisation and of the order of the data.
+            directory: Where the model is kept.
+            metrics: Where checkpoints and metrics go.
+            first_params: Gives the parameters to start from; None: drawn at random.
+        """
+        recipe, setting = self._recipe, self._setting
+        if native.is_model(directory):
+            return load_trained(name, directory, recipe.model, recipe.rules, setting)
+        size = count_parameters(recipe.model)
+        say(f"{name}: {size:,} parameters; metrics in {metrics}")
+        run = Run(
+            name=name,
+            directory=metrics,
+            seed=seed,
+            source=Rows(self._rows, recipe.train, seed, setting.mesh),
+            frozen=recipe.frozen,
+            evaluate=self._evaluator.along_the_run,
+            evaluate_every=setting.config.evaluate.every,
+            flops=self._flops(),
+            first_params=first_params,
+        )
+        config = setting.config
+        result = train(self._compiled(), run, config.checkpoint, config.log_every)
+        tokenizer = setting.prepared.tokenizer
+        if jax.process_index() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            tokenizer.save_files(directory)
+        card = {
+            "model": dataclasses.asdict(recipe.model.config),
+            "tokenizer": tokenizer.sha256,
+            "end_of_text": tokenizer.end_of_text_token,
+            "curve": [dataclasses.asdict(point) for point in result.curve],
+            "training": dataclasses.asdict(result.training),
+        }
+        native.save_model(directory, result.params, card)
+        barrier(f"saved {name}")
+        return _trained(recipe.model, result.params, native.NativeModel(directory))
+
+    def _compiled(self) -> Program:
+        if self._program is None:
+            recipe, setting = self._recipe, self._setting
+            batch = batch_shapes(self._rows, recipe.train.batch_size, setting.mesh)
+            self._program = prepare(
+                Job(
+                    learner=whole_model(recipe.model),
+                    objective=recipe.objective,
+                    task=setting.task,
+                    config=recipe.train,
+                    rules=recipe.rules,
+                    mesh=setting.mesh,
+                    frozen=recipe.frozen,
+                    batch=batch,
+                )
+            )
+        return self._program
+
+    def _flops(self) -> float:
+        """Returns those of a step; a backward pass costs two forward ones."""
+        length = self._setting.config.data.length
+        token = 3 * forward_flops(self._recipe.model.config, length)
+        for teacher in self._recipe.teachers:
+            token += forward_flops(teacher.config, length)
+        return token * self._recipe.train.batch_size * length
+
+
+def load_trained(
+    name: str, directory: epath.Path, model: Model, rules: Rules, setting: Setting
+) -> Trained:
+    """Returns a model that this experiment, or one that shares its cache, trained."""
+    stored = native.NativeModel(directory)
+    _, params = stored.load(setting.mesh, rules)
+    say(f"{name}: loaded from {directory}")
+    return _trained(model, params, stored)
+
+
+def _trained(model: Model, params: Any, stored: native.NativeModel) -> Trained:
+    card, path = stored.card, f"{stored.path}/model.json"
+    return Trained(
+        model,
+        params,
+        stored.path,
+        stored.fingerprint,
+        curve=convert(card.get("curve", ()), tuple[CurvePoint, ...], f"{path}.curve"),
+        training=convert(card.get("training"), Training | None, f"{path}.training"),
+    )

@@ -1,0 +1,143 @@
+"""What every stage of an experiment needs, and the models that its config names."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax.architecture import check_model
+from kdjax.checkpoints import StoredModel, open_model
+from kdjax.config import Config, ModelConfig, Rules
+from kdjax.data import Prepared
+from kdjax.errors import UsageError
+from kdjax.losses import MAX_PADDING
+from kdjax.models import Model, build
+from kdjax.results import CurvePoint, Training
+from kdjax.sharding import make_placement, shardings
+from kdjax.task import Task
+from kdjax.workdir import check_space
+
+# Parameters and two moments in float32, for each checkpoint and one being written.
+_BYTES_PER_PARAMETER = 12
+
+
+class Setting(NamedTuple):
+    """What every stage needs.
+
+    Attributes:
+        config: The whole config.
+        workdir: The experiment's own directory.
+        prepared: Its rows.
+        mesh: Where models live.
+        task: What is asked of the models.
+    """
+
+    config: Config
+    workdir: epath.Path
+    prepared: Prepared
+    mesh: Mesh
+    task: Task
+
+
+class Trained(NamedTuple):
+    """A model with parameters, where it lies, and what is known of it.
+
+    Attributes:
+        model: The model.
+        params: Its parameters.
+        directory: Where it lies.
+        sha256: The hash of its parameters; empty on all processes but the first.
+        formats: How a loaded one's weights are stored.
+        curve: Its held-out loss along the training; empty for a loaded one.
+        training: How that went; None for a loaded one.
+    """
+
+    model: Model
+    params: Any
+    directory: epath.Path
+    sha256: str
+    formats: tuple[str, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    training: Training | None = None
+
+
+def open_named(path: str, key: str, setting: Setting) -> StoredModel:
+    """Returns the model on disk that a key of the config names.
+
+    Raises:
+        UsageError: There is none, or it has another tokenizer than the data.
+    """
+    stored = open_model(path, named=f"{key}.path")
+    if not stored.shares_ids(setting.prepared.tokenizer):
+        raise UsageError(
+            f"the model in {stored.path} ({key}.path) has another tokenizer than the "
+            "data; set --config.tokenizer.kind=file "
+            f"--config.tokenizer.path={stored.tokenizer_path}"
+        )
+    return stored
+
+
+def make_model(
+    model: ModelConfig, key: str, rules: Rules, setting: Setting, *, is_trained: bool
+) -> Model:
+    """Returns a model of the config, checked before anything compiles.
+
+    Args:
+        model: Its architecture.
+        key: Where it stands in the config, for messages.
+        rules: Sharding rules that go before the default ones.
+        setting: What every stage needs.
+        is_trained: Whether checkpoints of it will be written.
+
+    Raises:
+        UsageError: It does not fit the tokenizer, the rows, the mesh or the disk.
+    """
+    config, size = setting.config, setting.prepared.tokenizer.vocab_size
+    path = f"{key}.model"
+    rows = setting.prepared.info["splits"].values()
+    largest = max(split["largest_id"] for split in rows)
+    # A tokenizer may know tokens that no row holds and the model was made without.
+    if (model.vocab_size or size) <= largest:
+        raise UsageError(
+            f"{path}.vocab_size = {model.vocab_size}, and the rows hold ids up to "
+            f"{largest}; set it to 0, or take the tokenizer that the model knows"
+        )
+    model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
+    check_model(model, config, path)
+    if model.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise UsageError(f"{path}.attention = 'cudnn' needs a GPU; choose 'auto'")
+    built = build(model, placement=make_placement(setting.mesh, rules))
+    parameter_shardings(built, rules, setting)
+    if is_trained:
+        copies = config.checkpoint.keep + 2
+        needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
+        check_space(setting.workdir, needed)
+    return built
+
+
+def parameter_shardings(model: Model, rules: Rules, setting: Setting) -> Any:
+    """Returns where the model's parameters go."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return shardings(shapes, setting.mesh, rules)
+
+
+def check_vocabularies(student: Model, teacher: Model, name: str) -> None:
+    """Raises unless the loss can compare two models' distributions.
+
+    Raises:
+        UsageError: They know different numbers of ids, by more than padding.
+    """
+    mine, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if abs(mine - theirs) > MAX_PADDING:
+        raise UsageError(
+            f"the student knows {mine} ids, the {name} {theirs}; they may differ by "
+            f"{MAX_PADDING}; set config.student.model.vocab_size = {theirs}"
+        )
+
+
+def count_parameters(model: Model) -> int:
+    """Returns how many parameters a model has, vocabulary padding included."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

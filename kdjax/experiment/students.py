@@ -1,0 +1,157 @@
+"""Where students start: at random, from a model on disk, or pruned from the teacher."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from kdjax.checkpoints import StoredModel
+from kdjax.config import ModelConfig
+from kdjax.experiment.setting import (
+    Setting,
+    Trained,
+    make_model,
+    open_named,
+    parameter_shardings,
+)
+from kdjax.inheritance import computed_as, student_model
+from kdjax.models import Model, surgery
+from kdjax.models.importance import Importance, measure
+from kdjax.sharding import make_placement
+from kdjax.sources import device_batches
+from kdjax.workdir import write_json
+from kdjax.writers import say
+
+KEY = "config.student"
+
+
+class Start(NamedTuple):
+    """Where all students and twins of an experiment start.
+
+    Attributes:
+        model: Their model.
+        params: Gives the parameters, anew every time; None: they are drawn at random.
+        origin: Where those are from, in words.
+    """
+
+    model: Model
+    params: Callable[[], Any] | None = None
+    origin: str = ""
+
+
+def open_student(setting: Setting) -> StoredModel | None:
+    """Returns the model on disk that students start from, if the config names one."""
+    path = setting.config.student.path
+    return open_named(path, KEY, setting) if path else None
+
+
+def plan_student(
+    teacher: ModelConfig, stored: StoredModel | None, setting: Setting
+) -> Model:
+    """Returns the student, checked before anything compiles.
+
+    Of one that is pruned, the windows are only right once its layers are chosen.
+
+    Args:
+        teacher: The architecture of the teacher that it may be pruned from.
+        stored: What it starts from, if that is on disk.
+        setting: What every stage needs.
+
+    Raises:
+        UsageError: It is no part of the teacher, or does not fit the tokenizer, the
+            rows, the mesh or the disk.
+    """
+    config = setting.config.student
+    if stored is None:
+        architecture = student_model(config, teacher)
+    else:
+        architecture = computed_as(config.model, stored.config)
+    return _make(architecture, setting)
+
+
+def start_students(
+    model: Model, stored: StoredModel | None, teacher: Trained, setting: Setting
+) -> Start:
+    """Returns where all students and twins start, whenever that is.
+
+    What is kept of a teacher is remembered in `cut.json`.
+
+    Args:
+        model: What `plan_student` gave.
+        stored: What they start from, if that is on disk.
+        teacher: What they are pruned from, if they are.
+        setting: What every stage needs.
+    """
+    config, mesh = setting.config.student, setting.mesh
+    if stored is not None:
+        return Start(
+            model,
+            lambda: stored.load(mesh, config.rules, "float32")[1],
+            f"loaded from {stored.path}",
+        )
+    if not config.is_cut:
+        return Start(model)
+    source = teacher.model.config
+    parts = _parts(model, teacher, setting)
+    architecture = surgery.with_windows(source, model.config, parts)
+    origin = (
+        f"pruned from the teacher ({surgery.describe(source, architecture, parts)})"
+    )
+    say(f"student: {origin}")
+    model = _make(architecture, setting)
+    placed = parameter_shardings(model, config.rules, setting)
+
+    def params() -> Any:
+        return surgery.cut(
+            source, teacher.params, architecture, parts, shardings=placed
+        )[1]
+
+    return Start(model, params, origin)
+
+
+def _make(architecture: ModelConfig, setting: Setting) -> Model:
+    rules = setting.config.student.rules
+    return make_model(architecture, KEY, rules, setting, is_trained=True)
+
+
+def _parts(model: Model, teacher: Trained, setting: Setting) -> surgery.Parts:
+    """Returns what the student keeps of the teacher."""
+    student, config = setting.config.student, teacher.model.config
+    layers: surgery.Layers = student.layer_map or student.init  # type: ignore[assignment]
+
+    def choose() -> dict[str, Any]:
+        importance = None
+        if surgery.needs_importance(config, model.config, layers):
+            importance = _measure(teacher, setting)
+        return surgery.choose(config, model.config, layers, importance)._asdict()
+
+    return surgery.Parts(**remembered(setting.workdir / "cut.json", choose))
+
+
+def _measure(teacher: Trained, setting: Setting) -> Importance:
+    """Returns what matters in the teacher, on rows spread over the training split."""
+    config = setting.config
+    size, rows = config.evaluate.batch_size, config.student.calibration_rows
+    rules = next(iter(config.all_teachers.values())).rules
+    return measure(
+        teacher.model.config,
+        teacher.params,
+        device_batches(setting.prepared.splits["train"], setting.mesh, size, rows),
+        placement=make_placement(setting.mesh, rules),
+    )
+
+
+def remembered(path: epath.Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what an earlier start of the experiment made, or makes and keeps it.
+
+    No process finds what another has just written: `make` either needs them all, or
+    makes the same everywhere.
+    """
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    made = make()
+    if jax.process_index() == 0:
+        write_json(path, made)
+    return made

@@ -1,0 +1,158 @@
+"""The experiment's teachers: found or trained, one alone or an ensemble of several."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from kdjax.checkpoints import StoredModel
+from kdjax.config import ModelConfig, TeacherConfig
+from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.runs import Recipe, Trainer
+from kdjax.experiment.setting import Setting, Trained, make_model, open_named
+from kdjax.models import Model
+from kdjax.objective import hard_labels
+from kdjax.online import Predict, of_ensemble, of_model
+from kdjax.results import teacher_role
+from kdjax.workdir import cache_directory
+from kdjax.writers import say
+
+
+class Candidate(NamedTuple):
+    """A teacher that has no parameters yet.
+
+    Attributes:
+        name: In the config.
+        config: The config's.
+        model: Its model.
+        stored: Where it is loaded from; None: it is trained.
+    """
+
+    name: str
+    config: TeacherConfig
+    model: Model
+    stored: StoredModel | None
+
+
+class Teachers(NamedTuple):
+    """All teachers of an experiment, by name, and what each of them counts."""
+
+    trained: Mapping[str, Trained]
+    weights: Mapping[str, float]
+
+    @property
+    def first(self) -> Trained:
+        """The one that students are pruned from."""
+        return next(iter(self.trained.values()))
+
+    def predict(self, names: Sequence[str] = ()) -> Predict:
+        """Returns what computes the soft targets of some teachers; none: of all."""
+        models = {name: self.trained[name].model for name in names or self.trained}
+        return of_ensemble(models, self.weights)
+
+    def frozen(self, names: Sequence[str]) -> dict[str, Any]:
+        """Returns the parameters of some teachers."""
+        return {name: self.trained[name].params for name in names}
+
+
+def open_teachers(setting: Setting) -> dict[str, StoredModel | None]:
+    """Returns by name the teachers that are loaded, and None for the others.
+
+    Raises:
+        UsageError: There is no model, or it has another tokenizer than the data.
+    """
+    config = setting.config
+    return {
+        name: open_named(teacher.path, config.teacher_path(name), setting)
+        if teacher.path
+        else None
+        for name, teacher in config.all_teachers.items()
+    }
+
+
+def teacher_architecture(
+    config: TeacherConfig, stored: StoredModel | None
+) -> ModelConfig:
+    """Returns a teacher's architecture, from the model on disk where one is given."""
+    if stored is None:
+        return config.model
+    found = stored.config
+    dtype: Any = config.dtype or found.dtype
+    return dataclasses.replace(found, dtype=dtype)
+
+
+def plan_teachers(
+    stored: Mapping[str, StoredModel | None], setting: Setting
+) -> list[Candidate]:
+    """Returns the teachers, checked before anything compiles.
+
+    Raises:
+        UsageError: One does not fit the tokenizer, the rows, the mesh or the disk.
+    """
+    candidates = []
+    for name, teacher in setting.config.all_teachers.items():
+        model = make_model(
+            teacher_architecture(teacher, stored[name]),
+            setting.config.teacher_path(name),
+            teacher.rules,
+            setting,
+            is_trained=stored[name] is None,
+        )
+        candidates.append(Candidate(name, teacher, model, stored[name]))
+    return candidates
+
+
+def obtain_teachers(candidates: Sequence[Candidate], setting: Setting) -> Teachers:
+    """Returns the teachers with their parameters.
+
+    Each is loaded from where the config says, or from the cache where an earlier
+    experiment trained the same one on the same data, or else trained now.
+    """
+    models = {c.name: c.model for c in candidates}
+    weights = {c.name: c.config.weight for c in candidates}
+    compared_with = of_ensemble(models, weights)
+    trained = {c.name: _obtain(c, compared_with, setting) for c in candidates}
+    return Teachers(trained, weights)
+
+
+def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained:
+    config, model = candidate.config, candidate.model
+    name = teacher_role(candidate.name).replace(" ", "-")
+    if candidate.stored is not None:
+        return _load(name, candidate.stored, config, setting)
+    trainer = Trainer(
+        Recipe(model, hard_labels(), (), {}, config.train, config.rules),
+        Evaluator(of_model(model), teacher, setting),
+        setting,
+    )
+    directory = cache_directory(setting.config) / "teachers" / _key(config, setting)
+    return trainer(name, config.seed, directory, setting.workdir / name)
+
+
+def _load(
+    name: str, stored: StoredModel, config: TeacherConfig, setting: Setting
+) -> Trained:
+    model, params = stored.load(setting.mesh, config.rules, config.dtype or None)
+    say(f"{name}: loaded from {stored.path}")
+    # Whose report it is; to hash is to read it all.
+    sha256 = stored.fingerprint if jax.process_index() == 0 else ""
+    return Trained(model, params, stored.path, sha256, tuple(stored.formats))
+
+
+def _key(config: TeacherConfig, setting: Setting) -> str:
+    """Returns a hash of all that decides what a trained teacher becomes."""
+    prepared = setting.prepared
+    teacher = dataclasses.asdict(config)
+    del teacher["train"]["chunk_size"]  # what it changes is rounding
+    del teacher["dtype"]  # of one that is loaded
+    del teacher["weight"]  # beside others
+    identity = [
+        teacher,
+        prepared.tokenizer.sha256,
+        prepared.info["splits"]["train"]["sha256"],
+        setting.config.data.length,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
