@@ -5,11 +5,8 @@ import io
 import itertools
 import json
 import math
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,6 +16,7 @@ import tensorflow_datasets as tfds
 import tokenizers
 import urllib3
 from etils import epath
+from runs import run
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import downloader
 
@@ -542,8 +540,7 @@ def track(documents, split, size):
 data = DataConfig("files", sys.argv[1], length=16, validation_fraction=0.2)
 prepare(data, TokenizerConfig(kind="bytes"), epath.Path("cache"), track=track)
 """
-    command = [sys.executable, "-c", program, texts]
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    killed = run("-c", program, texts, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert list(pathlib.Path("cache/rows").rglob("*array_record*"))  # it had begun
     _, count = prepared_as(files(texts))

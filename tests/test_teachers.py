@@ -1,12 +1,7 @@
 """A teacher may come from a Hugging Face directory, tokenizer included."""
 
 import dataclasses
-import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 import types
 
 import jax
@@ -14,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 from etils import epath
+from runs import experiment, read_report, run
 from toys import random_params
 
 from kdjax import checkpoint, models
@@ -32,7 +28,6 @@ from kdjax.stages import (
     teacher_architecture,
 )
 
-ROOT = pathlib.Path(__file__).parents[1]
 BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))
 ARCHITECTURE = ModelConfig(layers=1, width=16, heads=2, vocab_size=257, windows=(9,))
 
@@ -139,32 +134,23 @@ def test_a_directory_of_neither_kind_is_refused(tmp_path):
 
 
 def test_a_student_is_distilled_from_it(directory, texts):
-    arguments = [
-        *(sys.executable, "-m", "kdjax.main"),
-        f"--config={ROOT}/configs/gpt_debug.py",
-        "--workdir=run",
-        "--config.data.source=files",
-        f"--config.data.pattern={texts}",
-        "--config.data.validation_fraction=0.2",
-        "--config.baseline=False",
-        "--config.student.train.steps=2",
+    arguments = experiment(
+        *(texts, "run", "--config.baseline=False", "--config.student.train.steps=2"),
         "--config.tokenizer.kind=file",
         f"--config.tokenizer.path={directory}/tokenizer.json",
         f"--config.teacher.path={directory}",
-    ]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    subprocess.run(arguments, env=environment, check=True, capture_output=True)
-    report = json.loads(pathlib.Path("run/report/report.json").read_text())
+    )
+    run(*arguments)
+    report = read_report("run")
     assert report["teacher"]["sha256"] == models.fingerprint(directory)
     assert report["teacher"]["formats"] == ["F32"]
     assert report["runs"][0]["final"]["validation"]["agreement"] == 1
-    check_export(environment)
+    check_export()
 
 
-def check_export(environment):
+def check_export():
     """Writes the student of the finished run, and finds it in the files."""
-    command = [sys.executable, "-m", "kdjax.export", "--workdir=run", "--to=out"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    run("-m", "kdjax.export", "--workdir=run", "--to=out")
     workdir, out = epath.Path("run"), epath.Path("out")
     card = checkpoint.load_card(workdir / "student-0" / "model")
     trained = from_mapping(ModelConfig, card["model"], "model")
