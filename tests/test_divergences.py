@@ -13,10 +13,11 @@ from kdjax import losses
 from kdjax.losses import DIVERGENCES
 
 KINDS = list(DIVERGENCES)
+PARAMETER_NAMES = {name for row in DIVERGENCES.values() for name in row.parameters}
 INF = np.inf
 divergence = jax.jit(
     losses.divergence,
-    static_argnames=("kind", "temperature", "beta", "skew", "a", "b", "mu"),
+    static_argnames=("kind", "temperature", *PARAMETER_NAMES),
 )
 kinds = pytest.mark.parametrize("kind", KINDS)
 

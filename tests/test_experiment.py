@@ -1,7 +1,9 @@
 """Whole experiments: what they write, and that they go on where they were stopped."""
 
 import dataclasses
+import re
 import signal
+import struct
 import time
 
 import jax
@@ -9,18 +11,22 @@ import numpy as np
 import pytest
 import runs
 from etils import epath
+from PIL import Image, ImageColor
 from runs import read_report, write_corpus
+from tensorboardX.proto import event_pb2
 
 from kdjax import checkpoint
 from kdjax.config import ModelConfig, default
 from kdjax.models import build
 from kdjax.optimizers import make_optimizer
 from kdjax.parsing import from_mapping
+from kdjax.plots import COLORS
+from kdjax.report import table
 from kdjax.state import create_state
 from kdjax.validation import validate
 from kdjax.writers import read_metrics
 
-STEPS = 120
+STEPS = 80
 
 
 def arguments(place, name, *overrides):
@@ -64,15 +70,39 @@ def final_state(workdir):
     return saved.restore(STEPS, like)
 
 
+def board(directory):
+    """Yields every scalar that TensorBoard would show, by step and name."""
+    for path in directory.iterdir():
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack_from("<Q", data)
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            for scalar in event.summary.value:
+                yield (event.step, scalar.tag), np.float32(scalar.simple_value)
+            data = data[16 + size :]
+
+
 def test_a_run_writes_everything_it_promises(place, straight):
     workdir = place / "straight"
     report = read_report(workdir)
-    assert [r["role"] for r in report["runs"]] == ["teacher", "student", "twin"]
+    roles = ["teacher", "student", "twin"]
+    assert [r["role"] for r in report["runs"]] == roles
     assert set(report["runs"][1]["final"]) == {"validation"}
-    assert report["data"]["splits"]["train"]["sha256"]
-    for name in ("report.html", "curves.png", "calibration.png"):
-        assert (workdir / "report" / name).stat().st_size > 1000
-    assert any((workdir / "student-0" / "tensorboard").iterdir())
+    assert re.fullmatch("[0-9a-f]{64}", report["data"]["splits"]["train"]["sha256"])
+    for name in ("curves.png", "calibration.png"):
+        plot = np.asarray(Image.open(workdir / "report" / name).convert("RGB"))
+        colors = set(map(tuple, plot.reshape(-1, 3).tolist()))
+        assert {ImageColor.getrgb(COLORS[role]) for role in roles} <= colors, name
+    page = (workdir / "report" / "report.html").read_text().replace("&nbsp;", " ")
+    figures = [x for x in re.split(r" {2,}|\n", table(report)) if x[:1].isdigit()]
+    assert [figure for figure in figures if f">{figure}<" not in page] == []
+    student = workdir / "student-0"
+    assert dict(board(student / "tensorboard")) == {
+        (record["step"], name): np.float32(value)
+        for record in read_metrics(epath.Path(student))
+        for name, value in record.items()
+        if name != "step"
+    }
     assert str(workdir / "report" / "report.html") in straight.stdout
     assert report["summary"]["verdict"] in straight.stdout
 
@@ -105,7 +135,7 @@ def test_resuming_after_a_kill_is_exact_to_the_bit(place, straight):
     every = "--config.checkpoint.every=20"
     process = runs.start(*arguments(place, "killed", every))
     student = place / "killed" / "student-0"
-    while not (student / "checkpoints" / "40").exists():
+    while not (student / "checkpoints" / "20").exists():
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
