@@ -1,8 +1,11 @@
 """Every divergence and its gradient in float64 numpy: what the loss is judged by.
 
 Shares no line with `kdjax.losses` and uses no automatic differentiation: values are
-the definitions' sums, gradients are derived by hand. p is the teacher, q the student,
-both softened by the temperature; [N, V] throughout.
+the definitions' sums, gradients are derived by hand. Nor does it share one with
+`tests/oracles.py`, which has values only and also takes ids of probability zero: that
+one judges the tests, and as both were derived apart, each is checked by the other.
+
+p is the teacher, q the student, both softened by the temperature; [N, V] throughout.
 
 For a divergence written in log q, with u = dD / d(log q) taken freely, the softmax
 gives dD / d(logits / temperature) = u - q sum(u).

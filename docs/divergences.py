@@ -3,17 +3,25 @@
 python docs/divergences.py
 """
 
+import io
+import json
 import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from kdjax.losses import DIVERGENCES, divergence
 
 DIRECTORY = pathlib.Path(__file__).parent
+COLUMNS = 4  # of the picture
+STRIDE = 28  # of the numbers that the picture's file keeps as text, one in so many
 TEACHER = 0.7  # the teacher's probability of the first of two ids, the label
+STUDENT = np.linspace(0.01, 0.99, 197, dtype=np.float32)  # the student's
 
 INTRODUCTION = f"""\
 # Divergences
@@ -53,33 +61,73 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def picture() -> Figure:
-    """Returns small multiples of value and gradient over the student's probability."""
-    student = np.linspace(0.01, 0.99, 197, dtype=np.float32)
-    logits = jnp.stack([jnp.log(student), jnp.log(1 - student)], -1)
+class Curve(NamedTuple):
+    """What the picture shows of a divergence, over `STUDENT`."""
+
+    title: str
+    value: NDArray[np.float32]
+    gradient: NDArray[np.float32]
+
+
+def curves() -> list[Curve]:
+    """Returns all that the picture shows, in the order of the table."""
+    logits = jnp.stack([jnp.log(STUDENT), jnp.log(1 - STUDENT)], -1)
     teacher = jnp.broadcast_to(jnp.log(jnp.array([TEACHER, 1 - TEACHER])), logits.shape)
-    labels = jnp.zeros(student.size, jnp.int32)
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    axes = figure.subplots(3, 4, sharex=True)
-    for plot, (kind, row) in zip(axes.flat, DIVERGENCES.items(), strict=True):
+    labels = jnp.zeros(STUDENT.size, jnp.int32)
+    found = []
+    for kind, row in DIVERGENCES.items():
 
         def value(x: jax.Array, kind: str = kind) -> jax.Array:
             return divergence(x, teacher, kind=kind, labels=labels)
 
         gradient = jax.grad(lambda x, f=value: f(x).sum())(logits)[:, 0]
+        values = ", ".join(f"{k} = {p.default:g}" for k, p in row.parameters.items())
+        title = f"{kind}\n{values}" if values else kind
+        found.append(Curve(title, np.asarray(value(logits)), np.asarray(gradient)))
+    return found
+
+
+def picture(shown: Sequence[Curve]) -> bytes:
+    """Returns a PNG of small multiples, which carries `description` of them."""
+    rows = -(-len(shown) // COLUMNS)
+    figure = Figure(figsize=(10, 2.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, sharex=True, squeeze=False)
+    for plot, curve in zip(axes.flat, shown, strict=False):
         plot.axhline(0.0, color="0.8", linewidth=0.8)
         plot.axvline(TEACHER, color="0.6", linewidth=0.8, linestyle=":")
-        plot.plot(student, value(logits), color="C0", label="value")
-        plot.plot(student, gradient, color="C1", linestyle="--", label="gradient")
+        plot.plot(STUDENT, curve.value, color="C0", label="value")
+        plot.plot(STUDENT, curve.gradient, color="C1", linestyle="--", label="gradient")
         plot.set_ylim(-1.1, 2.1)
-        values = ", ".join(f"{k} = {p.default:g}" for k, p in row.parameters.items())
-        plot.set_title(f"{kind}\n{values}" if values else kind, fontsize=9)
-    for plot in axes[-1]:
+        plot.set_title(curve.title, fontsize=9)
+    for plot in axes.flat[len(shown) :]:
+        plot.set_visible(False)
+    for plot in axes.flat[: len(shown)][-COLUMNS:]:  # the lowest of every column
         plot.set_xlabel("student's probability")
+        plot.tick_params(labelbottom=True)
     axes.flat[0].legend(fontsize=8)
-    return figure
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, metadata={"Description": description(shown)})
+    return file.getvalue()
+
+
+def description(shown: Sequence[Curve]) -> str:
+    """Returns some of the numbers, so that a picture can be told from an old one."""
+    some = {
+        curve.title: [
+            [round(float(x), 2) for x in line[::STRIDE]]
+            for line in (curve.value, curve.gradient)
+        ]
+        for curve in shown
+    }
+    return json.dumps(some)
+
+
+def main() -> None:
+    """Writes both, once both are known."""
+    written = {"divergences.md": page().encode(), "divergences.png": picture(curves())}
+    for name, content in written.items():
+        (DIRECTORY / name).write_bytes(content)
 
 
 if __name__ == "__main__":
-    (DIRECTORY / "divergences.md").write_text(page())
-    picture().savefig(DIRECTORY / "divergences.png", dpi=110)
+    main()

@@ -15,6 +15,20 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """What all processes that tests start compile, once for all of them.
+
+    JAX has read its environment before and keeps nothing of this process's own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(base / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
 @pytest.fixture
 def home(tmp_path, tmp_path_factory, monkeypatch):
     """An empty home, so that what a test leaves in caches and runs lies in tmp_path."""

@@ -1,4 +1,10 @@
-"""The divergences in plain numpy and float64, straight from their papers' formulas."""
+"""The divergences in plain numpy and float64, straight from their papers' formulas.
+
+What the tests judge by. `benchmarks/oracle.py` is a second oracle, on purpose: it has
+gradients derived by hand, which accuracy is measured against, and shares no line with
+this one. `tests/test_loss_benchmark.py` compares the two, so that a formula which was
+misread once does not pass.
+"""
 
 import numpy as np
 

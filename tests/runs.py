@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own, as a user starts them."""
+"""kdjax's commands in processes of their own, as a user starts them."""
 
 import json
 import os
@@ -7,7 +7,59 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 120
+LAUNCHER = ROOT / "launch" / "local.py"
+TWO = (LAUNCHER, "--processes=2", "--devices=1", "--", sys.executable)
+
+
+def environment(devices=1, **variables):
+    """Returns the environment of a process that sees this code and no accelerator."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONIOENCODING": "utf-8",
+        **variables,
+    }
+
+
+def start(*arguments, env=None, cwd=None):
+    """Starts Python with the arguments, and returns the process."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=environment() if env is None else env,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def run(*arguments, env=None, cwd=None, timeout=None, check=True):
+    """Runs Python with the arguments, and returns its exit status and what it said."""
+    process = start(*arguments, env=env, cwd=cwd)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher passes it on, so that no rank is left behind
+        raise
+    assert not check or process.returncode == 0, errors
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def experiment(texts, workdir, *overrides):
+    """Returns the arguments of a small experiment on the files that a glob finds."""
+    return [
+        *("-m", "kdjax.main", f"--config={ROOT}/configs/gpt_debug.py"),
+        f"--workdir={workdir}",
+        "--config.data.source=files",
+        f"--config.data.pattern={texts}",
+        "--config.data.validation_fraction=0.2",
+        *overrides,
+    ]
+
+
+def read_report(workdir):
+    return json.loads(pathlib.Path(workdir, "report", "report.json").read_text())
 
 
 def write_corpus(place):
@@ -17,35 +69,3 @@ def write_corpus(place):
         parts = [text[i : i + 1500] for i in range(0, len(text), 1500)]
         for number, part in enumerate(parts):
             (place / f"{source.stem}-{number}.txt").write_text(part)
-
-
-def command(place, workdir, *overrides):
-    return [
-        *(sys.executable, "-m", "kdjax.main", "--config=configs/gpt_debug.py"),
-        f"--workdir={place / workdir}",
-        f"--config.cache_dir={place / 'cache'}",
-        "--config.data.source=files",
-        f"--config.data.pattern={place}/*.txt",
-        "--config.data.validation_fraction=0.2",
-        f"--config.student.train.steps={STEPS}",
-        *overrides,
-    ]
-
-
-def environment(devices=1):
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-def run(place, workdir, *overrides, devices=1):
-    return subprocess.run(
-        command(place, workdir, *overrides),
-        cwd=ROOT,
-        env=environment(devices),
-        capture_output=True,
-        text=True,
-        check=True,
-    )

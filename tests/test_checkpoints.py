@@ -16,6 +16,7 @@ import pytest
 from etils import epath
 from gguf_files import converted, metadata, write
 from jax.sharding import PartitionSpec
+from kdjax.stages import obtain_teacher, teacher_architecture
 from safetensors.numpy import load_file
 from toys import TINY, write_model
 
@@ -27,7 +28,6 @@ from kdjax.errors import UsageError
 from kdjax.models import weights
 from kdjax.models.translate import canonical
 from kdjax.sharding import make_mesh
-from kdjax.stages import obtain_teacher, teacher_architecture
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "kdjax"
 KINDS = {

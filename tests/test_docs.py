@@ -1,21 +1,47 @@
 """What is generated is what the code says now, and what is shown works."""
 
+import io
+import itertools
+import json
 import pathlib
 import re
 import runpy
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from PIL import Image
 from toys import write_model
+
+from kdjax.losses import DIVERGENCES
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
+GENERATOR = runpy.run_path(str(DOCS / "divergences.py"))
+
+
 def test_the_page_of_divergences_is_the_table_s():
-    generator = runpy.run_path(str(DOCS / "divergences.py"))
     text = (DOCS / "divergences.md").read_text()
-    assert text == generator["page"](), "run: python docs/divergences.py"
-    assert (DOCS / "divergences.png").exists()
+    assert text == GENERATOR["page"](), "run: python docs/divergences.py"
+
+
+def test_the_picture_of_divergences_shows_what_the_functions_return():
+    shown, picture = GENERATOR["curves"](), Image.open(DOCS / "divergences.png")
+    assert [curve.title.split("\n")[0] for curve in shown] == list(DIVERGENCES)
+    drawn = json.loads(picture.info["Description"])
+    assert drawn.keys() == {curve.title for curve in shown}, "run the generator"
+    for curve in shown:
+        # Two decimals are stored, and another machine may round them differently.
+        now = [line[:: GENERATOR["STRIDE"]] for line in curve[1:]]
+        np.testing.assert_allclose(drawn[curve.title], now, atol=0.011)
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_a_picture_is_drawn_of_any_number_of_divergences(count):
+    curves = itertools.islice(itertools.cycle(GENERATOR["curves"]()), count)
+    picture = Image.open(io.BytesIO(GENERATOR["picture"]([*curves])))
+    assert picture.height == -(-count // 4) * 275
 
 
 def test_a_finished_run_speaks_in_a_notebook_as_it_is_shown(

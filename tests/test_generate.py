@@ -2,17 +2,15 @@
 
 import dataclasses
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import gguf
 import numpy as np
 import pytest
+import runs
 import tokenizers
 from etils import epath
+from runs import ROOT
 from toys import random_params
 
 from kdjax import models
@@ -25,7 +23,6 @@ from kdjax.errors import UsageError
 from kdjax.sampling import Sampling
 from kdjax.speaking import speak
 
-ROOT = pathlib.Path(__file__).parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 
 
@@ -350,19 +347,8 @@ def test_an_end_can_be_given_by_its_id(directory):
 
 
 def command(*arguments):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "kdjax.generate", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
+    return runs.run(
+        *("-m", "kdjax.generate", *arguments), cwd=ROOT, timeout=120, check=False
     )
 
 

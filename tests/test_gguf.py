@@ -14,6 +14,8 @@ import optax
 import pytest
 from etils import epath
 from gguf_files import converted, metadata, write
+from kdjax.directories import Setting
+from kdjax.stages import obtain_teacher, teacher_architecture
 from safetensors.numpy import load_file
 
 from kdjax import models
@@ -21,13 +23,11 @@ from kdjax.config import Config, MeshConfig, TeacherConfig, TokenizerConfig
 from kdjax.data import same_ids
 from kdjax.data.tokenizer import load_tokenizer, train_tokenizer
 from kdjax.decoding import Generator
-from kdjax.directories import Setting
 from kdjax.errors import UsageError
 from kdjax.gguf_header import read_header
 from kdjax.models.translate import canonical
 from kdjax.sampling import Sampling
 from kdjax.sharding import make_mesh
-from kdjax.stages import obtain_teacher, teacher_architecture
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 LLAMA3 = {

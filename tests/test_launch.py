@@ -1,34 +1,30 @@
 """The local launcher: what each rank is told, and that no rank outlives another."""
 
-import pathlib
+import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+import runs
+from runs import LAUNCHER
 
-LAUNCHER = pathlib.Path(__file__).parents[1] / "launch" / "local.py"
 
-
-def start(*options, program=None):
+def arguments(options, program):
     command = [] if program is None else ["--", sys.executable, "-c", program]
-    return subprocess.Popen(
-        [sys.executable, str(LAUNCHER), *options, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return [LAUNCHER, *options, *command]
+
+
+# What the ranks are told must come from the launcher: it is told nothing itself.
+def start(*options, program=None):
+    return runs.start(*arguments(options, program), env=os.environ)
 
 
 def launch(*options, program=None):
-    process = start(*options, program=program)
-    try:
-        output, errors = process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # Forwarded, so that no rank is left behind.
-        raise
-    return process.returncode, output, errors
+    done = runs.run(
+        *arguments(options, program), env=os.environ, timeout=30, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_each_rank_is_told_who_it_is_and_one_loopback_address():

@@ -2,40 +2,28 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import resource
-import subprocess
-import sys
 
 import pytest
+import runs
 from etils import epath
+from runs import ROOT
 
 from kdjax import workdir
 from kdjax.config import Config, ModelConfig
 from kdjax.config import default as default_config
 from kdjax.validation import validate
 
-ROOT = pathlib.Path(__file__).parents[1]
 DEBUG = f"--config={ROOT}/configs/gpt_debug.py"
 
 pytestmark = pytest.mark.usefixtures("home")
 
 
 def run(*arguments, python=("-m", "kdjax.main")):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_LOG_COMPILES": "1",  # so that stderr shows whether anything was compiled
-    }
-    return subprocess.run(
-        [sys.executable, *python, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-    )
+    # So that stderr shows whether anything was compiled.
+    env = runs.environment(JAX_LOG_COMPILES="1")
+    return runs.run(*python, *arguments, env=env, timeout=60, check=False)
 
 
 def mistake(*arguments):

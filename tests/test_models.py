@@ -350,8 +350,13 @@ def test_gpt2_124m_has_the_sizes_it_is_named_after():
         logits = jax.eval_shape(model.logits, params, rows, rows)
         assert logits.shape[:2] == (2, 1024)
         assert 50_257 <= logits.shape[2] <= 50_257 + 128
-    assert config.student.model.layers == 6
-    assert count["teacher"] == pytest.approx(124e6, rel=0.01)
+    for part, depth in ((config.teacher, 12), (config.student, 6)):
+        sizes = {"layers": depth, "width": 768, "heads": 12, "max_length": 1024}
+        sizes |= {"vocab_size": 50_257, "vocab_multiple": 128}
+        speed = {"dtype": "bfloat16", "remat": "dots"}
+        assert part.model == dataclasses.replace(FAMILIES["gpt2"], **sizes, **speed)
+    # Its published parameters, and the 47 ids that fill its vocabulary up.
+    assert count["teacher"] == 124_439_808 + 47 * 768
     # A block of width D has 12 D**2 weights and 13 D biases and scales.
     block = 12 * 768**2 + 13 * 768
     assert count["teacher"] - count["student"] == 6 * block

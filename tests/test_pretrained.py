@@ -5,18 +5,16 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import resource
 import shutil
-import subprocess
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from safetensors.numpy import load_file, save_file
 
 from kdjax import models
@@ -227,16 +225,8 @@ def test_two_processes_load_save_and_refuse_together(checkpoint, tmp_path):
     name = "model.layers.1.mlp.up_proj.weight"
     edit_tensors(directory, poison(name, np.nan))
     (tmp_path / "two.py").write_text(TWO)
-    launcher = [sys.executable, "launch/local.py", "--processes=2", "--devices=1", "--"]
-    script = [sys.executable, tmp_path / "two.py", FIXTURES / "gemma2", directory]
-    done = subprocess.run(
-        [*launcher, *script, tmp_path / "out"],
-        cwd=FIXTURES.parents[1],
-        env=os.environ | {"PYTHONPATH": str(FIXTURES.parents[1])},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    script = [tmp_path / "two.py", FIXTURES / "gemma2", directory, tmp_path / "out"]
+    done = runs.run(*runs.TWO, *script)
     assert (done.stdout + done.stderr).count(f"refused: the tensor '{name}' holds") == 2
 
 

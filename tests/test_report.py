@@ -5,10 +5,9 @@ import dataclasses
 import html
 import json
 import re
-import subprocess
-import sys
 
 import pytest
+import runs
 from etils import epath
 from measurements import make_ensemble_results, make_results, make_run, with_run
 
@@ -188,14 +187,6 @@ def replace_in(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def run_command(workdir):
-    return subprocess.run(
-        [sys.executable, "-m", "kdjax.report", f"--workdir={workdir}"],
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_the_command_renders_again_from_the_stored_numbers(tmp_path):
     page = report.write(
         make_results(student=[1.2], twin=[1.3]), epath.Path(tmp_path) / "report"
@@ -206,15 +197,14 @@ def test_the_command_renders_again_from_the_stored_numbers(tmp_path):
     )
     numbers.write_text(changed)
     page.unlink()
-    done = run_command(tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = runs.run("-m", "kdjax.report", f"--workdir={tmp_path}")
     assert "Distillation did not pay" in page.read_text()
     assert "1.7654" in done.stdout
     assert json.loads(numbers.read_text())["summary"]["outcome"] == "lost"
 
 
 def test_a_missing_report_is_one_line_and_exit_code_2(tmp_path):
-    done = run_command(tmp_path)
+    done = runs.run("-m", "kdjax.report", f"--workdir={tmp_path}", check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"there is no {tmp_path}/report/report.json; --workdir" in done.stderr

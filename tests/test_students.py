@@ -5,10 +5,10 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+import runs
+from runs import ROOT
 from toys import random_params
 
 from kdjax import config as config_lib
@@ -18,27 +18,13 @@ from kdjax.data.tokenizer import train_tokenizer
 from kdjax.errors import UsageError
 from kdjax.validation import validate
 
-ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "students.md"
 
 
 def run(texts, workdir, *overrides):
-    arguments = [
-        *(sys.executable, "-m", "kdjax.main"),
-        f"--config={ROOT}/configs/gpt_debug.py",
-        f"--workdir={workdir}",
-        "--config.data.source=files",
-        f"--config.data.pattern={texts}",
-        "--config.data.validation_fraction=0.2",
-        "--config.student.train.steps=4",
-        "--config.checkpoint.every=2",
-        *overrides,
-    ]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        arguments, env=environment, check=True, capture_output=True, text=True
-    )
-    return done, json.loads(pathlib.Path(workdir, "report/report.json").read_text())
+    few = ("--config.student.train.steps=4", "--config.checkpoint.every=2")
+    done = runs.run(*runs.experiment(texts, workdir, *few, *overrides))
+    return done, runs.read_report(workdir)
 
 
 def bits(run):

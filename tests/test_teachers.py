@@ -1,40 +1,28 @@
 """A teacher may come from a Hugging Face directory, tokenizer included."""
 
 import dataclasses
-import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
-import types
 
 import jax
 import numpy as np
 import pytest
 import tokenizers
 from etils import epath
+from runs import experiment, read_report, run
+from teachers import architecture_of, load_teacher, make_setting
 from toys import random_params
 
 from kdjax import models
 from kdjax.checkpoints import native
-from kdjax.config import Config, MeshConfig, ModelConfig, TeacherConfig, TokenizerConfig
+from kdjax.config import ModelConfig, TokenizerConfig
 from kdjax.data import same_ids
 from kdjax.data.tokenizer import read_tokenizer, train_tokenizer
-from kdjax.directories import Setting
 from kdjax.errors import UsageError
+from kdjax.experiment.setting import check_vocabularies, make_model
 from kdjax.export import export
 from kdjax.models.translate import canonical
 from kdjax.parsing import from_mapping
-from kdjax.sharding import make_mesh
-from kdjax.stages import (
-    check_vocabularies,
-    make_model,
-    obtain_teacher,
-    teacher_architecture,
-)
 
-ROOT = pathlib.Path(__file__).parents[1]
 BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))
 ARCHITECTURE = ModelConfig(layers=1, width=16, heads=2, vocab_size=257, windows=(9,))
 
@@ -50,23 +38,17 @@ def directory(tmp_path):
     return path
 
 
-def setting(directory, tokenizer=BYTES):
-    config = Config(teacher=TeacherConfig(path=str(directory)))
-    prepared = types.SimpleNamespace(tokenizer=tokenizer)
-    return Setting(config, epath.Path(directory), prepared, make_mesh(MeshConfig()), {})
-
-
 def test_its_architecture_and_parameters_are_those_of_the_files(directory):
-    found = teacher_architecture(setting(directory))
-    assert found.layer_windows == (9,)
-    teacher = obtain_teacher(models.build(found), setting(directory))
+    setting = make_setting(directory, BYTES)
+    assert architecture_of(setting).layer_windows == (9,)
+    teacher = load_teacher(setting)
     expected = random_params(models.build(ARCHITECTURE))
     expected["embed"]["tokens"] = expected["embed"]["tokens"].at[257:].set(0)
     jax.tree.map(np.testing.assert_array_equal, teacher.params, expected)
     config = directory / "config.json"
     config.write_text(config.read_text() + "\n")
-    changed = obtain_teacher(models.build(found), setting(directory))
-    assert changed.card["sha256"] != teacher.card["sha256"]
+    changed = load_teacher(setting)
+    assert changed.sha256 != teacher.sha256
 
 
 @pytest.mark.parametrize("is_own", [False, True])
@@ -79,10 +61,7 @@ def test_it_stays_as_it_is_stored_unless_the_config_says(directory, is_own):
         directory.mkdir()
         native.save_model(epath.Path(directory), params, card)
     for dtype in ("", "bfloat16"):
-        data = setting(directory)
-        teacher = dataclasses.replace(data.config.teacher, dtype=dtype)
-        data = data._replace(config=dataclasses.replace(data.config, teacher=teacher))
-        found = obtain_teacher(models.build(teacher_architecture(data)), data)
+        found = load_teacher(make_setting(directory, BYTES, dtype=dtype))
         assert found.model.config.dtype == (dtype or "float32")
         wanted = jax.tree.map(lambda x: x.astype(dtype or x.dtype), params)  # noqa: B023
         jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
@@ -94,7 +73,7 @@ def test_another_tokenizer_is_refused_with_the_flags_that_mend_it(directory):
     end = dataclasses.replace(TokenizerConfig(kind="bytes"), end_of_text="</s>")
     for tokenizer in (other, train_tokenizer((), end)):
         with pytest.raises(UsageError, match="has another tokenizer") as caught:
-            teacher_architecture(setting(directory, tokenizer))
+            architecture_of(make_setting(directory, tokenizer))
         flags = f"kind=file --config.tokenizer.path={directory}/tokenizer.json"
         assert flags in str(caught.value)
 
@@ -106,24 +85,28 @@ def test_what_the_data_s_tokenizer_does_beyond_ids_does_not_matter(directory):
     library.post_processor = tokenizers.processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    data = setting(directory, BYTES._replace(tokenizer=library))
-    architecture = teacher_architecture(data)
+    setting = make_setting(directory, BYTES._replace(tokenizer=library))
+    architecture = architecture_of(setting)
+
+    def make():
+        return make_model(architecture, "config.teacher", (), setting, is_trained=False)
+
     for largest in (256, 257):
-        data.prepared.info = {"splits": {"train": {"largest_id": largest}}}
+        setting.prepared.info = {"splits": {"train": {"largest_id": largest}}}
         if largest < architecture.vocab_size:
-            make_model(architecture, "teacher", data)
+            make()
             continue
         with pytest.raises(UsageError, match=r"= 257, and the rows hold ids up to 257"):
-            make_model(architecture, "teacher", data)
+            make()
 
 
 def test_a_student_of_another_vocabulary_is_refused_before_training():
     known = [models.build(ModelConfig(vocab_size=size)) for size in (300, 1324, 1325)]
-    check_vocabularies(known[0], known[1])
+    check_vocabularies(known[0], known[1], "teacher")
     for student, teacher in ((known[0], known[2]), (known[2], known[0])):
         size = teacher.config.vocab_size
         with pytest.raises(UsageError, match=f"student.model.vocab_size = {size}"):
-            check_vocabularies(student, teacher)
+            check_vocabularies(student, teacher, "teacher")
 
 
 def test_a_directory_without_a_tokenizer_is_refused_with_the_way_to_write_one(
@@ -131,42 +114,33 @@ def test_a_directory_without_a_tokenizer_is_refused_with_the_way_to_write_one(
 ):
     (directory / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match=r"tokenizer\.json is missing.*AutoT"):
-        teacher_architecture(setting(directory))
+        architecture_of(make_setting(directory, BYTES))
 
 
 def test_a_directory_of_neither_kind_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"teacher\.path must be.*Hugging Face"):
-        teacher_architecture(setting(tmp_path))
+        architecture_of(make_setting(tmp_path, BYTES))
 
 
 def test_a_student_is_distilled_from_it(directory, texts):
-    arguments = [
-        *(sys.executable, "-m", "kdjax.main"),
-        f"--config={ROOT}/configs/gpt_debug.py",
-        "--workdir=run",
-        "--config.data.source=files",
-        f"--config.data.pattern={texts}",
-        "--config.data.validation_fraction=0.2",
-        "--config.baseline=False",
-        "--config.student.train.steps=2",
+    arguments = experiment(
+        *(texts, "run", "--config.baseline=False", "--config.student.train.steps=2"),
         "--config.tokenizer.kind=file",
         f"--config.tokenizer.path={directory}/tokenizer.json",
         f"--config.teacher.path={directory}",
-    ]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    subprocess.run(arguments, env=environment, check=True, capture_output=True)
-    report = json.loads(pathlib.Path("run/report/report.json").read_text())
+    )
+    run(*arguments)
+    report = read_report("run")
     assert report["teachers"]["teacher"]["sha256"] == models.fingerprint(directory)
     assert report["teachers"]["teacher"]["formats"] == ["F32"]
     assert report["runs"][0]["final"]["validation"]["agreement"] == 1
-    check_export(environment)
+    check_export()
 
 
-def check_export(environment):
+def check_export():
     """Writes the student of the finished run, and finds it in the files."""
-    command = [sys.executable, "-m", "kdjax.export", "--workdir=run", "--to=out"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    run("-m", "kdjax.export", "--workdir=run", "--to=out")
     workdir, out = epath.Path("run"), epath.Path("out")
     card = native.load_card(workdir / "student-0" / "model")
     trained = from_mapping(ModelConfig, card["model"], "model")

@@ -1,0 +1,40 @@
+"""The one teacher of an experiment that a test makes up."""
+
+import types
+
+from etils import epath
+
+from kdjax.config import Config, MeshConfig, TeacherConfig
+from kdjax.experiment.setting import Setting
+from kdjax.experiment.teachers import (
+    Candidate,
+    obtain_teachers,
+    open_teachers,
+    teacher_architecture,
+)
+from kdjax.models import build
+from kdjax.sharding import make_mesh
+from kdjax.task import next_token_task
+
+
+def make_setting(directory, tokenizer, **teacher):
+    """Returns the setting of an experiment with a loaded teacher and no rows."""
+    config = Config(teacher=TeacherConfig(path=str(directory), **teacher))
+    prepared = types.SimpleNamespace(tokenizer=tokenizer)
+    mesh, task = make_mesh(MeshConfig()), next_token_task()
+    return Setting(config, epath.Path(directory), prepared, mesh, task)
+
+
+def architecture_of(setting):
+    """Returns the teacher's architecture as an experiment finds it."""
+    return teacher_architecture(
+        setting.config.teacher, open_teachers(setting)["teacher"]
+    )
+
+
+def load_teacher(setting):
+    """Returns the teacher with its parameters as an experiment loads it."""
+    model = build(architecture_of(setting))
+    stored = open_teachers(setting)["teacher"]
+    candidate = Candidate("teacher", setting.config.teacher, model, stored)
+    return obtain_teachers([candidate], setting).first
