@@ -5,7 +5,6 @@ import itertools
 import json
 import pathlib
 import shutil
-import types
 
 import gguf
 import jax
@@ -14,12 +13,11 @@ import optax
 import pytest
 from etils import epath
 from gguf_files import converted, metadata, write
-from kdjax.directories import Setting
-from kdjax.stages import obtain_teacher, teacher_architecture
 from safetensors.numpy import load_file
+from teachers import architecture_of, load_teacher, make_setting
 
 from kdjax import models
-from kdjax.config import Config, MeshConfig, TeacherConfig, TokenizerConfig
+from kdjax.config import MeshConfig, TokenizerConfig
 from kdjax.data import same_ids
 from kdjax.data.tokenizer import load_tokenizer, train_tokenizer
 from kdjax.decoding import Generator
@@ -370,21 +368,13 @@ TINY = {
 
 
 def test_a_file_teaches_those_who_share_its_tokenizer(pair):
-    directory, path = pair("mistral", **TINY)
-    config = Config(teacher=TeacherConfig(path=str(path)))
-
-    def setting(tokenizer):
-        prepared = types.SimpleNamespace(tokenizer=tokenizer)
-        mesh = make_mesh(MeshConfig())
-        return Setting(config, epath.Path(directory), prepared, mesh, {})
-
-    alike = setting(load_tokenizer(epath.Path(path), "<|endoftext|>"))
-    architecture = teacher_architecture(alike)
-    assert architecture.windows == (5,)
-    teacher = obtain_teacher(models.build(architecture), alike)
-    assert teacher.card["sha256"] == models.fingerprint(path)
+    _, path = pair("mistral", **TINY)
+    tokenizer = load_tokenizer(epath.Path(path), "<|endoftext|>")
+    alike = make_setting(path, tokenizer)
+    assert architecture_of(alike).windows == (5,)
+    assert load_teacher(alike).sha256 == models.fingerprint(path)
     with pytest.raises(UsageError, match=f"kind=file --config.tokenizer.path={path}"):
-        teacher_architecture(setting(byte_level()[0]))
+        architecture_of(make_setting(path, byte_level()[0]))
 
 
 LENGTHS = (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
