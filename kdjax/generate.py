@@ -12,8 +12,8 @@ model's end-of-text token or after --max_tokens.
 
 from absl import flags
 
-from kdjax import cli
-from kdjax.errors import UsageError
+from kdjax.core import cli
+from kdjax.core.errors import UsageError
 
 _MOST_TOKENS = 2**16  # the cache has a place for each
 _LARGEST_SEED = 2**31 - 1
@@ -67,13 +67,13 @@ def main(argv: list[str]) -> None:
     if not _PROMPT.value:
         raise UsageError("--prompt is missing, such as --prompt='Once upon a time'")
     # Imported only when needed: a mistake is answered before seconds of imports.
-    from kdjax.sampling import Sampling
+    from kdjax.generation.sampling import Sampling
 
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)
     sampling.check()
     from kdjax.checkpoints import open_model
-    from kdjax.speaking import speak
-    from kdjax.writers import say
+    from kdjax.core.logging import say
+    from kdjax.generation.stream import speak
 
     stored = open_model(_CHECKPOINT.value, named="--checkpoint")
     speed = speak(

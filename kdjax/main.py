@@ -13,9 +13,10 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from kdjax import cli, workdir
-from kdjax.errors import UsageError
-from kdjax.validation import validate
+from kdjax.config.validation import check_overrides, validate
+from kdjax.core import cli
+from kdjax.core.errors import UsageError
+from kdjax.experiment import workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, as FILE or FILE:ARGUMENT.", lock_config=True
@@ -43,18 +44,18 @@ def main(argv: list[str]) -> None:
         print(f"finished before; the report: {done}")
         return
     # Imported only when needed: a mistake is answered before seconds of imports.
-    from kdjax.sharding import join_processes
+    from kdjax.parallel.sharding import join_processes
 
     is_first = join_processes() == 0
     if is_first:
         workdir.claim(directory, settings, overwrite=_OVERWRITE.value)
-    from kdjax import report, summary
+    from kdjax import report
     from kdjax.experiment.experiment import run
 
     results = run(settings, directory)
     if is_first:
         path = report.write(results, directory / "report")
-        verdict = summary.summarise(results).verdict
+        verdict = report.summarise(results).verdict
         print(report.table(results), verdict, f"report: {path}", sep="\n\n")
 
 
@@ -67,4 +68,5 @@ def _default_workdir() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    cli.run(main, stopped="stopped; run the same command again to go on")
+    stopped = "stopped; the same command again resumes"
+    cli.run(main, check=check_overrides, stopped=stopped)

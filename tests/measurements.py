@@ -3,7 +3,7 @@
 import dataclasses
 
 from kdjax.config import Config
-from kdjax.results import (
+from kdjax.results.measured import (
     CalibrationBin,
     CurvePoint,
     DataInfo,

@@ -4,7 +4,7 @@ import types
 
 from etils import epath
 
-from kdjax.config import Config, MeshConfig, TeacherConfig
+from kdjax.config import Config, MeshConfig, StudentConfig, TeacherConfig
 from kdjax.experiment.setting import Setting
 from kdjax.experiment.teachers import (
     Candidate,
@@ -13,16 +13,19 @@ from kdjax.experiment.teachers import (
     teacher_architecture,
 )
 from kdjax.models import build
-from kdjax.sharding import make_mesh
-from kdjax.task import next_token_task
+from kdjax.parallel.sharding import make_mesh
+from kdjax.train.task import next_token_task
 
 
-def make_setting(directory, tokenizer, **teacher):
+def make_setting(directory, tokenizer, student="", **teacher):
     """Returns the setting of an experiment with a loaded teacher and no rows."""
-    config = Config(teacher=TeacherConfig(path=str(directory), **teacher))
+    config = Config(
+        teacher=TeacherConfig(path=str(directory), **teacher),
+        student=StudentConfig(path=str(student)),
+    )
     prepared = types.SimpleNamespace(tokenizer=tokenizer)
     mesh, task = make_mesh(MeshConfig()), next_token_task()
-    return Setting(config, epath.Path(directory), prepared, mesh, task)
+    return Setting(config, epath.Path(directory), prepared, mesh, task, {})
 
 
 def architecture_of(setting):

@@ -7,27 +7,30 @@ import json
 import os
 import pathlib
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 from gguf_files import converted, metadata, write
 from jax.sharding import PartitionSpec
-from kdjax.stages import obtain_teacher, teacher_architecture
 from safetensors.numpy import load_file
+from teachers import architecture_of, load_teacher, make_setting
 from toys import TINY, write_model
 
-from kdjax import checkpoints, directories, gguf_header, models
-from kdjax.checkpoints import hugging_face, native, opening
-from kdjax.config import Config, MeshConfig, StudentConfig, TeacherConfig
-from kdjax.data.tokenizer import load_tokenizer
-from kdjax.errors import UsageError
-from kdjax.models import weights
-from kdjax.models.translate import canonical
-from kdjax.sharding import make_mesh
+from kdjax import checkpoints, models
+from kdjax.checkpoints import native, opening
+from kdjax.checkpoints.hf import directory as hugging_face
+from kdjax.checkpoints.hf.translate import canonical
+from kdjax.config import MeshConfig
+from kdjax.core.errors import UsageError
+from kdjax.experiment import setting
+from kdjax.experiment.students import open_student, start_students
+from kdjax.formats import gguf as gguf_header
+from kdjax.formats import safetensors as weights
+from kdjax.models import build
+from kdjax.parallel.sharding import make_mesh
+from kdjax.text.tokenizer import load_tokenizer
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "kdjax"
 KINDS = {
@@ -205,33 +208,24 @@ def test_a_run_s_tokenizer_and_its_teacher_share_one_header(written, tmp_path, c
     assert counted == {"model.gguf": 2}
 
 
-def setting(path, tokenizer):
-    config = Config(
-        teacher=TeacherConfig(path=str(path)), student=StudentConfig(path=str(path))
-    )
-    prepared = types.SimpleNamespace(tokenizer=tokenizer)
-    mesh = make_mesh(MeshConfig())
-    return directories.Setting(config, epath.Path("w"), prepared, mesh, {})
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_experiment_opens_a_path_once(written, tmp_path, kind, monkeypatch):
-    opened = []
+    opened, path = [], tmp_path / KINDS[kind]
 
     def counting(path, **options):
         opened.append(path)
         return models.open_model(path, **options)
 
-    monkeypatch.setattr(directories, "open_model", counting)
-    data = setting(tmp_path / KINDS[kind], written[2])
-    architecture = teacher_architecture(data)
-    teacher = obtain_teacher(models.build(architecture), data)
+    monkeypatch.setattr(setting, "open_model", counting)
+    both = make_setting(path, written[2], student=path)
+    teacher = load_teacher(both)
     jax.tree.map(np.testing.assert_array_equal, teacher.params, written[1])
-    assert teacher.card["sha256"] == models.fingerprint(tmp_path / KINDS[kind])
-    assert teacher.card["formats"] == ["F32"]
-    student = directories.load("student", data, dtype="float32")
-    jax.tree.map(np.testing.assert_array_equal, student.params, written[1])
-    assert opened == [str(tmp_path / KINDS[kind])]
+    assert teacher.sha256 == models.fingerprint(path)
+    assert teacher.formats == ("F32",)
+    model, stored = build(architecture_of(both)), open_student(both)
+    start = start_students(model, stored, teacher, both)
+    jax.tree.map(np.testing.assert_array_equal, start.params(), written[1])
+    assert opened == [str(path)]
 
 
 def test_mistakes_name_what_gave_the_path(written, tmp_path):
@@ -241,7 +235,7 @@ def test_mistakes_name_what_gave_the_path(written, tmp_path):
         ("empty", "holds no model; config.teacher.path must be a run's workdir"),
     ):
         with pytest.raises(UsageError, match=words) as caught:
-            teacher_architecture(setting(tmp_path / name, written[2]))
+            architecture_of(make_setting(tmp_path / name, written[2]))
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match=r"path=nowhere does not exist"):
         models.open_model("nowhere")
@@ -283,13 +277,13 @@ def test_ids_become_text_without_what_is_special(written):
 # Whose a model is, is asked in one place; whether a run has finished one, and which
 # kind a tokenizer's file is, are other questions.
 ASKING = {
-    "is_model": {"checkpoints/opening.py", "stages.py", "export.py"},
+    "is_model": {"checkpoints/opening.py", "experiment/runs.py", "export.py"},
     "is_claimed": {"checkpoints/opening.py"},
-    ".gguf": {"checkpoints/opening.py", "data/tokenizer.py"},
+    ".gguf": {"checkpoints/opening.py", "text/tokenizer.py"},
     "model_type": {
-        "checkpoints/hugging_face.py",
-        "models/gguf_models.py",
-        "models/translate.py",
+        "checkpoints/hf/directory.py",
+        "checkpoints/gguf/model.py",
+        "checkpoints/hf/translate.py",
     },
     "model.json": {"checkpoints/native.py"},
 }

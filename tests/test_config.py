@@ -14,11 +14,11 @@ import pytest
 
 from kdjax import config as config_lib
 from kdjax.config import Config, DistillConfig, ScheduleConfig, StudentConfig
+from kdjax.config.parsing import check_key, from_mapping
+from kdjax.config.validation import validate
+from kdjax.core.errors import UsageError
 from kdjax.data import CORPORA
-from kdjax.errors import UsageError
 from kdjax.losses import DIVERGENCES
-from kdjax.parsing import check_key, from_mapping
-from kdjax.validation import validate
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -268,7 +268,8 @@ def test_a_schedule_and_rules_become_frozen_and_hashable():
     parsed = validate(config)
     assert parsed.student.rules == (("mlp/down/kernel$", (None, "tensor", None)),)
     assert parsed.distill.alpha == ScheduleConfig("linear", start=0.25, end=1.0)
-    assert hash(parsed) != hash(Config())
+    assert hash(parsed.student) != hash(Config().student)
+    assert hash(parsed.distill) != hash(Config().distill)
 
 
 def test_what_asdict_writes_is_read_back_equal():

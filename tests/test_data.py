@@ -21,17 +21,12 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.core.download import downloader
 
 from kdjax.config import DataConfig, TokenizerConfig
-from kdjax.data import (
-    held_out_batches,
-    load_tokenizer,
-    open_corpus,
-    prepare,
-    training_batches,
-)
+from kdjax.core.errors import UsageError
+from kdjax.data import held_out_batches, open_corpus, prepare, training_batches
 from kdjax.data.corpora import is_held_out
-from kdjax.data.prepare import pack
-from kdjax.data.tokenizer import train_tokenizer
-from kdjax.errors import UsageError
+from kdjax.data.rows import pack
+from kdjax.text import load_tokenizer
+from kdjax.text.tokenizer import train_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 BYTES = TokenizerConfig(kind="bytes")

@@ -12,10 +12,10 @@ from toys import FAMILIES, random_params
 
 from kdjax import models
 from kdjax.config import MeshConfig, RopeScalingConfig
-from kdjax.decoding import ENDED, Generator
-from kdjax.errors import UsageError
-from kdjax.sampling import Sampling, restrict, sample
-from kdjax.sharding import make_mesh, make_placement, shardings
+from kdjax.core.errors import UsageError
+from kdjax.generation.decode import ENDED, Generator
+from kdjax.generation.sampling import Sampling, restrict, sample
+from kdjax.parallel.sharding import make_mesh, make_placement, shardings
 
 CASES = FAMILIES | {
     "llama3": dataclasses.replace(

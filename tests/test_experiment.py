@@ -15,17 +15,19 @@ from PIL import Image, ImageColor
 from runs import read_report, write_corpus
 from tensorboardX.proto import event_pb2
 
-from kdjax import checkpoint
 from kdjax.checkpoints import native
 from kdjax.config import ModelConfig, default
+from kdjax.config.parsing import from_mapping
+from kdjax.config.validation import validate
 from kdjax.models import build
-from kdjax.optimizers import make_optimizer
-from kdjax.parsing import from_mapping
-from kdjax.plots import COLORS
+from kdjax.parallel.sharding import abstract
 from kdjax.report import table
-from kdjax.state import create_state
-from kdjax.validation import validate
-from kdjax.writers import read_metrics
+from kdjax.report.plots import styles
+from kdjax.results.files import from_json
+from kdjax.train.checkpoints import Checkpoints
+from kdjax.train.optimizers import make_optimizer
+from kdjax.train.records import read_metrics
+from kdjax.train.state import create_state
 
 STEPS = 80
 
@@ -65,8 +67,8 @@ def final_state(workdir):
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: create_state(model.init, optimizer, key))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = native.abstract(shapes, jax.tree.map(lambda _: sharding, shapes))
-    saved = checkpoint.Checkpoints(directory / "checkpoints", config.checkpoint)
+    like = abstract(shapes, jax.tree.map(lambda _: sharding, shapes))
+    saved = Checkpoints(directory / "checkpoints", config.checkpoint)
     assert saved.latest() == STEPS
     return saved.restore(STEPS, like)
 
@@ -93,9 +95,11 @@ def test_a_run_writes_everything_it_promises(place, straight):
     for name in ("curves.png", "calibration.png"):
         plot = np.asarray(Image.open(workdir / "report" / name).convert("RGB"))
         colors = set(map(tuple, plot.reshape(-1, 3).tolist()))
-        assert {ImageColor.getrgb(COLORS[role]) for role in roles} <= colors, name
+        looks = styles(roles).values()
+        assert {ImageColor.getrgb(look["color"]) for look in looks} <= colors, name
+    results = from_json(report, "report.json")
     page = (workdir / "report" / "report.html").read_text().replace("&nbsp;", " ")
-    figures = [x for x in re.split(r" {2,}|\n", table(report)) if x[:1].isdigit()]
+    figures = [x for x in re.split(r" {2,}|\n", table(results)) if x[:1].isdigit()]
     assert [figure for figure in figures if f">{figure}<" not in page] == []
     student = workdir / "student-0"
     assert dict(board(student / "tensorboard")) == {

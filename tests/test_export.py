@@ -13,14 +13,14 @@ from safetensors.numpy import load_file
 from toys import FAMILIES, random_params
 
 from kdjax import models
+from kdjax.checkpoints.hf import save as export
+from kdjax.checkpoints.hf.translate import canonical, read_config, write_config
 from kdjax.config import MeshConfig, ModelConfig, RopeScalingConfig, TokenizerConfig
-from kdjax.data import same_ids
-from kdjax.data.chat import Chat
-from kdjax.data.tokenizer import load_tokenizer, train_tokenizer
-from kdjax.errors import UsageError
-from kdjax.models import export
-from kdjax.models.translate import canonical, read_config, write_config
-from kdjax.sharding import make_mesh
+from kdjax.core.errors import UsageError
+from kdjax.parallel.sharding import make_mesh
+from kdjax.text import same_ids
+from kdjax.text.chat import Chat
+from kdjax.text.tokenizer import load_tokenizer, train_tokenizer
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 NAMES = sorted(path.name for path in FIXTURES.iterdir())

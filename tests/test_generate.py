@@ -15,13 +15,13 @@ from toys import random_params
 
 from kdjax import models
 from kdjax.checkpoints import native, open_model
-from kdjax.checkpoints.hugging_face import HuggingFaceModel
+from kdjax.checkpoints.hf.directory import HuggingFaceModel
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data.chat import Chat
-from kdjax.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
-from kdjax.errors import UsageError
-from kdjax.sampling import Sampling
-from kdjax.speaking import speak
+from kdjax.core.errors import UsageError
+from kdjax.generation.sampling import Sampling
+from kdjax.generation.stream import speak
+from kdjax.text.chat import Chat
+from kdjax.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 FIXTURES = ROOT / "tests" / "fixtures"
 

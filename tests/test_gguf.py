@@ -17,15 +17,15 @@ from safetensors.numpy import load_file
 from teachers import architecture_of, load_teacher, make_setting
 
 from kdjax import models
+from kdjax.checkpoints.hf.translate import canonical
 from kdjax.config import MeshConfig, TokenizerConfig
-from kdjax.data import same_ids
-from kdjax.data.tokenizer import load_tokenizer, train_tokenizer
-from kdjax.decoding import Generator
-from kdjax.errors import UsageError
-from kdjax.gguf_header import read_header
-from kdjax.models.translate import canonical
-from kdjax.sampling import Sampling
-from kdjax.sharding import make_mesh
+from kdjax.core.errors import UsageError
+from kdjax.formats.gguf import read_header
+from kdjax.generation.decode import Generator
+from kdjax.generation.sampling import Sampling
+from kdjax.parallel.sharding import make_mesh
+from kdjax.text import same_ids
+from kdjax.text.tokenizer import load_tokenizer, train_tokenizer
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 LLAMA3 = {

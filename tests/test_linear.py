@@ -14,7 +14,7 @@ from toys import assert_close, dot_products, equations
 from kdjax import losses
 from kdjax.config import MeshConfig
 from kdjax.losses import DIVERGENCES, Head, LossSharding
-from kdjax.sharding import make_mesh
+from kdjax.parallel.sharding import make_mesh
 
 KINDS = list(DIVERGENCES)
 OPTIONS = {"alpha": 0.3, "temperature": 2.0}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kdjax import losses
 from kdjax.config import MeshConfig
 from kdjax.losses import DIVERGENCES, Head, LossSharding
-from kdjax.sharding import make_mesh
+from kdjax.parallel.sharding import make_mesh
 
 pytestmark = pytest.mark.slow
 IDS = [1, 2, 7, 16]

@@ -10,10 +10,10 @@ import runs
 from etils import epath
 from runs import ROOT
 
-from kdjax import workdir
 from kdjax.config import Config, ModelConfig
 from kdjax.config import default as default_config
-from kdjax.validation import validate
+from kdjax.config.validation import validate
+from kdjax.experiment import workdir
 
 DEBUG = f"--config={ROOT}/configs/gpt_debug.py"
 

@@ -16,8 +16,8 @@ from toys import FAMILIES, assert_close, dot_products, equations, random_params
 from kdjax import config as config_lib
 from kdjax import models
 from kdjax.config import RopeScalingConfig
-from kdjax.models import attention, decoder, layers
-from kdjax.validation import validate
+from kdjax.config.validation import validate
+from kdjax.models.transformer import attention, decoder, layers
 
 GPT2_CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "gpt2_124m.py"
 

@@ -14,10 +14,10 @@ from toys import packed_batch
 
 from kdjax import models
 from kdjax.config import ModelConfig
-from kdjax.held_out import make_eval_step
-from kdjax.online import of_model
-from kdjax.state import create_state
-from kdjax.task import next_token_task
+from kdjax.evaluation.held_out import make_eval_step
+from kdjax.targets.online import of_model
+from kdjax.train.state import create_state
+from kdjax.train.task import next_token_task
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "own-models.md"
 CONFIG = ModelConfig(layers=1, width=16, heads=2, vocab_size=50)

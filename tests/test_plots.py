@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from measurements import make_ensemble_results, make_results
 
-from kdjax import plots
-from kdjax.results import CalibrationBin
-from kdjax.summary import summarise
+from kdjax.report import plots
+from kdjax.report.summary import summarise
+from kdjax.results.measured import CalibrationBin
 
 
 def test_the_untrained_model_does_not_set_the_y_range():

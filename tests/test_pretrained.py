@@ -18,12 +18,13 @@ import runs
 from safetensors.numpy import load_file, save_file
 
 from kdjax import models
+from kdjax.checkpoints.hf import layouts
+from kdjax.checkpoints.hf import load as pretrained
+from kdjax.checkpoints.hf.families import FAMILIES
+from kdjax.checkpoints.hf.translate import read_config
 from kdjax.config import MeshConfig, RopeScalingConfig
-from kdjax.errors import UsageError
-from kdjax.models import layouts, pretrained
-from kdjax.models.families import FAMILIES
-from kdjax.models.translate import read_config
-from kdjax.sharding import make_mesh
+from kdjax.core.errors import UsageError
+from kdjax.parallel.sharding import make_mesh
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 NAMES = sorted(path.name for path in FIXTURES.iterdir())
@@ -199,11 +200,11 @@ def test_a_model_on_a_mesh_computes_what_it_computes_on_one_device():
 TWO = """
 import sys
 import jax, numpy
-from kdjax.sharding import join_processes, make_mesh
+from kdjax.parallel.sharding import join_processes, make_mesh
 process = join_processes()
 from kdjax import models
 from kdjax.config import MeshConfig
-from kdjax.errors import UsageError
+from kdjax.core.errors import UsageError
 
 sound, damaged, out = sys.argv[1:]
 mesh = make_mesh(MeshConfig(data=1, fsdp=2))

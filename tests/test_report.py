@@ -13,8 +13,9 @@ from measurements import make_ensemble_results, make_results, make_run, with_run
 
 from kdjax import report
 from kdjax.config import DistillConfig, ScheduleConfig
-from kdjax.results import CurvePoint, TeacherInfo, read
-from kdjax.summary import summarise
+from kdjax.report.summary import summarise
+from kdjax.results.files import read
+from kdjax.results.measured import CurvePoint, TeacherInfo
 
 
 def test_best_comes_from_the_curve_and_final_from_the_evaluation():
@@ -73,7 +74,7 @@ def test_writing_again_replaces_every_file_and_leaves_no_other(tmp_path):
 
 
 def test_a_report_from_before_a_key_came_is_rendered_again(tmp_path):
-    old = read(epath.Path(__file__).parent / "fixtures" / "report-v1.json")
+    old = read(epath.Path(__file__).parent / "report-v1.json")
     page = report.write(old, epath.Path(tmp_path)).read_text()
     assert "on all" in " ".join(page.split())
     assert f"<dd><code>{old.teachers['teacher'].path}</code></dd>" in page
@@ -178,7 +179,7 @@ def test_several_teachers_are_columns_with_their_own_size_and_origin(tmp_path):
     card = report.model_card(results, "student-0")
     assert "- teacher wide: 1,000,000 parameters, teachers/wide\n" in card
     assert "- teacher deep: 1,000,000 parameters, teachers/deep\n" in card
-    assert "- teacher wide:" not in report.model_card(results, "student of deep-0")
+    assert "- teacher wide:" not in report.model_card(results, "student-of-deep-0")
 
 
 def replace_in(path, old, new):
@@ -217,7 +218,7 @@ def test_a_damaged_report_is_one_line_and_exit_code_2(tmp_path):
     numbers.write_text(
         numbers.read_text().replace('"agreement": 0.71', '"agreement": ""')
     )
-    done = run_command(tmp_path)
+    done = runs.run("-m", "kdjax.report", f"--workdir={tmp_path}", check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"{numbers}.runs[0].final.validation.agreement must be float" in done.stderr

@@ -9,17 +9,18 @@ import pytest
 from etils import epath
 from measurements import make_ensemble_results, make_results
 
-from kdjax import report, results
+from kdjax import report
 from kdjax.config import Config
-from kdjax.errors import UsageError
-from kdjax.results import CurvePoint, Training
-from kdjax.summary import summarise
+from kdjax.core.errors import UsageError
+from kdjax.report.summary import summarise
+from kdjax.results import files
+from kdjax.results.measured import CurvePoint, Training
 
-OLD = pathlib.Path(__file__).parent / "fixtures" / "report-v1.json"
+OLD = pathlib.Path(__file__).parent / "report-v1.json"
 
 
 def plain(values):
-    return json.loads(json.dumps(results.to_json(values)))
+    return json.loads(json.dumps(files.to_json(values)))
 
 
 @pytest.mark.parametrize(
@@ -31,11 +32,11 @@ def plain(values):
     ids=["one teacher", "two teachers"],
 )
 def test_what_is_written_is_read_back_equal(written):
-    assert results.from_json(plain(written), "report.json") == written
+    assert files.from_json(plain(written), "report.json") == written
 
 
 def test_a_report_from_when_there_was_one_teacher_is_read_with_what_it_implied():
-    old = results.read(epath.Path(OLD))
+    old = files.read(epath.Path(OLD))
     assert list(old.teachers) == ["teacher"]
     assert [(run.role, run.model, run.teachers) for run in old.runs[:3]] == [
         ("teacher", "teacher", ()),
@@ -49,14 +50,14 @@ def test_a_report_from_when_there_was_one_teacher_is_read_with_what_it_implied()
     summary = summarise(old)
     assert summary.outcome == "won"
     assert "once" not in summary.verdict  # it is made anew
-    assert results.from_json(plain(old), "report.json") == old
+    assert files.from_json(plain(old), "report.json") == old
 
 
 def test_a_run_finished_by_earlier_code_is_read_as_the_report_s(tmp_path):
     run = json.loads(OLD.read_text())["runs"][1]
     path = epath.Path(tmp_path) / "result.json"
     path.write_text(json.dumps(run))
-    assert results.read_run(path) == results.read(epath.Path(OLD)).runs[1]
+    assert files.read_run(path) == files.read(epath.Path(OLD)).runs[1]
 
 
 def leaves(values, path=()):
@@ -99,7 +100,7 @@ def test_a_damaged_report_is_rendered_or_refused_in_one_line(source):
         values = copy.deepcopy(whole)
         mutate(values, chance)
         try:
-            found = results.from_json(values, "report.json")
+            found = files.from_json(values, "report.json")
         except UsageError as error:
             refused.append(str(error))
         else:
@@ -135,7 +136,7 @@ def test_a_contradiction_is_named(path, value, words):
         place = place[key]
     place[path[-1]] = value
     with pytest.raises(UsageError) as caught:
-        results.from_json(values, "runs/report.json")
+        files.from_json(values, "runs/report.json")
     assert str(caught.value).startswith("runs/report.json.")
     assert words in str(caught.value)
 
@@ -145,5 +146,5 @@ def test_another_file_is_no_report(tmp_path, content):
     path = epath.Path(tmp_path) / "report.json"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        results.read(path)
+        files.read(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)

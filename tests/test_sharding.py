@@ -13,16 +13,16 @@ from toys import FAMILIES, packed_batch
 
 from kdjax import models
 from kdjax.config import MeshConfig, OptimizerConfig
-from kdjax.errors import UsageError
-from kdjax.optimizers import make_optimizer
-from kdjax.sharding import (
+from kdjax.core.errors import UsageError
+from kdjax.parallel.sharding import (
     data_shard,
     make_mesh,
     make_placement,
     shardings,
     to_devices,
 )
-from kdjax.state import create_state
+from kdjax.train.optimizers import make_optimizer
+from kdjax.train.state import create_state
 
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
 

@@ -14,21 +14,20 @@ from toys import assert_close, dot_products, equations, packed_batch, random_par
 
 from kdjax import losses, models
 from kdjax.config import DistillConfig, MeshConfig, ModelConfig, ScheduleConfig
-from kdjax.evaluate import evaluate
-from kdjax.held_out import make_eval_step
-from kdjax.learner import whole_model
-from kdjax.objective import distillation, hard_labels
-from kdjax.online import of_model
-from kdjax.sharding import (
+from kdjax.evaluation.held_out import evaluate, make_eval_step
+from kdjax.parallel.sharding import (
     data_shard,
     make_mesh,
     make_placement,
     shardings,
     to_devices,
 )
-from kdjax.state import TrainState
-from kdjax.step import make_train_step
-from kdjax.task import next_token_task
+from kdjax.targets.online import of_model
+from kdjax.train.learner import whole_model
+from kdjax.train.objective import distillation, hard_labels
+from kdjax.train.state import TrainState
+from kdjax.train.step import make_train_step
+from kdjax.train.task import next_token_task
 
 # Everything divides by 8, so that every mesh of 8 devices can cut it.
 STUDENT = ModelConfig(width=64, heads=8, ffn_width=64, vocab_size=120, mlp="plain")

@@ -14,9 +14,9 @@ from toys import random_params
 from kdjax import config as config_lib
 from kdjax import models
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data.tokenizer import train_tokenizer
-from kdjax.errors import UsageError
-from kdjax.validation import validate
+from kdjax.config.validation import validate
+from kdjax.core.errors import UsageError
+from kdjax.text.tokenizer import train_tokenizer
 
 PAGE = ROOT / "docs" / "students.md"
 

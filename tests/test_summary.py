@@ -3,7 +3,7 @@
 import pytest
 from measurements import make_ensemble_results, make_results
 
-from kdjax.summary import Statistic, cell, summarise
+from kdjax.report.summary import Statistic, cell, summarise
 
 
 def test_a_student_worse_than_its_twin_is_called_lost():

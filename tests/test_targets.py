@@ -21,7 +21,7 @@ from kdjax.losses import (
     LossSharding,
     SoftValues,
 )
-from kdjax.sharding import make_mesh
+from kdjax.parallel.sharding import make_mesh
 
 SIZE = 43  # ids: a prime, so that nothing divides it
 SHAPE = 8, 6

@@ -14,14 +14,14 @@ from toys import random_params
 
 from kdjax import models
 from kdjax.checkpoints import native
+from kdjax.checkpoints.hf.translate import canonical
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data import same_ids
-from kdjax.data.tokenizer import read_tokenizer, train_tokenizer
-from kdjax.errors import UsageError
+from kdjax.config.parsing import from_mapping
+from kdjax.core.errors import UsageError
 from kdjax.experiment.setting import check_vocabularies, make_model
 from kdjax.export import export
-from kdjax.models.translate import canonical
-from kdjax.parsing import from_mapping
+from kdjax.text import same_ids
+from kdjax.text.tokenizer import read_tokenizer, train_tokenizer
 
 BYTES = train_tokenizer((), TokenizerConfig(kind="bytes"))
 ARCHITECTURE = ModelConfig(layers=1, width=16, heads=2, vocab_size=257, windows=(9,))
@@ -47,7 +47,7 @@ def test_its_architecture_and_parameters_are_those_of_the_files(directory):
     jax.tree.map(np.testing.assert_array_equal, teacher.params, expected)
     config = directory / "config.json"
     config.write_text(config.read_text() + "\n")
-    changed = load_teacher(setting)
+    changed = load_teacher(make_setting(directory, BYTES))
     assert changed.sha256 != teacher.sha256
 
 

@@ -14,10 +14,11 @@ from toys import FAMILIES, dot_products, random_params
 
 from kdjax import models
 from kdjax.config import ModelConfig, OptimizerConfig, ScheduleConfig
-from kdjax.flops import forward_flops
-from kdjax.optimizers import make_optimizer
-from kdjax.schedules import learning_rate, make_schedule
-from kdjax.writers import MetricWriter, Progress, read_metrics
+from kdjax.core.logging import Progress
+from kdjax.models.flops import forward_flops
+from kdjax.train.optimizers import make_optimizer
+from kdjax.train.records import MetricWriter, read_metrics
+from kdjax.train.schedules import learning_rate, make_schedule
 
 
 def test_a_constant_stays_a_python_number_under_jit():
@@ -149,7 +150,7 @@ def test_processes_but_the_first_write_nothing(tmp_path):
 def clock(monkeypatch):
     """A clock that the test sets; starts at 0 seconds."""
     now = [0.0]
-    monkeypatch.setattr("kdjax.writers.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("kdjax.core.logging.time.monotonic", lambda: now[0])
     return now
 
 

@@ -9,9 +9,9 @@ import shutil
 import pytest
 from etils import epath
 
-from kdjax import workdir
 from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
-from kdjax.errors import UsageError
+from kdjax.core.errors import UsageError
+from kdjax.experiment import workdir
 
 OTHER = Config(distill=DistillConfig(alpha=0.5))
 WEIGHTS = "weights.safetensors"  # somebody's work, in a directory that is not ours

@@ -12,7 +12,7 @@ from jax.extend import core
 from kdjax import models
 from kdjax.checkpoints.native import save_model
 from kdjax.config import ModelConfig, TokenizerConfig
-from kdjax.data.tokenizer import train_tokenizer
+from kdjax.text.tokenizer import train_tokenizer
 
 # Points of the model's space that stand for the families it must hold.
 FAMILIES = {

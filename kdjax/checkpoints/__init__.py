@@ -1,6 +1,7 @@
 """Models on disk: `open_model` opens any of them, whoever wrote it."""
 
 from kdjax.checkpoints.handle import StoredModel
+from kdjax.checkpoints.hf.save import save_pretrained
 from kdjax.checkpoints.opening import (
     fingerprint,
     is_pretrained,
@@ -17,5 +18,6 @@ __all__ = [
     "load_config",
     "load_pretrained",
     "open_model",
+    "save_pretrained",
     "stored_formats",
 ]

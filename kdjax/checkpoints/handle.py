@@ -6,10 +6,10 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.config import ModelConfig, Rules
-from kdjax.data import TextTokenizer
-from kdjax.errors import UsageError
+from kdjax.config.schema import ModelConfig, Rules
+from kdjax.core.errors import UsageError
 from kdjax.models.model import Model, Params
+from kdjax.text import TextTokenizer
 
 _DTYPES = (None, "float32", "bfloat16")
 

@@ -13,14 +13,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.checkpoints.handle import StoredModel
-from kdjax.config import ModelConfig, Rules
-from kdjax.data import TextTokenizer, load_tokenizer
-from kdjax.errors import UsageError
-from kdjax.models.matching import parameter_shapes
+from kdjax.checkpoints.hf.matching import parameter_shapes
+from kdjax.config.parsing import from_mapping
+from kdjax.config.schema import ModelConfig, Rules
+from kdjax.core.errors import UsageError
+from kdjax.core.files import write_json
 from kdjax.models.model import Model, Params, build
-from kdjax.parsing import from_mapping
-from kdjax.sharding import make_placement, shardings
-from kdjax.workdir import write_json
+from kdjax.parallel.sharding import abstract, make_placement, shardings
+from kdjax.text import TextTokenizer, load_tokenizer
 
 _CARD, _TOKENIZER = "model.json", "tokenizer.json"
 _REQUIRED = {"model", "tokenizer", "end_of_text", "sha256"}
@@ -90,13 +90,6 @@ class NativeModel(StoredModel):
         )
         like = abstract(shapes, shardings(shapes, mesh, rules))
         return build(config, placement=placement), load_params(self.path, like)
-
-
-def abstract(tree: Any, shardings: Any) -> Any:
-    """Returns the tree of shapes with its shardings, as a target to restore to."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-    )
 
 
 def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None:

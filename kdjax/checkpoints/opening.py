@@ -3,16 +3,16 @@
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.checkpoints.gguf_file import GgufModel
+from kdjax.checkpoints.gguf.file import GgufModel
 from kdjax.checkpoints.handle import StoredModel
-from kdjax.checkpoints.hugging_face import CONFIG, HuggingFaceModel
+from kdjax.checkpoints.hf.directory import CONFIG, HuggingFaceModel
+from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.checkpoints.pretrained import PretrainedModel
-from kdjax.config import ModelConfig, Rules
-from kdjax.errors import UsageError
-from kdjax.models.families import Family
+from kdjax.config.schema import ModelConfig, Rules
+from kdjax.core.errors import UsageError
+from kdjax.core.files import read_json
 from kdjax.models.model import Model, Params
-from kdjax.models.weights import read_json
 
 
 def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:

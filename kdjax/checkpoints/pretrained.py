@@ -12,12 +12,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.checkpoints.handle import StoredModel
-from kdjax.config import ModelConfig, Rules
-from kdjax.data import TextTokenizer, TokenizerFile, same_ids
-from kdjax.models.families import Family
+from kdjax.checkpoints.hf.families import Family
+from kdjax.checkpoints.hf.load import load_tensors
+from kdjax.config.schema import ModelConfig, Rules
+from kdjax.formats.safetensors import Stored
 from kdjax.models.model import Model, Params
-from kdjax.models.pretrained import load_tensors
-from kdjax.models.weights import Stored
+from kdjax.text import TextTokenizer, TokenizerFile, same_ids
 
 
 class PretrainedModel(StoredModel):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from kdjax.config import DataConfig
-from kdjax.errors import UsageError
+from kdjax.config.schema import DataConfig
+from kdjax.core.errors import UsageError
 
 # Directories of the standard library that are not the library's own sources, or that
 # not every installation carries.

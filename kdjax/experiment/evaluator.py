@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from kdjax.evaluate import evaluate
+from kdjax.evaluation.held_out import EvalStep, evaluate, make_eval_step
 from kdjax.experiment.setting import Setting
-from kdjax.held_out import EvalStep, make_eval_step
 from kdjax.losses import LossSharding
-from kdjax.online import Predict
-from kdjax.results import VALIDATION, HeldOut
-from kdjax.sources import device_batches
+from kdjax.results.measured import VALIDATION, HeldOut
+from kdjax.targets.online import Predict
+from kdjax.train.sources import device_batches
 
 
 class Evaluator:

@@ -10,9 +10,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from kdjax.config import Config
+from kdjax.config.parsing import convert, from_mapping
+from kdjax.config.schema import Config
+from kdjax.config.validation import check_batches
+from kdjax.core.files import write_json
+from kdjax.core.logging import Progress, say
 from kdjax.data import Document, Prepared, prepare
-from kdjax.evaluate import forward_speed
+from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
@@ -35,11 +39,11 @@ from kdjax.experiment.teachers import (
     plan_teachers,
     teacher_architecture,
 )
+from kdjax.experiment.workdir import cache_directory, check_data
 from kdjax.models import Model
-from kdjax.objective import distillation, hard_labels
-from kdjax.online import of_model
-from kdjax.parsing import convert, from_mapping
-from kdjax.results import (
+from kdjax.parallel.sharding import barrier, make_mesh
+from kdjax.results.files import read_run
+from kdjax.results.measured import (
     DataInfo,
     Environment,
     HeldOut,
@@ -47,15 +51,12 @@ from kdjax.results import (
     Results,
     Run,
     TeacherInfo,
-    read_run,
     teacher_role,
 )
-from kdjax.sharding import barrier, make_mesh
-from kdjax.sources import device_batches
-from kdjax.task import next_token_task
-from kdjax.validation import check_batches
-from kdjax.workdir import cache_directory, check_data, write_json
-from kdjax.writers import Progress, say
+from kdjax.targets.online import of_model
+from kdjax.train.objective import distillation, hard_labels
+from kdjax.train.sources import device_batches
+from kdjax.train.task import next_token_task
 
 
 def run(config: Config, workdir: epath.Path) -> Results:
@@ -73,7 +74,7 @@ def run(config: Config, workdir: epath.Path) -> Results:
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     prepared = _prepare(config)
     task = next_token_task(prepared.bits_per_byte)
-    setting = Setting(config, workdir, prepared, mesh, task)
+    setting = Setting(config, workdir, prepared, mesh, task, {})
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))

@@ -8,19 +8,19 @@ import jax
 from etils import epath
 
 from kdjax.checkpoints import native
-from kdjax.config import Config, Rules, TrainConfig
+from kdjax.config.parsing import convert
+from kdjax.config.schema import Config, Rules, TrainConfig
+from kdjax.core.logging import say
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.setting import Setting, Trained, count_parameters
-from kdjax.flops import forward_flops
-from kdjax.learner import Frozen, whole_model
 from kdjax.models import Model
-from kdjax.objective import Objective
-from kdjax.parsing import convert
-from kdjax.results import CurvePoint, Training
-from kdjax.sharding import barrier
-from kdjax.sources import Rows, batch_shapes
-from kdjax.train import Job, Program, Run, prepare, train
-from kdjax.writers import say
+from kdjax.models.flops import forward_flops
+from kdjax.parallel.sharding import barrier
+from kdjax.results.measured import CurvePoint, Training, run_name
+from kdjax.train.learner import Frozen, whole_model
+from kdjax.train.loop import Job, Program, Run, prepare, train
+from kdjax.train.objective import Objective
+from kdjax.train.sources import Rows, batch_shapes
 
 
 class Role(NamedTuple):
@@ -36,7 +36,7 @@ class Role(NamedTuple):
 
     def run(self, seed: int) -> str:
         """Returns the name of one seed's run, and of its directory."""
-        return f"{self.name.replace(' ', '-')}-{seed}"
+        return run_name(self.name, seed)
 
 
 def student_roles(config: Config) -> list[Role]:

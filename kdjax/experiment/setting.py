@@ -7,17 +7,17 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.architecture import check_model
 from kdjax.checkpoints import StoredModel, open_model
-from kdjax.config import Config, ModelConfig, Rules
+from kdjax.config.model_rules import check_model
+from kdjax.config.schema import Config, ModelConfig, Rules
+from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
-from kdjax.errors import UsageError
+from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model, build
-from kdjax.results import CurvePoint, Training
-from kdjax.sharding import make_placement, shardings
-from kdjax.task import Task
-from kdjax.workdir import check_space
+from kdjax.parallel.sharding import make_placement, shardings
+from kdjax.results.measured import CurvePoint, Training
+from kdjax.train.task import Task
 
 # Parameters and two moments in float32, for each checkpoint and one being written.
 _BYTES_PER_PARAMETER = 12
@@ -32,6 +32,7 @@ class Setting(NamedTuple):
         prepared: Its rows.
         mesh: Where models live.
         task: What is asked of the models.
+        opened: By path, the models on disk that some stage has asked for.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Setting(NamedTuple):
     prepared: Prepared
     mesh: Mesh
     task: Task
+    opened: dict[str, StoredModel]
 
 
 class Trained(NamedTuple):
@@ -64,12 +66,14 @@ class Trained(NamedTuple):
 
 
 def open_named(path: str, key: str, setting: Setting) -> StoredModel:
-    """Returns the model on disk that a key of the config names.
+    """Returns the model on disk that a key of the config names, opened once.
 
     Raises:
         UsageError: There is none, or it has another tokenizer than the data.
     """
-    stored = open_model(path, named=f"{key}.path")
+    if path not in setting.opened:
+        setting.opened[path] = open_model(path, named=f"{key}.path")
+    stored = setting.opened[path]
     if not stored.shares_ids(setting.prepared.tokenizer):
         raise UsageError(
             f"the model in {stored.path} ({key}.path) has another tokenizer than the "

@@ -8,7 +8,10 @@ import jax
 from etils import epath
 
 from kdjax.checkpoints import StoredModel
-from kdjax.config import ModelConfig
+from kdjax.config.schema import ModelConfig
+from kdjax.config.student_rules import computed_as, student_model
+from kdjax.core.files import write_json
+from kdjax.core.logging import say
 from kdjax.experiment.setting import (
     Setting,
     Trained,
@@ -16,13 +19,11 @@ from kdjax.experiment.setting import (
     open_named,
     parameter_shardings,
 )
-from kdjax.inheritance import computed_as, student_model
-from kdjax.models import Model, surgery
-from kdjax.models.importance import Importance, measure
-from kdjax.sharding import make_placement
-from kdjax.sources import device_batches
-from kdjax.workdir import write_json
-from kdjax.writers import say
+from kdjax.models import Model
+from kdjax.models.pruning import prune
+from kdjax.models.pruning.importance import Importance, measure
+from kdjax.parallel.sharding import make_placement
+from kdjax.train.sources import device_batches
 
 KEY = "config.student"
 
@@ -91,20 +92,18 @@ def start_students(
             lambda: stored.load(mesh, config.rules, "float32")[1],
             f"loaded from {stored.path}",
         )
-    if not config.is_cut:
+    if not config.is_pruned:
         return Start(model)
     source = teacher.model.config
     parts = _parts(model, teacher, setting)
-    architecture = surgery.with_windows(source, model.config, parts)
-    origin = (
-        f"pruned from the teacher ({surgery.describe(source, architecture, parts)})"
-    )
+    architecture = prune.with_windows(source, model.config, parts)
+    origin = f"pruned from the teacher ({prune.describe(source, architecture, parts)})"
     say(f"student: {origin}")
     model = _make(architecture, setting)
     placed = parameter_shardings(model, config.rules, setting)
 
     def params() -> Any:
-        return surgery.cut(
+        return prune.prune(
             source, teacher.params, architecture, parts, shardings=placed
         )[1]
 
@@ -116,18 +115,18 @@ def _make(architecture: ModelConfig, setting: Setting) -> Model:
     return make_model(architecture, KEY, rules, setting, is_trained=True)
 
 
-def _parts(model: Model, teacher: Trained, setting: Setting) -> surgery.Parts:
+def _parts(model: Model, teacher: Trained, setting: Setting) -> prune.Parts:
     """Returns what the student keeps of the teacher."""
     student, config = setting.config.student, teacher.model.config
-    layers: surgery.Layers = student.layer_map or student.init  # type: ignore[assignment]
+    layers: prune.Layers = student.layer_map or student.init  # type: ignore[assignment]
 
     def choose() -> dict[str, Any]:
         importance = None
-        if surgery.needs_importance(config, model.config, layers):
+        if prune.needs_importance(config, model.config, layers):
             importance = _measure(teacher, setting)
-        return surgery.choose(config, model.config, layers, importance)._asdict()
+        return prune.choose(config, model.config, layers, importance)._asdict()
 
-    return surgery.Parts(**remembered(setting.workdir / "cut.json", choose))
+    return prune.Parts(**remembered(setting.workdir / "cut.json", choose))
 
 
 def _measure(teacher: Trained, setting: Setting) -> Importance:

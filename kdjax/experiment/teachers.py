@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import jax
 
 from kdjax.checkpoints import StoredModel
-from kdjax.config import ModelConfig, TeacherConfig
+from kdjax.config.schema import ModelConfig, TeacherConfig
+from kdjax.core.logging import say
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.runs import Recipe, Trainer
 from kdjax.experiment.setting import Setting, Trained, make_model, open_named
+from kdjax.experiment.workdir import cache_directory
 from kdjax.models import Model
-from kdjax.objective import hard_labels
-from kdjax.online import Predict, of_ensemble, of_model
-from kdjax.results import teacher_role
-from kdjax.workdir import cache_directory
-from kdjax.writers import say
+from kdjax.results.measured import teacher_role
+from kdjax.targets.online import Predict, of_ensemble, of_model
+from kdjax.train.objective import hard_labels
 
 
 class Candidate(NamedTuple):

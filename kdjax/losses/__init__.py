@@ -1,7 +1,5 @@
 """What "different from the teacher" means: divergences, losses, labels and weights."""
 
-from kdjax.losses.alignment import next_token
-from kdjax.losses.distillation import Parts, distillation_loss, hard_loss
 from kdjax.losses.divergences import (
     DIVERGENCES,
     Divergence,
@@ -11,12 +9,14 @@ from kdjax.losses.divergences import (
 )
 from kdjax.losses.fused import SoftValues, fused_loss
 from kdjax.losses.head import Head, apply_head
+from kdjax.losses.labels import next_token
 from kdjax.losses.linear import (
     linear_cross_entropy,
     linear_distillation,
     linear_metrics,
 )
 from kdjax.losses.plan import MAX_PADDING, LossSharding
+from kdjax.losses.reference import Parts, distillation_loss, hard_loss
 from kdjax.losses.targets import Ensemble, FromHidden, FromSparse, Targets
 from kdjax.losses.token_metrics import token_metrics
 

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from kdjax.losses.distillation import Parts
 from kdjax.losses.divergences import (
     as_float,
     as_floats,
@@ -27,9 +26,10 @@ from kdjax.losses.divergences import (
 )
 from kdjax.losses.formulas import Number, ScalarLike
 from kdjax.losses.head import Head, check_width, fit, mask, narrow
+from kdjax.losses.passes import each_gradient, each_token, model_like
 from kdjax.losses.plan import Inputs, LossSharding, Plan, prepare
+from kdjax.losses.reference import Parts
 from kdjax.losses.targets import FromHidden, Targets
-from kdjax.losses.tokens import each_gradient, each_token, model_like
 from kdjax.losses.vocabulary import Vocabulary
 
 
@@ -161,6 +161,7 @@ def _mixture(
     ) -> tuple[Array, Parts]:
         hard_q = over.softmax(student)
         hard = over.cross_entropy(hard_q, labels)
+        weight: Any
         terms, soft = [], {}
         for name, logits in targets.items():
             numbers: dict[str, Any] = {**scalars[name], **fixed[name]}

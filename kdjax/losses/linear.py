@@ -2,12 +2,12 @@
 
 from jaxtyping import Array, Float, Int
 
-from kdjax.losses.distillation import Parts, check_alpha
 from kdjax.losses.divergences import as_float
 from kdjax.losses.formulas import Number
 from kdjax.losses.fused import SoftValues, fused_loss
 from kdjax.losses.head import Head
 from kdjax.losses.plan import LossSharding
+from kdjax.losses.reference import Parts, check_alpha
 from kdjax.losses.targets import FromHidden
 from kdjax.losses.token_metrics import token_metrics
 

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.losses.divergences import compare
 from kdjax.losses.head import mask
+from kdjax.losses.passes import each_token
 from kdjax.losses.plan import LossSharding, prepare
 from kdjax.losses.targets import Targets
-from kdjax.losses.tokens import each_token
 from kdjax.losses.vocabulary import Vocabulary
 
 _TEACHER = "teacher"

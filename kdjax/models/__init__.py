@@ -8,17 +8,18 @@ import importlib
 from typing import Any
 
 from kdjax.losses import Head, apply_head
-from kdjax.models.export import save_pretrained
 from kdjax.models.model import Model, build
-from kdjax.placement import Placement
+from kdjax.parallel.placement import Placement
 
-# Opening lies in kdjax.checkpoints, a layer above; these names stay here for users.
+# Files are read and written in kdjax.checkpoints, a layer above; these names stay here
+# for users.
 _ABOVE = (
     "fingerprint",
     "is_pretrained",
     "load_config",
     "load_pretrained",
     "open_model",
+    "save_pretrained",
     "stored_formats",
 )
 

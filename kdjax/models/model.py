@@ -7,11 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kdjax.config import ModelConfig
+from kdjax.config.schema import ModelConfig
 from kdjax.losses import Head, apply_head
-from kdjax.models.attention import Cache, create_cache, make_cached_view, make_view
-from kdjax.models.decoder import Decoder
-from kdjax.placement import Placement
+from kdjax.models.transformer.attention import (
+    Cache,
+    create_cache,
+    make_cached_view,
+    make_view,
+)
+from kdjax.models.transformer.decoder import Decoder
+from kdjax.parallel.placement import Placement
 
 Params = Any
 

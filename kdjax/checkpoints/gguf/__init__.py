@@ -1,0 +1,1 @@
+"""GGUF files: architecture, tensors and tokenizer in one."""

@@ -1,0 +1,82 @@
+"""Directories in the Hugging Face format."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from kdjax.checkpoints.hf.families import Family
+from kdjax.checkpoints.hf.translate import read_config
+from kdjax.checkpoints.pretrained import PretrainedModel, ids_among
+from kdjax.config.schema import ModelConfig
+from kdjax.core.errors import UsageError
+from kdjax.core.files import read_json
+from kdjax.formats.safetensors import Stored, open_weights
+from kdjax.text import TokenizerFile, read_tokenizer
+
+CONFIG, _GENERATION = "config.json", "generation_config.json"
+
+
+class HuggingFaceModel(PretrainedModel):
+    """`config.json`, `model.safetensors` or several files, and a `tokenizer.json`."""
+
+    @functools.cached_property
+    def _config(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        return read_json(self.path / CONFIG)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether there is a `config.json` of a model; runs have one of their own."""
+        try:
+            return "model_type" in self._config
+        except UsageError:
+            return False
+
+    @functools.cached_property
+    def _architecture(self) -> tuple[Family, ModelConfig]:
+        return read_config(self._config, str(self.path / CONFIG))
+
+    @functools.cached_property
+    def _tensors(self) -> Mapping[str, Stored]:
+        return open_weights(self.path)
+
+    @property
+    def tokenizer_path(self) -> epath.Path:
+        """Its tokenizer.json."""
+        return self.path / "tokenizer.json"
+
+    @functools.cached_property
+    def _tokenizer_file(self) -> TokenizerFile:
+        path = self.path
+        if not self.tokenizer_path.exists():
+            raise UsageError(
+                f"{self.tokenizer_path} is missing; write it with transformers: "
+                f"AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}')"
+            )
+        return read_tokenizer(self.tokenizer_path)
+
+    @functools.cached_property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Those of the first file that names any, as transformers takes them."""
+        for values in (self._generation, self._config):
+            found = values.get("eos_token_id")
+            if stops := ids_among(found if isinstance(found, list) else [found]):
+                return stops
+        raise UsageError(
+            f"{self.path / CONFIG} names no end of text; add eos_token_id, the "
+            "token's id"
+        )
+
+    @property
+    def _generation(self) -> dict[str, Any]:
+        try:
+            return read_json(self.path / _GENERATION)
+        except UsageError:  # few models need one
+            return {}
+
+    def _files(self) -> Iterable[epath.Path]:
+        for file in sorted(self.path.iterdir()):
+            if file.name == CONFIG or file.suffix == ".safetensors":
+                yield file

@@ -1,0 +1,144 @@
+"""Which tensor of a checkpoint holds which parameter, all checked beforehand."""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from kdjax.checkpoints.hf.families import Family
+from kdjax.checkpoints.hf.layouts import Layout, parse
+from kdjax.config.schema import ModelConfig
+from kdjax.core.errors import UsageError
+from kdjax.formats.safetensors import Stored
+from kdjax.models.model import build
+from kdjax.parallel.placement import name_of
+
+
+class Source(NamedTuple):
+    """Where a parameter's numbers are.
+
+    Attributes:
+        names: The tensor in the file, one per layer if the parameter is stacked.
+        stored: Those tensors.
+        layout: How they hold the numbers.
+        is_stacked: Whether the parameter has a leading layer axis.
+    """
+
+    names: tuple[str, ...]
+    stored: tuple[Stored, ...]
+    layout: Layout
+    is_stacked: bool
+
+
+def match(
+    family: Family, config: ModelConfig, tensors: Mapping[str, Stored]
+) -> dict[str, Source]:
+    """Returns the source of every parameter, by its path.
+
+    Raises:
+        UsageError: The file does not hold this model's tensors and no others, in their
+            shapes and in a format that kdjax reads.
+    """
+    sizes = file_sizes(config)
+    limit = max((math.prod(t.shape) for t in tensors.values()), default=0)
+    # Before anything of those sizes is asked for, be it the names of the layers.
+    if config.layers > len(tensors) or max(sizes.values()) > limit:
+        raise UsageError(
+            f"the config speaks of {config.layers} layers and sizes up to "
+            f"{max(sizes.values())}; the {len(tensors)} tensors, of at most {limit} "
+            "elements, are another model's"
+        )
+    name_in_file = _naming(family, tensors)
+    sources, used = {}, set()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(parameter_shapes(config))
+    for path in (name_of(path) for path, _ in leaves):
+        name, text = family.tensors[path]
+        is_stacked = path.startswith("layers/")
+        names = tuple(
+            name_in_file(name.format(layer))
+            for layer in range(config.layers if is_stacked else 1)
+        )
+        layout = parse(text)
+        for name in names:
+            _check_tensor(name, tensors.get(name), layout.file_shape(sizes))
+        stored = tuple(tensors[name] for name in names)
+        sources[path] = Source(names, stored, layout, is_stacked)
+        used |= set(names)
+    head, embedding = (
+        name_in_file(family.tensors[path][0])
+        for path in ("head/kernel", "embed/tokens")
+    )
+    for name in sorted(tensors.keys() - used):
+        if re.search(family.ignored, name):
+            continue
+        if name == head and config.tie_embeddings:
+            _check_tied(name, tensors[name], tensors[embedding])
+            continue
+        raise UsageError(
+            f"the tensor {name[:80]!r} has no place in a {family.name} model with this "
+            "config"
+        )
+    return sources
+
+
+def file_sizes(config: ModelConfig) -> dict[str, int]:
+    """Returns the size of each letter of a layout, as files have it."""
+    sizes = {
+        "d": config.width,
+        "h": config.heads,
+        "g": config.key_value_heads,
+        "k": config.width_of_head,
+        "f": config.width_of_ffn,
+        "v": config.vocab_size,
+    }
+    return sizes | ({"p": config.max_length} if config.positions == "learned" else {})
+
+
+@functools.lru_cache(maxsize=64)
+def parameter_shapes(config: ModelConfig) -> Any:
+    """Returns the parameters' tree of shapes."""
+    return jax.eval_shape(build(config).init, jax.random.key(0))
+
+
+def _naming(family: Family, tensors: Mapping[str, Stored]) -> Callable[[str], str]:
+    """Returns the change of name for files that hold a base model alone."""
+    if any(name.startswith(family.prefix) for name in tensors):
+        return lambda name: name
+    return lambda name: name.removeprefix(family.prefix)
+
+
+def _check_tensor(name: str, found: Stored | None, shape: tuple[int, ...]) -> None:
+    if found is None:
+        raise UsageError(f"the tensor {name!r} is missing; fetch the checkpoint again")
+    if found.shape != shape:
+        raise UsageError(
+            f"the tensor {name!r} has the shape {found.shape}; its config makes it "
+            f"{shape}"
+        )
+    if found.dtype is None:
+        raise UsageError(
+            f"the tensor {name!r} is stored as {found.kind}, which kdjax does not "
+            "read; convert it to float32, float16 or bfloat16"
+        )
+
+
+def _check_tied(name: str, head: Stored, embedding: Stored) -> None:
+    if not _equal(head, embedding):
+        raise UsageError(
+            f"the tensor {name!r} differs from the embedding that the config ties it "
+            "to; set tie_word_embeddings to false there"
+        )
+
+
+def _equal(a: Stored, b: Stored, rows: int = 1024) -> bool:
+    """Returns whether two tensors hold the same bytes, without reading both at once."""
+    if (a.shape, a.kind) != (b.shape, b.kind):
+        return False
+    for low in range(0, a.shape[0], rows):
+        part = (slice(low, min(low + rows, a.shape[0])),)
+        if a.read(part).tobytes() != b.read(part).tobytes():
+            return False
+    return True

@@ -1,0 +1,88 @@
+"""What a transformer's configuration must fulfil before anything is built."""
+
+from kdjax.config.parsing import at_least, between
+from kdjax.config.schema import Config, ModelConfig, RopeScalingConfig
+from kdjax.core.errors import UsageError
+
+
+def check_model(model: ModelConfig, config: Config, path: str) -> None:
+    """Raises unless the model can be built, cut along the mesh and fed the rows."""
+    check_architecture(model, path)
+    for name, heads in (("heads", model.heads), ("kv_heads", model.key_value_heads)):
+        if config.mesh.tensor > 0 and heads % config.mesh.tensor:
+            raise UsageError(
+                f"{path}.{name} = {heads} is not divisible by config.mesh.tensor = "
+                f"{config.mesh.tensor}"
+            )
+    if model.positions == "learned" and config.data.length > model.max_length:
+        raise UsageError(
+            f"config.data.length = {config.data.length} exceeds the learned positions "
+            f"{path}.max_length = {model.max_length}"
+        )
+
+
+def check_architecture(model: ModelConfig, path: str) -> None:
+    """Raises unless the model can be built; `path` names it in the message."""
+    for name in ("layers", "width", "heads", "vocab_multiple"):
+        at_least(getattr(model, name), 1, f"{path}.{name}")
+    for name in ("kv_heads", "head_width", "ffn_width", "vocab_size", "max_length"):
+        at_least(getattr(model, name), 0, f"{path}.{name}")
+    for name in ("rope_theta", "norm_epsilon"):
+        if not 0 < getattr(model, name) < float("inf"):
+            raise UsageError(f"{path}.{name} must be > 0")
+    for name in (
+        "local_rope_theta",
+        "query_scalar",
+        "attention_softcap",
+        "logit_softcap",
+    ):
+        if not 0 <= getattr(model, name) < float("inf"):
+            raise UsageError(f"{path}.{name} must be >= 0; 0 turns it off")
+    _check_windows(model.windows, f"{path}.windows")
+    _check_scaling(model.rope_scaling, f"{path}.rope_scaling")
+    between(model.rope_fraction, 0.0, 1.0, f"{path}.rope_fraction")
+    if not model.head_width and model.width % model.heads:
+        raise UsageError(
+            f"{path}.width = {model.width} is not divisible by {path}.heads = "
+            f"{model.heads}; change one or set head_width"
+        )
+    kv_heads = model.key_value_heads
+    if kv_heads < 1 or model.heads % kv_heads:
+        raise UsageError(
+            f"{path}.heads = {model.heads} is not divisible by "
+            f"{path}.kv_heads = {kv_heads}"
+        )
+    head_width = model.width_of_head
+    if model.positions == "rope" and int(head_width * model.rope_fraction) % 2:
+        raise UsageError(
+            f"{path}: head width {head_width} * rope_fraction {model.rope_fraction:g} "
+            "must be even"
+        )
+    if model.norm_offset and model.norm != "rmsnorm":
+        raise UsageError(f"{path}.norm_offset needs {path}.norm = 'rmsnorm'")
+    if model.attention_softcap and model.attention == "cudnn":
+        raise UsageError(
+            f"{path}.attention_softcap needs {path}.attention = 'auto' or 'xla': "
+            "cudnn cannot cap"
+        )
+
+
+def _check_windows(windows: tuple[int, ...], path: str) -> None:
+    if not windows:
+        raise UsageError(f"{path} is empty; (0,) is a model without windows")
+    for window in windows:
+        at_least(window, 0, path)
+        if window >= 2**31:
+            raise UsageError(f"{path} must be less than 2**31; it is {window}")
+
+
+def _check_scaling(scaling: RopeScalingConfig, path: str) -> None:
+    for name in ("factor", "low_factor", "high_factor"):
+        if not 0 < getattr(scaling, name) < float("inf"):
+            raise UsageError(f"{path}.{name} must be > 0")
+    at_least(scaling.original_length, 1, f"{path}.original_length")
+    if scaling.kind == "llama3" and scaling.low_factor >= scaling.high_factor:
+        raise UsageError(
+            f"{path}.low_factor = {scaling.low_factor:g} must be less than "
+            f"{path}.high_factor = {scaling.high_factor:g}"
+        )

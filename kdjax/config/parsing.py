@@ -1,0 +1,133 @@
+"""Nested mappings to frozen dataclasses, with errors that name the key."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from kdjax.core.errors import UsageError
+
+_LONGEST = 100  # characters of a value that an error message repeats
+
+
+def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
+    """Returns `cls` made from a nested mapping; `path` names it in error messages.
+
+    Raises:
+        UsageError: A key is unknown or missing, or a value has another type.
+    """
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise _unknown(hints, key, path)
+    for field in dataclasses.fields(cls):
+        empty = dataclasses.MISSING
+        is_required = field.default is empty and field.default_factory is empty
+        if is_required and field.name not in values:
+            raise UsageError(f"{path}.{field.name} is missing")
+    return cls(
+        **{k: convert(v, hints[k], f"{path}.{k}") for k, v in values.items()},
+    )
+
+
+def check_key(cls: type[Any], key: str, path: str) -> None:
+    """Raises, naming the nearest one, if a dotted key leads nowhere in `cls`."""
+    name, _, rest = key.partition(".")
+    hints = typing.get_type_hints(cls)
+    if name not in hints:
+        raise _unknown(hints, name, path)
+    hint, path = hints[name], f"{path}.{name}"
+    if _is_mapping(hint):  # whose own keys may be any
+        name, _, rest = rest.partition(".")
+        hint, path = typing.get_args(hint)[1], f"{path}.{name}"
+    if rest and dataclasses.is_dataclass(hint):
+        check_key(typing.cast(type, hint), rest, path)
+
+
+def _unknown(hints: Mapping[str, Any], name: str, path: str) -> UsageError:
+    near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
+    return UsageError(f"{path}.{name} does not exist; did you mean {near[0]}?")
+
+
+def convert(value: Any, hint: Any, path: str) -> Any:
+    """Returns a plain value as the annotated type; `path` names it in error messages.
+
+    Args:
+        value: As JSON or a `ConfigDict` gives it: lists may stand for tuples, an int
+            for a float.
+        hint: A dataclass, a plain type, a `Literal`, a union, a tuple, or a mapping
+            from strings; nested as it may be.
+        path: Where the value stands.
+
+    Raises:
+        UsageError: The value is no such thing.
+    """
+    origin, choices = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_mapping(typing.cast(type, hint), value, path)
+    if origin in (types.UnionType, typing.Union):
+        return convert(value, _choose(value, choices), path)
+    if origin is Literal:
+        if value not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise UsageError(f"{path} must be one of {listed}; it is {_shown(value)}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(value, choices, path)
+    if _is_mapping(hint) and isinstance(value, Mapping):
+        return {k: convert(v, choices[1], f"{path}.{k}") for k, v in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        is_nested = dataclasses.is_dataclass(hint) or _is_mapping(hint)
+        name = "a mapping" if is_nested else hint.__name__
+        raise UsageError(
+            f"{path} must be {name}; it is {_shown(value)} ({type(value).__name__})"
+        )
+    return value
+
+
+def _is_mapping(hint: Any) -> bool:
+    return typing.get_origin(hint) in (dict, Mapping)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _choose(value: Any, choices: tuple[Any, ...]) -> Any:
+    """Returns the member of a union that the value means."""
+    if value is None and type(None) in choices:
+        return type(None)
+    if isinstance(value, Mapping):
+        return next(filter(dataclasses.is_dataclass, choices), choices[0])
+    return choices[0]
+
+
+def _convert_tuple(value: Any, items: tuple[Any, ...], path: str) -> Any:
+    """Returns nested tuples, from the lists that JSON makes of them as well."""
+    if not isinstance(value, tuple | list):
+        raise UsageError(f"{path} must be a tuple; it is {_shown(value)}")
+    if items[-1] is ...:
+        items = items[:1] * len(value)
+    if len(items) != len(value):
+        raise UsageError(f"{path} must have {len(items)} items; it is {_shown(value)}")
+    return tuple(
+        convert(item, hint, f"{path}[{index}]")
+        for index, (item, hint) in enumerate(zip(value, items, strict=True))
+    )
+
+
+def at_least(value: int, least: int, path: str) -> None:
+    """Raises unless a value of the config is large enough; `path` names it."""
+    if value < least:
+        raise UsageError(f"{path} must be at least {least}; it is {value}")
+
+
+def between(value: float, low: float, high: float, path: str) -> None:
+    """Raises unless a value of the config is in [low, high]; `path` names it."""
+    if not low <= value <= high:
+        raise UsageError(f"{path} must be in [{low:g}, {high:g}]; it is {value:g}")

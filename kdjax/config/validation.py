@@ -1,0 +1,272 @@
+"""Every mistake in a config that needs no device and no file to see.
+
+Neither jax nor anything heavy is imported here, so that a mistake is answered at once.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import ml_collections
+
+from kdjax.config.model_rules import check_model
+from kdjax.config.parsing import at_least, between, check_key, from_mapping
+from kdjax.config.schema import (
+    SOURCES,
+    Config,
+    DistillConfig,
+    MeshConfig,
+    Rules,
+    ScheduleConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from kdjax.config.student_rules import student_model
+from kdjax.core.errors import UsageError
+
+
+def validate(config: ml_collections.ConfigDict) -> Config:
+    """Returns the config as frozen dataclasses, or raises one line saying what is off.
+
+    Args:
+        config: What a config file returned, with the command line's overrides.
+
+    Raises:
+        UsageError: An unknown key, a wrong type, or values that contradict each other.
+
+    Example:
+        >>> from kdjax.config.schema import default
+        >>> config = default()
+        >>> config.distill.alpha = {"kind": "linear", "start": 1.0, "end": 0.5}
+        >>> validate(config).distill.alpha.end
+        0.5
+    """
+    if not hasattr(config, "to_dict"):
+        raise UsageError(
+            "get_config() must return a ConfigDict, such as kdjax.config.default(); it "
+            f"returned {type(config).__name__}"
+        )
+    parsed = from_mapping(Config, config.to_dict(), "config")
+    _check(parsed)
+    return parsed
+
+
+def _check(config: Config) -> None:
+    """Raises on the first contradiction that needs no device and no file to see."""
+    for value, name in (
+        (config.seeds, "seeds"),
+        (config.log_every, "log_every"),
+        (config.evaluate.every, "evaluate.every"),
+        (config.evaluate.rows, "evaluate.rows"),
+        (config.evaluate.batch_size, "evaluate.batch_size"),
+        (config.checkpoint.every, "checkpoint.every"),
+        (config.checkpoint.keep, "checkpoint.keep"),
+    ):
+        at_least(value, 1, f"config.{name}")
+    at_least(config.evaluate.final_rows, 0, "config.evaluate.final_rows")
+    at_least(config.seed, 0, "config.seed")
+    at_least(config.data.length, 2, "config.data.length")
+    between(
+        config.data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction"
+    )
+    _check_data(config)
+    _check_distill(config.distill)
+    _check_mesh(config.mesh)
+    _check_train(config.student.train, "config.student.train")
+    _check_rules(config.student.rules, "config.student.rules")
+    _check_teachers(config)
+    _check_student(config)
+    mesh = config.mesh
+    check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
+    _check_divergence(config.distill)
+
+
+def _check_data(config: Config) -> None:
+    data, tokenizer = config.data, config.tokenizer
+    source, _, name = data.source.partition(":")
+    if source not in SOURCES or (source == "tfds") != bool(name):
+        raise UsageError(
+            f"config.data.source must be one of {', '.join(SOURCES)} (as tfds:NAME); "
+            f"it is {data.source!r}"
+        )
+    if data.source == "files" and not data.pattern:
+        raise UsageError(
+            "config.data.pattern is empty; set it to a glob such as 'corpus/**/*.md'"
+        )
+    if tokenizer.kind == "file" and not tokenizer.path:
+        raise UsageError(
+            "config.tokenizer.path is empty; set it to a tokenizer.json, "
+            "or choose config.tokenizer.kind = 'bpe'"
+        )
+    if tokenizer.kind == "bpe" and tokenizer.vocab_size < 257:
+        raise UsageError(
+            "config.tokenizer.vocab_size must be at least 257 (every byte and the end "
+            f"of text); it is {tokenizer.vocab_size}"
+        )
+
+
+def _check_distill(distill: DistillConfig) -> None:
+    for value in _ends(distill.temperature):
+        if not 0 < value < float("inf"):
+            raise UsageError(f"config.distill.temperature must be > 0; it is {value:g}")
+    for value in _ends(distill.alpha):
+        between(value, 0.0, 1.0, "config.distill.alpha")
+
+
+def _check_divergence(distill: DistillConfig) -> None:
+    # Imported here because it brings jax: other mistakes are answered before.
+    from kdjax.losses import DIVERGENCES, check_parameters
+
+    if distill.kind not in DIVERGENCES:
+        raise UsageError(
+            f"config.distill.kind must be one of {', '.join(DIVERGENCES)}; it is "
+            f"{distill.kind!r}"
+        )
+    taken = DIVERGENCES[distill.kind].parameters
+    try:
+        for end in (0, -1):
+            values = {name: _ends(getattr(distill, name))[end] for name in taken}
+            check_parameters(distill.kind, values)
+    except ValueError as error:
+        raise UsageError(f"config.distill: {error}") from None
+    for field in dataclasses.fields(distill):
+        is_general = field.name in ("kind", "alpha", "temperature")
+        is_set = getattr(distill, field.name) != field.default
+        if is_set and not is_general and field.name not in taken:
+            raise UsageError(
+                f"config.distill.{field.name} is set, but {distill.kind} takes "
+                f"{', '.join(taken) or 'no parameter'}; remove it or change "
+                "config.distill.kind"
+            )
+
+
+def _ends(value: float | ScheduleConfig) -> tuple[float, ...]:
+    if isinstance(value, ScheduleConfig):
+        return value.start, value.end
+    return (value,)
+
+
+def _check_mesh(mesh: MeshConfig) -> None:
+    sizes = dataclasses.asdict(mesh)
+    for axis, size in sizes.items():
+        if size < 1 and size != -1:
+            raise UsageError(
+                f"config.mesh.{axis} must be -1 or at least 1; it is {size}"
+            )
+    if list(sizes.values()).count(-1) > 1:
+        raise UsageError(f"only one axis of config.mesh may be -1; it is {sizes}")
+
+
+def _check_train(train: TrainConfig, path: str) -> None:
+    at_least(train.steps, 1, f"{path}.steps")
+    at_least(train.batch_size, 1, f"{path}.batch_size")
+    at_least(train.micro_batches, 1, f"{path}.micro_batches")
+    at_least(train.chunk_size, 0, f"{path}.chunk_size")
+    if not 0 < train.data_fraction <= 1:
+        raise UsageError(
+            f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
+        )
+    optimizer = train.optimizer
+    for name in ("learning_rate", "clip"):
+        value = getattr(optimizer, name)
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{path}.optimizer.{name} must be > 0; it is {value:g}")
+    for name in ("warmup_fraction", "final_fraction", "weight_decay"):
+        between(getattr(optimizer, name), 0.0, 1.0, f"{path}.optimizer.{name}")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise UsageError(f"{path}.optimizer.{name} must be in [0, 1)")
+
+
+def _check_teachers(config: Config) -> None:
+    """Raises on what can be seen without the directories that the config may name."""
+    if config.teachers and config.teacher != TeacherConfig():
+        raise UsageError(
+            "config.teachers names the teachers, so config.teacher would do nothing; "
+            "leave it at its defaults"
+        )
+    if config.member_students and len(config.teachers) < 2:
+        raise UsageError(
+            "config.member_students is for several teachers; name them in "
+            "config.teachers"
+        )
+    for name, teacher in config.all_teachers.items():
+        path = config.teacher_path(name)
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise UsageError(f"{path}: a teacher's name has letters, digits and _ only")
+        at_least(teacher.seed, 0, f"{path}.seed")
+        _check_train(teacher.train, f"{path}.train")
+        _check_rules(teacher.rules, f"{path}.rules")
+        if not 0.0 < teacher.weight < float("inf"):
+            raise UsageError(f"{path}.weight must be > 0; it is {teacher.weight:g}")
+        if len(config.all_teachers) == 1 and teacher.weight != 1.0:
+            raise UsageError(f"{path}.weight is for several teachers; there is one")
+        if teacher.path:
+            continue
+        check_model(teacher.model, config, f"{path}.model")
+        if teacher.dtype:
+            raise UsageError(
+                f"{path}.dtype is for a loaded teacher, and none is loaded; set "
+                f"{path}.model.dtype"
+            )
+
+
+def _check_student(config: Config) -> None:
+    """Raises on what can be seen without the directories that the config may name."""
+    student = config.student
+    teacher = next(iter(config.all_teachers.values()))
+    at_least(student.calibration_rows, 1, "config.student.calibration_rows")
+    if student.layer_map and student.init != "random":
+        raise UsageError(
+            f"config.student.layer_map and config.student.init = {student.init!r} both "
+            "say which layers stay; drop one of them"
+        )
+    if student.path and student.is_pruned:
+        raise UsageError(
+            "config.student.path is set, so nothing is cut out of the teacher; leave "
+            "config.student.init and config.student.layer_map at their defaults"
+        )
+    if not student.path and not teacher.path:
+        model = student_model(student, teacher.model)
+        check_model(model, config, "config.student.model")
+
+
+def _check_rules(rules: Rules, path: str) -> None:
+    for pattern, _ in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(
+                f"{path}: {pattern!r} is no regular expression ({error})"
+            ) from None
+
+
+def check_batches(config: Config, shards: int) -> None:
+    """Raises unless every batch divides over micro-batches and mesh.
+
+    Args:
+        config: The config.
+        shards: Devices along `data` times devices along `fsdp`.
+    """
+    batches = {
+        f"{config.teacher_path(name)}.train": teacher.train
+        for name, teacher in config.all_teachers.items()
+    }
+    batches["config.student.train"] = config.student.train
+    sizes = {path: (b.batch_size, b.micro_batches) for path, b in batches.items()}
+    sizes["config.evaluate"] = config.evaluate.batch_size, 1
+    for path, (size, micro_batches) in sizes.items():
+        if size % (micro_batches * shards):
+            raise UsageError(
+                f"{path}.batch_size = {size} is not divisible by micro_batches "
+                f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
+            )
+
+
+def check_overrides(argv: Sequence[str]) -> None:
+    """Raises, naming the nearest key, if a flag overrides a key that does not exist.
+
+    Of these ml_collections says little.
+    """
+    for key in re.findall(r"^--(?:no)?config\.([\w.]+)", "\n".join(argv), re.M):
+        check_key(Config, key, "config")

@@ -1,0 +1,75 @@
+"""Rows to batches, in an order that is a pure function of seed and position.
+
+The global batch of step n is the same for every number of processes: rows are batched
+first and each process takes its slice of every batch. The resume state is therefore one
+integer, the same everywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from kdjax.data.rows import Row
+
+# Enough to stay ahead of a step without competing with it for two cores.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+
+
+def training_batches(
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    seed: int,
+    fraction: float = 1.0,
+    shard: tuple[int, int] = (0, 1),
+) -> grain.DatasetIterator:
+    """Returns an endless, shuffled stream of one process's share of each batch.
+
+    Every epoch has its own order. `get_state` and `set_state` of the iterator give and
+    take the position.
+
+    Args:
+        rows: The training split.
+        batch_size: Rows of the global batch.
+        seed: Decides the order, and which rows a fraction keeps.
+        fraction: Of the rows, chosen at random but once.
+        shard: This process's (index, count) along the batch.
+    """
+    index, count = shard
+    if fraction < 1:
+        # Chosen here and not by slicing a shuffled dataset: grain would shuffle under
+        # the slice anew in every epoch, and sooner or later every row would come.
+        order = grain.MapDataset.range(len(rows)).shuffle(seed=seed)
+        kept = grain.MapDataset.range(max(1, round(fraction * len(rows))))
+        dataset = kept.map(lambda position: rows[order[position]])
+    else:
+        dataset = grain.MapDataset.source(rows)
+    dataset = dataset.seed(seed).shuffle().repeat()
+    dataset = dataset.batch(batch_size // count, drop_remainder=True)[index::count]
+    return iter(dataset.to_iter_dataset(_READ))
+
+
+def held_out_batches(
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Row]:
+    """Yields one process's share of each batch, in order, every row once.
+
+    The last batch is filled up with padding, so that all have one shape and no row is
+    left out. With a limit, the rows are spread evenly over the split.
+    """
+    index, count = shard
+    chosen: Sequence[int] = range(len(rows))
+    if limit and limit < len(rows):
+        chosen = [i * len(rows) // limit for i in range(limit)]
+    local = batch_size // count
+    for start in range(0, len(chosen), batch_size):
+        mine = chosen[start : start + batch_size][index * local : (index + 1) * local]
+        batch = [rows[i] for i in mine]
+        padding = [{k: np.zeros_like(v) for k, v in rows[0].items()}]
+        batch += padding * (local - len(batch))
+        yield {k: np.stack([row[k] for row in batch]) for k in batch[0]}

@@ -1,0 +1,236 @@
+"""Text to fixed-length rows on disk, once per (text, tokenizer, length).
+
+A row's index is its identity: order, resume position and anything stored beside the
+rows refer to it. tensorflow-datasets writes into a temporary directory and renames it
+when it is whole, so a killed preparation leaves nothing that looks complete.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from kdjax.config.schema import DataConfig, TokenizerConfig
+from kdjax.core.errors import UsageError
+from kdjax.data.corpora import Corpus, Document, open_corpus
+from kdjax.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+
+Row = dict[str, np.ndarray]
+Track = Callable[[Iterable[Document], str, int], Iterable[Document]]
+
+
+class Prepared(NamedTuple):
+    """Packed rows and everything that identifies them.
+
+    Attributes:
+        tokenizer: What made the ids.
+        splits: Random access to the rows of each split.
+        info: What the report prints: source, hashes, sizes of the splits.
+    """
+
+    tokenizer: TextTokenizer
+    splits: dict[str, Sequence[Row]]
+    info: dict[str, Any]
+
+    def bits_per_byte(self, cross_entropy: float, split: str) -> float:
+        """Returns nats per token as bits per byte of the split's text."""
+        size = self.info["splits"][split]
+        return cross_entropy / math.log(2) * size["tokens"] / size["bytes"]
+
+
+class PackedRows(tfds.core.GeneratorBasedBuilder):
+    """The rows of one tokenised corpus: token ids and segment numbers."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self,
+        *,
+        info: dict[str, Any],
+        rows: dict[str, Callable[[], Iterator[Row]]],
+        **kwargs: Any,
+    ) -> None:
+        self._metadata = info
+        self._rows = rows
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        shape = (self._metadata["length"],)
+        features = {
+            "tokens": tfds.features.Tensor(shape=shape, dtype=np.int32),
+            "segments": tfds.features.Tensor(shape=shape, dtype=np.int32),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Rows of packed documents.",
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(self._metadata),
+            disable_shuffling=True,  # a row's index is its identity
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {name: self._generate_examples(name) for name in self._rows}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
+        count = self._metadata["splits"][split]  # stored after the last row
+        prefix = len(self._metadata["tokenizer"]["prefix"])
+        count["rows"] = count["tokens"] = count["largest_id"] = 0
+        for index, row in enumerate(self._rows[split]()):
+            count["rows"] += 1
+            pieces = int(row["segments"].max())
+            count["tokens"] += int((row["segments"] > 0).sum()) - prefix * pieces
+            count["largest_id"] = max(count["largest_id"], int(row["tokens"].max()))
+            yield index, row
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    cache_dir: epath.Path,
+    *,
+    track: Track = lambda documents, split, size: documents,
+) -> Prepared:
+    """Returns the packed rows of a corpus, made now unless they are there already.
+
+    Args:
+        data: Which corpus, and how long the rows.
+        tokenizer_config: How text becomes ids.
+        cache_dir: Where rows and tokenizers live.
+        track: Wraps the documents of a split that is being tokenised, given its name
+            and its size in bytes; for a progress bar.
+
+    Raises:
+        UsageError: The corpus or the tokenizer cannot be read, or a split is empty.
+    """
+    corpus = open_corpus(data)
+    sizes = {name: _measure(walk()) for name, walk in corpus.splits.items()}
+    for name, size in sizes.items():
+        if not size["bytes"]:
+            raise UsageError(
+                f"the {name} split of {data.source!r} is empty; give more text or "
+                "change config.data.validation_fraction"
+            )
+    tokenizer = _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
+    if len(tokenizer.prefix) > 1:
+        raise UsageError(
+            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, rows begin "
+            "with one at most; change the post_processor in its tokenizer.json"
+        )
+    if len(tokenizer.prefix) + 2 > data.length:
+        raise UsageError(
+            f"config.data.length = {data.length} leaves no place for text after the id "
+            "that the tokenizer begins with; raise it"
+        )
+    info = {
+        "source": data.source,
+        "length": data.length,
+        "python": platform.python_version(),
+        "skipped_files": len(corpus.skipped),
+        "tokenizer": {
+            "kind": tokenizer_config.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "sha256": tokenizer.sha256,
+            "prefix": list(tokenizer.prefix),
+        },
+        "splits": sizes,
+    }
+
+    def rows(split: str) -> Iterator[Row]:
+        tracked = track(corpus.splits[split](), split, sizes[split]["bytes"])
+        ids = tokenizer.encode(d.text for d in tracked)
+        return pack(ids, data.length, tokenizer.prefix)
+
+    builder = PackedRows(
+        info=info,
+        rows={split: lambda split=split: rows(split) for split in sizes},  # type: ignore[misc]
+        data_dir=str(cache_dir / "rows" / _key(info)),
+    )
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+        builder.download_and_prepare()
+    stored = dict(builder.info.metadata)
+    sources = {split: builder.as_data_source(split=split) for split in sizes}
+    return Prepared(tokenizer, sources, stored)
+
+
+def pack(
+    documents: Iterable[np.ndarray], length: int, prefix: Sequence[int] = ()
+) -> Iterator[Row]:
+    """Yields rows of `length` ids cut from the concatenated documents.
+
+    Segments number the documents within a row from 1. A document that does not fit goes
+    on in the next row. Every piece begins with the prefix: a model that has always seen
+    `<bos>` before a text may be at a loss without it. Places that are left over, in the
+    last row or because not one id would follow a prefix, have segment 0.
+
+    Example:
+        >>> rows = list(pack([np.array([7, 7, 7]), np.array([8, 8])], 4))
+        >>> [row["tokens"].tolist() for row in rows]
+        [[7, 7, 7, 8], [8, 0, 0, 0]]
+        >>> [row["segments"].tolist() for row in rows]
+        [[1, 1, 1, 2], [1, 0, 0, 0]]
+        >>> rows = pack([np.array([7, 7, 7]), np.array([8, 8])], 5, prefix=[1])
+        >>> [row["tokens"].tolist() for row in rows]
+        [[1, 7, 7, 7, 0], [1, 8, 8, 0, 0]]
+    """
+    row, used, segment = _empty(length), 0, 0
+    for ids in documents:
+        segment += 1
+        while len(ids):
+            if length - used <= len(prefix):
+                yield row
+                row, used, segment = _empty(length), 0, 1
+            begin = used + len(prefix)
+            piece, ids = ids[: length - begin], ids[length - begin :]
+            end = begin + len(piece)
+            row["tokens"][used:begin] = prefix
+            row["tokens"][begin:end] = piece
+            row["segments"][used:end] = segment
+            used = end
+    if used:
+        yield row
+
+
+def _empty(length: int) -> Row:
+    return {name: np.zeros(length, np.int32) for name in ("tokens", "segments")}
+
+
+def _measure(documents: Iterable[Document]) -> dict[str, Any]:
+    """Returns a split's number of documents, bytes, and the hash of its content."""
+    digest, count, size = hashlib.sha256(), 0, 0
+    for document in documents:
+        content = document.text.encode()
+        digest.update(f"{document.name}\0{len(content)}\0".encode())
+        digest.update(content)
+        count, size = count + 1, size + len(content)
+    return {"documents": count, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _tokenizer(
+    config: TokenizerConfig,
+    corpus: Corpus,
+    train: dict[str, Any],
+    cache_dir: epath.Path,
+) -> TextTokenizer:
+    """Returns the tokenizer the config asks for, trained only if not there yet."""
+    if config.kind == "file":
+        return load_tokenizer(epath.Path(config.path), config.end_of_text)
+    content = "" if config.kind == "bytes" else train["sha256"]
+    path = cache_dir / "tokenizers" / f"{_key([repr(config), content])}.json"
+    if path.exists():
+        return load_tokenizer(path, config.end_of_text)
+    tokenizer = train_tokenizer((d.text for d in corpus.splits["train"]()), config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def _key(content: Any) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""Held-out metrics of one model on one split."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from kdjax.core.metrics import Mean
+from kdjax.losses import LossSharding, token_metrics
+from kdjax.parallel.sharding import Batch
+from kdjax.results.measured import CalibrationBin
+from kdjax.targets.online import Predict
+from kdjax.train.task import Task
+
+BINS = 15  # of confidence; the usual number (Guo et al. 2017, arXiv:1706.04599)
+
+EvalStep = Callable[[Any, Any, Batch], dict[str, Mean]]
+
+
+def make_eval_step(
+    task: Task,
+    model: Predict,
+    teacher: Predict | None = None,
+    *,
+    loss_sharding: LossSharding | None = None,
+) -> EvalStep:
+    """Returns `step(params, frozen, batch) -> metrics`, jitted.
+
+    The metrics are those of `token_metrics` but for "confidence" and "correct", which
+    come as sums in each of `BINS` bins of confidence.
+
+    Args:
+        task: Which labels a batch has.
+        model: From `params` and a batch to what is evaluated.
+        teacher: From `frozen` and a batch to what that is compared with.
+        loss_sharding: How the vocabulary is sharded over the mesh.
+    """
+
+    def eval_step(params: Any, frozen: Any, batch: Batch) -> dict[str, Mean]:
+        labels, weights = task.labels(batch)
+        values = token_metrics(
+            model(params, batch),
+            labels,
+            None if teacher is None else teacher(frozen, batch),
+            sharding=loss_sharding,
+        )
+        bins = _confidence_bins(
+            values.pop("confidence"), values.pop("correct"), weights
+        )
+        return {k: Mean.of(value, weights) for k, value in values.items()} | bins
+
+    return jax.jit(eval_step)
+
+
+def _confidence_bins(
+    confidence: Float[Array, "B T"], correct: Float[Array, "B T"], weights: Array
+) -> dict[str, Mean]:
+    """Returns confidence and accuracy of the most likely token by confidence bin."""
+    index = jnp.minimum((confidence * BINS).astype(jnp.int32), BINS - 1)
+
+    def by_bin(values: Array) -> Array:
+        return jnp.zeros(BINS).at[index.ravel()].add(values.ravel())
+
+    count = by_bin(weights)
+    return {
+        "bin_confidence": Mean(by_bin(confidence * weights), count),
+        "bin_accuracy": Mean(by_bin(correct * weights), count),
+    }
+
+
+def evaluate(
+    eval_step: EvalStep, params: Any, teacher_params: Any, batches: Iterable[Batch]
+) -> dict[str, Any]:
+    """Returns every metric over all batches, as plain numbers.
+
+    The bins of confidence become the expected calibration error and, for the plot,
+    "calibration", a tuple of `CalibrationBin`.
+    """
+    totals: dict[str, Mean] = {}
+    for batch in batches:
+        metrics = eval_step(params, teacher_params, batch)
+        totals = {k: totals[k] + m if totals else m for k, m in metrics.items()}
+    host = jax.device_get(totals)
+    bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
+    return {name: mean.compute() for name, mean in host.items()} | _calibration_error(
+        *bins
+    )
+
+
+def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:
+    """Returns ECE = sum over bins of (share of tokens) * |accuracy - confidence|."""
+    count = np.asarray(confidence.count)
+    used = count > 0
+    mean_confidence = np.asarray(confidence.total)[used] / count[used]
+    mean_accuracy = np.asarray(accuracy.total)[used] / count[used]
+    share = count[used] / count.sum()
+    return {
+        "calibration_error": float(share @ np.abs(mean_accuracy - mean_confidence)),
+        "calibration": tuple(
+            CalibrationBin(float(c), float(a), int(n))
+            for c, a, n in zip(mean_confidence, mean_accuracy, count[used], strict=True)
+        ),
+    }

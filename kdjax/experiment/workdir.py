@@ -1,0 +1,149 @@
+"""The directory of one experiment: who owns it, and whether it is finished."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from kdjax.config.schema import Config
+from kdjax.core.errors import UsageError
+from kdjax.core.files import write_json
+
+_CONFIG = "config.json"
+# What may change between two starts of one experiment, because it changes where and
+# how long it runs but no result that is already there.
+_FREE = ("mesh", "seeds", "cache_dir", "log_every")
+
+
+def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
+    """Makes the directory this experiment's own, or finds that it is already.
+
+    Args:
+        workdir: Where the experiment lives.
+        config: What it does.
+        overwrite: Delete a different experiment found there.
+
+    Raises:
+        UsageError: It belongs to another config, or cannot be written to.
+    """
+    wanted = _plain(config)
+    try:
+        names = [p.name for p in workdir.iterdir()] if workdir.exists() else []
+        found = _experiment(workdir)
+        if names and found is None:
+            raise UsageError(
+                f"{workdir} is not empty and holds no experiment, so nothing there is "
+                "touched; choose another --workdir"
+            )
+        if overwrite and names:
+            workdir.rmtree()
+        # A start that failed on a mistake leaves its config alone: it binds nobody.
+        elif set(names) > {_CONFIG}:
+            _check_same(found, wanted, workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / _CONFIG, wanted)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
+        ) from None
+
+
+def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
+    """Binds the experiment to its rows, or finds that they are still the same.
+
+    Raises:
+        UsageError: The text or the tokenizer changed since the experiment began.
+    """
+    wanted = {name: size["sha256"] for name, size in info["splits"].items()}
+    wanted |= {"tokenizer": info["tokenizer"]["sha256"]}
+    stored = workdir / "data.json"
+    if not stored.exists():
+        write_json(stored, wanted)
+        return
+    found = json.loads(stored.read_text())
+    changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
+    if changed:
+        raise UsageError(
+            f"{workdir} was begun on other data: {', '.join(changed)} changed since "
+            "(another Python has another library); choose another --workdir, or pass "
+            "--overwrite to start anew"
+        )
+
+
+def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
+    """Returns the report's path if this very experiment has been finished here."""
+    try:
+        report = json.loads((workdir / "report" / "report.json").read_text())
+    except (OSError, ValueError):
+        return None
+    path = workdir / "report" / "report.html"
+    same = isinstance(report, dict) and report.get("config") == _plain(config)
+    return path if same and path.exists() else None
+
+
+def check_space(directory: epath.Path, needed: int) -> None:
+    """Raises unless the directory's file system has `needed` bytes free."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UsageError(
+            f"{directory} has {free / 2**20:.0f} MiB free and the run may need "
+            f"{needed / 2**20:.0f} MiB; free some or choose another --workdir"
+        )
+
+
+def cache_directory(config: Config) -> epath.Path:
+    """Returns where rows, tokenizers and teachers are shared between experiments."""
+    if config.cache_dir:
+        return epath.Path(config.cache_dir).expanduser()
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return epath.Path(root).expanduser() / "kdjax"
+
+
+def _plain(config: Config) -> Any:
+    """Returns the config as JSON would give it back (lists for tuples)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            if path == "config" and key in _FREE:
+                continue
+            yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}")
+    elif found != wanted:
+        yield f"{path} is {found!r} there and {wanted!r} now"
+
+
+def _experiment(workdir: epath.Path) -> Any:
+    """Returns the config of the experiment that lies there, or None.
+
+    Model directories hold a config.json as well, and none of these keys.
+    """
+    try:
+        found = json.loads((workdir / _CONFIG).read_text())
+    except (OSError, ValueError):
+        return None
+    keys = {"teacher", "student", "distill"}
+    if not isinstance(found, dict) or not keys <= found.keys():
+        return None
+    return _completed(found, _plain(Config()))
+
+
+def _completed(found: Any, default: Any) -> Any:
+    """Returns a config with defaults for what there was no key for when it ran."""
+    if not isinstance(found, dict) or not isinstance(default, dict):
+        return found
+    return default | {k: _completed(v, default.get(k)) for k, v in found.items()}
+
+
+def _check_same(found: Any, wanted: Any, workdir: epath.Path) -> None:
+    differences = list(_differences(found, wanted))
+    if differences:
+        raise UsageError(
+            f"{workdir} belongs to a different config: {'; '.join(differences)}. "
+            "Choose another --workdir, or pass --overwrite to delete what is there"
+        )

@@ -1,0 +1,1 @@
+"""Foreign files as they are, checked before they are believed."""

@@ -1,0 +1,118 @@
+"""Texts in, continuations out: from what a user types to what a terminal shows."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+
+from kdjax.checkpoints import StoredModel
+from kdjax.core.errors import UsageError
+from kdjax.generation.decode import ENDED, Generator
+from kdjax.generation.sampling import Sampling
+
+
+class Speed(NamedTuple):
+    """How many tokens took how long; what follows a prompt first is the prefill's.
+
+    Attributes:
+        compile_seconds: Before anything else.
+        prefill_tokens: Those of the prompts.
+        prefill_seconds: Until the first token of each row was there.
+        decode_tokens: Those of all rows after their first ones.
+        decode_seconds: For these.
+    """
+
+    compile_seconds: float
+    prefill_tokens: int
+    prefill_seconds: float
+    decode_tokens: int
+    decode_seconds: float
+
+    def __str__(self) -> str:
+        """Returns a line for the terminal."""
+        parts = [f"compiled in {self.compile_seconds:.1f} s"]
+        for name, tokens, seconds in (
+            ("prefill", self.prefill_tokens, self.prefill_seconds),
+            ("decode", self.decode_tokens, self.decode_seconds),
+        ):
+            if tokens:
+                parts.append(f"{name}: {tokens:,} tokens, {tokens / seconds:,.1f}/s")
+        return "; ".join(parts)
+
+
+def speak(
+    stored: StoredModel,
+    texts: Sequence[str],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    write: Callable[[str], object],
+    chat: bool = False,
+) -> Speed:
+    """Writes texts and continuations: the first as it is made, then the others.
+
+    Args:
+        stored: What speaks.
+        texts: What it continues, all of them together.
+        max_tokens: How many tokens each continuation has at most.
+        sampling: How they are drawn.
+        seed: What is drawn follows from it.
+        write: Takes the pieces of what is written, none of which ends within a
+            character.
+        chat: Whether a text is a message, which the model answers.
+
+    Raises:
+        UsageError: A text is empty, too long or holds what the model does not know.
+    """
+    prompts = [encode(stored, text, chat=chat) for text in texts]
+    if chat:  # the answer is a text of its own
+        texts = [f"{text}\n" for text in texts]
+    model, params = stored.load()
+    generator = Generator(model, params, sampling=sampling, stops=stored.stop_tokens)
+    shape = generator.shape(prompts, max_tokens)
+    times = [time.perf_counter()]
+    generator.compile(shape)
+    streams = [stored.tokenizer.make_stream(prompt) for prompt in prompts]
+    continuations = [""] * len(texts)
+    count = 0
+    write(texts[0])
+    times.append(time.perf_counter())
+    for row in generator(prompts, max_tokens=max_tokens, key=jax.random.key(seed)):
+        times.append(time.perf_counter())
+        count += int((row != ENDED).sum()) if len(times) > 3 else 0
+        for number, token in enumerate(row.tolist()):
+            piece = "" if token == ENDED else streams[number](token)
+            continuations[number] += piece
+            if piece and number == 0:
+                write(piece)
+    times.append(time.perf_counter())
+    for text, continuation in zip(texts[1:], continuations[1:], strict=True):
+        write(f"\n\n{text}{continuation}")
+    write("\n")
+    began, compiled, first, ended = *times[:3], times[-1]
+    total = sum(map(len, prompts))
+    return Speed(compiled - began, total, first - compiled, count, ended - first)
+
+
+def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
+    """Returns the ids of a text that a model shall continue or, with `chat`, answer.
+
+    Raises:
+        UsageError: There are none, or one that the model does not know.
+    """
+    if chat:
+        ids = stored.tokenizer.encode_message(text)
+    else:
+        ids = stored.tokenizer.encode_prompt(text)
+    if not ids:
+        raise UsageError("the prompt is empty; give the model something to continue")
+    known = stored.config.vocab_size
+    if max(ids) >= known:
+        token = stored.tokenizer.tokenizer.id_to_token(max(ids))
+        raise UsageError(
+            f"the prompt holds {token!r}, whose id is {max(ids)}, and the model knows "
+            f"{known} ids; model and tokenizer do not belong together"
+        )
+    return ids

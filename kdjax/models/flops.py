@@ -1,0 +1,48 @@
+"""Floating-point operations of a model, and what devices can do at most."""
+
+import jax
+
+from kdjax.config.schema import ModelConfig
+
+# Dense bfloat16 FLOP/s per chip as jax names it, from the vendors' data sheets.
+_PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def forward_flops(config: ModelConfig, length: int) -> float:
+    """Returns the FLOPs of one token's forward pass in rows of `length`.
+
+    Counts the matrix products, head included, two FLOPs a multiplication; attention
+    scores count in full although half of them are masked, as is the custom.
+
+    Example:
+        >>> model = ModelConfig(layers=1, width=4, heads=1, ffn_width=8, mlp="plain",
+        ...                     vocab_size=16)
+        >>> forward_flops(model, length=2)  # 2 * (4*16 + 2*4*8 + 4*16) + 4*2*4
+        416.0
+    """
+    heads = config.heads * config.width_of_head
+    kv = config.key_value_heads * config.width_of_head
+    matrices = 2 if config.mlp == "plain" else 3
+    layer = config.width * (2 * heads + 2 * kv + matrices * config.width_of_ffn)
+    head = config.width * config.vocab_size
+    attention = 4 * length * heads * config.layers
+    return float(2 * (config.layers * layer + head) + attention)
+
+
+def peak_flops() -> float | None:
+    """Returns the peak bfloat16 FLOP/s of all devices, or None where unknown."""
+    kind = jax.devices()[0].device_kind
+    known = [name for name in _PEAK if kind.startswith(name)]
+    if not known:
+        return None
+    return _PEAK[max(known, key=len)] * jax.device_count()

@@ -1,0 +1,1 @@
+"""A student pruned from its teacher: what matters, and what stays."""

@@ -1,0 +1,212 @@
+"""Attention kernels behind one seam, the positions and masks they need, the cache."""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kdjax.config.schema import ModelConfig, RopeScalingConfig
+
+
+class View(NamedTuple):
+    """What a network knows of positions.
+
+    Attributes:
+        mask: [B, 1, T, S], true where a query may look at a key.
+        places: [B or 1, T], where the queries lie among the S keys.
+        positions: [B, T], where they lie in their own documents.
+        angles: [B, T, R], how far queries and keys turn; None: they do not.
+        local_angles: The same for layers with a window, where those turn differently.
+    """
+
+    mask: Array
+    places: Array
+    positions: Array
+    angles: Array | None = None
+    local_angles: Array | None = None
+
+
+class Cache(NamedTuple):
+    """Keys and values of the positions so far: [N, B, S, G, K], or one layer's.
+
+    A row's position s lies at place s. What lies behind the positions that a row has
+    reached is never looked at: padding is written over before it comes into view.
+    """
+
+    keys: Array
+    values: Array
+
+    def write(
+        self,
+        key: Float[Array, "B T G K"],
+        value: Float[Array, "B T G K"],
+        places: Int[Array, "B T"],
+    ) -> "Cache":
+        """Returns one layer's cache with the keys and values at their places."""
+        where = jnp.arange(key.shape[0])[:, None], places
+        return Cache(self.keys.at[where].set(key), self.values.at[where].set(value))
+
+
+def create_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+    """Returns the empty cache of all layers, for rows of up to `length` positions."""
+    heads = config.key_value_heads, config.width_of_head
+    empty = jnp.zeros((config.layers, batch, length, *heads), config.dtype)
+    return Cache(empty, empty)
+
+
+def attend(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    mask: Bool[Array, "B 1 T S"],
+    *,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    implementation: Literal["auto", "xla", "cudnn"] = "auto",
+) -> Float[Array, "B T H K"]:
+    """Returns dot-product attention; every kernel is chosen here.
+
+    Args:
+        query: One vector per head.
+        key: One vector per key-value head; H is a multiple of G.
+        value: Likewise.
+        mask: True where attention is allowed.
+        scale: Factor on the scores; None: K ** -0.5.
+        softcap: c in c * tanh(score / c); 0: no cap. Only XLA computes it.
+        implementation: "auto" leaves the choice to jax.
+    """
+    if softcap:
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return _attend_capped(query, key, value, mask, scale, softcap)
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=mask,
+        scale=scale,
+        implementation=None if implementation == "auto" else implementation,
+    )
+
+
+def _attend_capped(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    mask: Bool[Array, "B 1 T S"],
+    scale: float,
+    softcap: float,
+) -> Float[Array, "B T H K"]:
+    """Returns attention with capped scores, which jax's own function lacks."""
+    batch, length, _, width = query.shape
+    grouped = query.reshape(batch, length, key.shape[2], -1, width)
+    scores = jnp.einsum(
+        "btgmk,bsgk->bgmts", grouped, key, preferred_element_type=jnp.float32
+    )
+    scores = softcap * jnp.tanh(scores * (scale / softcap))
+    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    return jnp.einsum("bgmts,bsgk->btgmk", weights, value).reshape(query.shape)
+
+
+def make_view(config: ModelConfig, segments: Int[Array, "B T"]) -> View:
+    """Returns what all layers see before their windows narrow it."""
+    places = jnp.arange(segments.shape[1])[None]
+    positions = segment_positions(segments)
+    turns = _turns(config, positions)
+    return View(causal_mask(segments), places, positions, *turns)
+
+
+def make_cached_view(
+    config: ModelConfig, positions: Int[Array, "B T"], length: int
+) -> View:
+    """Returns what all layers see of a cache with `length` places, one document a row.
+
+    Whether a row is padded needs no saying: no position looks at a later one.
+    """
+    mask = positions[:, :, None] >= jnp.arange(length)[None, None]
+    return View(mask[:, None], positions, positions, *_turns(config, positions))
+
+
+def _turns(
+    config: ModelConfig, positions: Int[Array, "B T"]
+) -> tuple[Array | None, Array | None]:
+    """Returns the angles, and those of layers with a window where they differ."""
+    angles = local = None
+    if config.positions == "rope":
+        width = int(config.width_of_head * config.rope_fraction)
+        angles = rope_angles(positions, width, config.rope_theta, config.rope_scaling)
+        if config.local_rope_theta:
+            local = rope_angles(positions, width, config.local_rope_theta)
+    return angles, local
+
+
+def narrow(view: View, window: Int[Array, ""]) -> View:
+    """Returns what a layer sees that looks back `window` positions; 0: to the start."""
+    keys = jnp.arange(view.mask.shape[-1])
+    distance = view.places[:, :, None] - keys[None, None]
+    near = (distance < window) | (window == 0)
+    angles = view.angles
+    if angles is not None and view.local_angles is not None:
+        angles = jnp.where(window == 0, angles, view.local_angles)
+    return view._replace(
+        mask=view.mask & near[:, None], angles=angles, local_angles=None
+    )
+
+
+def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Returns where a position may look: backwards, within its own segment."""
+    length = segments.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    same = segments[:, :, None] == segments[:, None, :]
+    return (causal[None] & same)[:, None]
+
+
+def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Returns each token's position in its own segment, from 0.
+
+    Example:
+        >>> segment_positions(jnp.array([[1, 1, 1, 2, 2, 0]])).tolist()
+        [[0, 1, 2, 0, 1, 0]]
+    """
+    index = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def rope_angles(
+    positions: Int[Array, "B T"],
+    width: int,
+    theta: float,
+    scaling: RopeScalingConfig | None = None,
+) -> Float[Array, "B T R"]:
+    """Returns the rotation angles of `width / 2` frequencies (arXiv:2104.09864)."""
+    exponents = jnp.arange(0, width, 2, dtype=jnp.float32) / width
+    frequencies = theta**-exponents
+    if scaling is not None and scaling.kind != "none":
+        frequencies = _scale(frequencies, scaling)
+    return positions[..., None].astype(jnp.float32) * frequencies[None, None]
+
+
+def _scale(
+    frequencies: Float[Array, "R"], scaling: RopeScalingConfig
+) -> Float[Array, "R"]:
+    """Returns frequencies slowed by `factor`, the high ones less (arXiv:2407.21783)."""
+    kept = jnp.zeros_like(frequencies)
+    if scaling.kind == "llama3":
+        waves = frequencies * (scaling.original_length / (2 * math.pi))
+        span = scaling.high_factor - scaling.low_factor
+        kept = jnp.clip((waves - scaling.low_factor) / span, 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+def rotate(
+    x: Float[Array, "B T H K"], angles: Float[Array, "B T R"]
+) -> Float[Array, "B T H K"]:
+    """Rotates the first 2R of each head's dimensions, in halves; the rest pass."""
+    half = angles.shape[-1]
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    first, second, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+    rotated = (first * cos - second * sin, second * cos + first * sin, rest)
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

@@ -1,0 +1,117 @@
+"""The decoder-only transformer: embeddings, scanned blocks, final norm."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from kdjax.config.schema import ModelConfig
+from kdjax.models.transformer.attention import Cache, View, narrow
+from kdjax.models.transformer.layers import INIT_SCALE, Block, dtype_of, norm
+from kdjax.parallel.placement import Placement, name_of
+
+STATISTICS = "statistics"  # what an observer may sow in the modules; else empty
+
+
+def table_size(config: ModelConfig) -> int:
+    """Returns the rows of the embedding table: the vocabulary, padded."""
+    return -(-config.vocab_size // config.vocab_multiple) * config.vocab_multiple
+
+
+class Embed(nn.Module):
+    """Token embeddings, plus learned positions where the config has them."""
+
+    config: ModelConfig
+    placement: Placement
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        """Returns the entrance to the residual stream."""
+        config = self.config
+        x = self._table("tokens", table_size(config))[tokens]
+        if config.scale_embeddings:
+            x = x * jnp.asarray(config.width**0.5, x.dtype)
+        if config.positions == "learned":
+            x = x + self._table("positions", config.max_length)[positions]
+        return x
+
+    def _table(self, name: str, rows: int) -> Float[Array, "V D"]:
+        init = nn.initializers.normal(INIT_SCALE)
+        table = self.param(name, init, (rows, self.config.width))
+        table = self.placement.weight(f"embed/{name}", table)
+        return table.astype(dtype_of(self.config))
+
+
+class UntiedHead(nn.Module):
+    """Holds the output matrix; `losses.apply_head` uses it."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> None:
+        """Declares the parameter."""
+        shape = (self.config.width, table_size(self.config))
+        self.param("kernel", nn.initializers.normal(INIT_SCALE), shape)
+
+
+class Decoder(nn.Module):
+    """Tokens in, last hidden states out, for training and for decoding."""
+
+    config: ModelConfig
+    placement: Placement
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "B T"], view: View, cache: Cache | None = None
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns the hidden states that the head reads, and the cache.
+
+        Args:
+            tokens: One token for each position.
+            view: What all layers see before their windows narrow it.
+            cache: Of all layers, scanned along with their parameters.
+        """
+        config = self.config
+        embed = Embed(config, self.placement, name="embed")
+        x = self.placement.activation(embed(tokens, view.positions))
+        windows = None
+        if len(set(config.layer_windows)) > 1:
+            windows = jnp.array(config.layer_windows)
+        elif config.windows[0]:
+            view = narrow(view, jnp.array(config.windows[0]))
+        layers = nn.scan(
+            _layer(config, self.placement, self.is_initializing()),
+            variable_axes={"params": 0, STATISTICS: 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast if windows is None else 0, nn.broadcast, 0),
+            length=config.layers,
+        )(config, self.placement, name="layers")
+        x, cache = layers(x, windows, view, cache)
+        if not config.tie_embeddings:
+            UntiedHead(config, name="head")()
+        return norm(config, "final_norm")(x), cache
+
+
+def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
+    """Returns the block, its weights placed as they are used, maybe rematerialised."""
+
+    def place(variables: Any) -> Any:
+        def one(path: Any, weight: Array) -> Array:
+            return placement.weight(f"layers/{name_of(path[1:])}", weight)
+
+        return jax.tree_util.tree_map_with_path(one, variables)
+
+    block = nn.map_variables(Block, "params", place, init=is_init)
+    if config.remat == "none":
+        return block
+    policy = {
+        "block": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }[config.remat]
+    # Inside a scan XLA cannot merge the recomputation away, so the guard against
+    # that (prevent_cse) would only cost speed.
+    return nn.remat(block, policy=policy, prevent_cse=False)

@@ -1,0 +1,1 @@
+"""Where arrays live: the mesh, and rules by parameter path."""

@@ -1,0 +1,232 @@
+"""Where arrays live: the mesh, rules by parameter path, and batches across processes.
+
+Models know no mesh. A parameter's path (``layers/mlp/up/kernel``) is matched against an
+ordered table of regular expressions; the optimiser's moments end in the same paths and
+get the same placement.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from kdjax.config.schema import MeshConfig, Rules
+from kdjax.core.errors import UsageError
+from kdjax.parallel.placement import Placement, name_of
+
+Batch = dict[str, jax.Array]  # tokens and what is known of them, rows first
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+BATCH = P(BATCH_AXES)
+
+# First match wins. Leading None: the layer axis of scanned blocks.
+DEFAULT_RULES: Rules = (
+    (r"embed/tokens$", ("tensor", "fsdp")),
+    (r"embed/positions$", (None, "fsdp")),
+    (r"attention/(query|key|value)/kernel$", (None, "fsdp", "tensor", None)),
+    (r"attention/(query|key|value)/bias$", (None, "tensor", None)),
+    (r"attention/out/kernel$", (None, "tensor", None, "fsdp")),
+    (r"mlp/(up|gate)/kernel$", (None, "fsdp", "tensor")),
+    (r"mlp/(up|gate)/bias$", (None, "tensor")),
+    (r"mlp/down/kernel$", (None, "tensor", "fsdp")),
+    (r"head/kernel$", ("fsdp", "tensor")),
+    (r"(scale|bias)$", ()),
+)
+
+
+def join_processes() -> int:
+    """Connects the processes of one run and returns this one's number.
+
+    `launch/local.py` says who is who in `KDJAX_PROCESSES` and `KDJAX_PROCESS`; on TPU
+    pods and under SLURM jax finds out by itself; anywhere else there is one process.
+    Must come before anything asks jax for its devices.
+    """
+    if count := os.environ.get("KDJAX_PROCESSES"):
+        jax.distributed.initialize(
+            num_processes=int(count), process_id=int(os.environ["KDJAX_PROCESS"])
+        )
+    else:
+        try:
+            jax.distributed.initialize()
+        except ValueError:  # no cluster was found
+            return 0
+    return jax.process_index()
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes to come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Returns the mesh over all devices, with -1 filled in.
+
+    Raises:
+        UsageError: The axes do not multiply to the number of devices.
+    """
+    sizes = [getattr(config, axis) for axis in AXES]
+    count = jax.device_count()
+    fixed = math.prod(size for size in sizes if size != -1)
+    sizes = [count // fixed if size == -1 else size for size in sizes]
+    if math.prod(sizes) != count:
+        wanted = ", ".join(f"{a}={getattr(config, a)}" for a in AXES)
+        raise UsageError(
+            f"config.mesh ({wanted}) does not fit {count} "
+            f"{jax.devices()[0].platform} device(s); the axes must multiply to {count}"
+        )
+    # Said explicitly because jax's default has changed before, and Linen needs Auto.
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types)
+
+
+def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
+    """Returns a sharding for every leaf of a tree of shapes.
+
+    Args:
+        tree: Parameters, optimiser state or a train state, as arrays or shapes.
+        mesh: The device mesh; None: all of it lies on the first device.
+        rules: (regular expression, axes) pairs that go before `DEFAULT_RULES`.
+
+    Raises:
+        UsageError: A matrix matches no rule, or an axis does not divide its dimension.
+    """
+    if mesh is None:
+        first = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: first, tree)
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = name_of(path)
+        spec = _spec(name, leaf.ndim, (*rules, *DEFAULT_RULES))
+        _check_divides(name, leaf.shape, spec, mesh.shape)
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _spec(name: str, ndim: int, rules: Rules) -> tuple[str | None, ...]:
+    for pattern, spec in rules:
+        if re.search(pattern, name):
+            if len(spec) > ndim:
+                raise UsageError(
+                    f"the sharding rule {pattern!r} names {len(spec)} dimensions; the "
+                    f"parameter {name} has {ndim}"
+                )
+            return spec
+    if ndim >= 2:
+        raise UsageError(
+            f"no sharding rule matches the parameter {name}; add a pair "
+            "(regular expression, axes) to the model's rules"
+        )
+    return ()
+
+
+def _check_divides(
+    name: str,
+    shape: tuple[int, ...],
+    spec: tuple[str | None, ...],
+    sizes: Mapping[str, int],
+) -> None:
+    for dimension, axis in zip(shape, spec, strict=False):
+        if axis is not None and axis not in sizes:
+            raise UsageError(
+                f"the sharding rule of {name} names the axis {axis!r}; the mesh has "
+                f"{', '.join(sizes)}"
+            )
+        if axis is not None and dimension % sizes[axis]:
+            raise UsageError(
+                f"the parameter {name} of shape {shape} cannot be cut along "
+                f"mesh.{axis} = {sizes[axis]}: {dimension} is not divisible by it"
+            )
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Returns the tree of shapes with its shardings, as a target to restore to."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
+    """Returns where activations and weights live while a model runs on the mesh.
+
+    Activations are split over the batch alone. Weights are gathered over `fsdp`, layer
+    by layer, and stay split over `tensor`: `fsdp` shards what is stored, `tensor` what
+    is computed. Left to itself the partitioner cuts products along `fsdp` in both
+    operands, which is slow, and with some rules wrong (jax 0.10.2).
+    """
+    batch = batch_sharding(mesh)
+
+    def activation(x: jax.Array) -> jax.Array:
+        # `Model.init` traces with one row, which cannot be split.
+        if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+            return x
+        return jax.lax.with_sharding_constraint(x, batch)
+
+    def weight(path: str, x: jax.Array) -> jax.Array:
+        is_layer = path.startswith("layers/")
+        spec = _spec(path, x.ndim + is_layer, (*rules, *DEFAULT_RULES))[is_layer:]
+        kept = P(*(None if axis in BATCH_AXES else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
+
+    return Placement(activation, weight)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns where the rows of a batch live."""
+    return NamedSharding(mesh, BATCH)
+
+
+def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """Returns (index, count) of the rows that this process must feed.
+
+    It follows from the sharding, not from the process's number: where the tensor axis
+    spans processes, several of them need the same rows.
+    """
+    sharding = batch_sharding(mesh)
+    indices = _indices(sharding, (batch_size,)).values()
+    blocks = sorted({index[0].indices(batch_size)[:2] for index in indices})
+    low, high = blocks[0][0], blocks[-1][1]
+    size = high - low
+    if sum(b - a for a, b in blocks) != size or batch_size % size or low % size:
+        return 0, 1  # not one block of equal size: feed everything
+    return low // size, batch_size // size
+
+
+def _indices(
+    sharding: NamedSharding, shape: tuple[int, ...]
+) -> dict[jax.Device, tuple[slice, ...]]:
+    """Returns which part of a global array each of this process's devices holds."""
+    found = sharding.addressable_devices_indices_map(shape)
+    return {device: index for device, index in found.items() if index is not None}
+
+
+def to_devices(
+    batch: dict[str, np.ndarray], mesh: Mesh, shard: tuple[int, int]
+) -> Batch:
+    """Returns the global batch, given this process's rows of it."""
+    sharding = batch_sharding(mesh)
+    index, count = shard
+
+    def place(local: np.ndarray) -> jax.Array:
+        low = index * local.shape[0]
+        shape = (local.shape[0] * count, *local.shape[1:])
+
+        def rows(where: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = where[0].indices(shape[0])
+            return local[(slice(start - low, stop - low), *where[1:])]
+
+        # Not `make_array_from_callback`: the loop's transfer guard takes its copies
+        # for accidental ones.
+        where = _indices(sharding, shape)
+        pieces = [jax.device_put(rows(i), device) for device, i in where.items()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+    return {name: place(local) for name, local in batch.items()}

@@ -1,0 +1,26 @@
+"""Renders an experiment's report again, from the numbers that it keeps.
+
+python -m kdjax.report --workdir=runs/gpt_small
+"""
+
+from absl import flags
+from etils import epath
+
+from kdjax import report
+from kdjax.core import cli
+from kdjax.results.files import read
+
+
+def main(argv: list[str]) -> None:
+    """Renders the report of --workdir again, from the numbers in its report.json."""
+    del argv
+    directory = epath.Path(flags.FLAGS.workdir) / "report"
+    results = read(directory / "report.json")
+    page = report.write(results, directory)
+    verdict = report.summarise(results).verdict
+    print(report.table(results), verdict, page, sep="\n\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Where the experiment ran.", required=True)
+    cli.run(main)

@@ -1,0 +1,92 @@
+"""The report's tables, as rows of text."""
+
+from collections.abc import Iterable, Sequence
+
+from kdjax.report.summary import ABSENT, METRICS, RoleSummary, Summary, cell, summarise
+from kdjax.report.words import bits
+from kdjax.results.measured import VALIDATION, Results, teacher_role
+
+_BRIEF = ("bits_per_byte", "forward_kl", "agreement")  # the metrics of further splits
+
+
+def table(results: Results) -> str:
+    """Returns the report's tables as aligned text, one per held-out split.
+
+    Args:
+        results: What the experiment measured.
+
+    Returns:
+        Lines without a final newline; an arrow after a label points to better.
+    """
+    return "\n\n".join(map(_aligned, tables(results, summarise(results))))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    header, *body = rows
+    return "\n".join(
+        "  ".join((label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])))
+        for label, *cells in (header, ["-" * width for width in widths], *body)
+    )
+
+
+def tables(results: Results, summary: Summary) -> list[list[tuple[str, ...]]]:
+    """Returns a table per split, the headline's first; its first row is the header."""
+    roles = summary.roles
+    splits = dict.fromkeys(split for role in roles.values() for split in role.final)
+    del splits[VALIDATION]
+    headline = {role: _headline(role, results, summary) for role in roles}
+    tables = [_table(VALIDATION, headline)]
+    for split in splits:
+        columns = {role: _scores(found, split, _BRIEF) for role, found in roles.items()}
+        tables.append(_table(split, columns))
+    return tables
+
+
+def _table(split: str, columns: dict[str, dict[str, str]]) -> list[tuple[str, ...]]:
+    """Returns the columns as rows, without those that no model has a value for."""
+    cells = zip(*(column.values() for column in columns.values()), strict=True)
+    labels = next(iter(columns.values()))
+    rows = zip(labels, cells, strict=True)
+    return [
+        (f"held out: {split}", *columns),
+        *((label, *row) for label, row in rows if {*row} != {ABSENT}),
+    ]
+
+
+def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
+    """Returns a role's column of the first table, by label."""
+    found = summary.roles[role]
+    model = results.models[found.model]
+    teacher = results.models[summary.roles["teacher"].model]
+    speed, usual = model.forward_tokens_per_second, teacher.forward_tokens_per_second
+    gap_closed = summary.gap_closed if role == "student" else None
+    formats = {
+        teacher_role(name): found.formats for name, found in results.teachers.items()
+    }
+    stored = formats.get(role)
+    ends = dict.fromkeys([*found.best_steps[:1], *found.best_steps[-1:]])
+    return {
+        **_scores(found, VALIDATION, METRICS),
+        "gap from twin to teacher closed (%) ↑": cell(gap_closed, 1, 100.0),
+        "best bits/byte along the run ↓": cell(found.best_bits_per_byte, 4),
+        "best at training step": " to ".join(map(str, ends)) or ABSENT,
+        "training tokens/s ↑": cell(found.tokens_per_second, 0),
+        "training MFU (%) ↑": cell(found.mfu, 1, 100.0),
+        "training steps skipped, by seed ↓": ", ".join(map(str, found.skipped_steps))
+        or ABSENT,
+        "forward tokens/s ↑": f"{speed:,.0f}",
+        "speed relative to teacher ↑": f"{speed / usual:.2f}x",
+        "parameters ↓": f"{model.parameters:,}",
+        "size relative to teacher ↓": f"{model.parameters / teacher.parameters:.3f}x",
+        "weights as stored": bits(stored) if stored else ABSENT,
+    }
+
+
+def _scores(role: RoleSummary, split: str, keys: Iterable[str]) -> dict[str, str]:
+    shown = {}
+    for key in keys:
+        metric = METRICS[key]
+        value = role.final[split][key]
+        shown[metric.label] = cell(value, metric.decimals, metric.scale)
+    return shown

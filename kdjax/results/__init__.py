@@ -1,0 +1,1 @@
+"""What an experiment measured, as types and on disk."""

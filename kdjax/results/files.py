@@ -1,0 +1,105 @@
+"""Results on disk: `report.json` of an experiment and `result.json` of a run."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from kdjax.config.parsing import at_least, convert, from_mapping
+from kdjax.core.errors import UsageError
+from kdjax.results.measured import VALIDATION, Results, Run, teacher_role
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """Returns what `from_json` takes, and `json.dumps` writes."""
+    return dataclasses.asdict(results)
+
+
+def from_json(values: Any, path: str) -> Results:
+    """Returns the results that a parsed report.json holds, of whatever age.
+
+    Args:
+        values: The content; its "summary", which follows from the rest, is not read.
+        path: What to call it in error messages.
+
+    Raises:
+        UsageError: It holds something else, or contradicts itself.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{path} must hold an object, as a report.json does")
+    values = {key: value for key, value in values.items() if key != "summary"}
+    if "teacher" in values and "teachers" not in values:  # there was only ever one
+        values["teachers"] = {"teacher": values.pop("teacher")}
+    if isinstance(values.get("runs"), list):
+        values["runs"] = [_with_model(run) for run in values["runs"]]
+    results: Results = from_mapping(Results, values, path)
+    _check(results, path)
+    return results
+
+
+def read(path: epath.Path) -> Results:
+    """Returns the results in a report.json.
+
+    Raises:
+        UsageError: There is none, or it is damaged.
+    """
+    return from_json(_load(path), str(path))
+
+
+def read_run(path: epath.Path) -> Run:
+    """Returns the run in a result.json, which is refused in the same way."""
+    run: Run = convert(_with_model(_load(path)), Run, str(path))
+    return run
+
+
+def _load(path: epath.Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError:
+        raise UsageError(
+            f"there is no {path}; --workdir must be that of a finished experiment"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+
+
+def _with_model(run: Any) -> Any:
+    """Returns a run with what was implied when all students had one teacher."""
+    if not isinstance(run, Mapping) or "model" in run:
+        return run
+    role = run.get("role")
+    return {
+        **run,
+        "model": "teacher" if role == "teacher" else "student",
+        "teachers": ["teacher"] if role == "student" else [],
+    }
+
+
+def _check(results: Results, path: str) -> None:
+    """Raises unless a report can be made of the results."""
+    roles = [run.role for run in results.runs]
+    for role in ("teacher", "student"):
+        if role not in roles:
+            raise UsageError(f"{path}.runs has no {role}")
+    for split in ("train", VALIDATION):
+        if split not in results.data.splits:
+            raise UsageError(f"{path}.data.splits.{split} is missing")
+    for name, model in results.models.items():
+        where = f"{path}.models.{name}"
+        at_least(model.parameters, 1, f"{where}.parameters")
+        if not model.forward_tokens_per_second > 0:
+            raise UsageError(f"{where}.forward_tokens_per_second must be above 0")
+    for name in map(teacher_role, results.teachers):
+        if name not in results.models:
+            raise UsageError(f"{path}.models.{name} is missing")
+    splits = results.runs[0].final.keys() | {VALIDATION}
+    for index, run in enumerate(results.runs):
+        where = f"{path}.runs[{index}]"
+        if run.final.keys() != splits:
+            raise UsageError(f"{where}.final must have {', '.join(sorted(splits))}")
+        if run.model not in results.models:
+            raise UsageError(f"{where}.model = {run.model!r} is no entry of models")
+        if not results.teachers.keys() >= set(run.teachers):
+            raise UsageError(f"{where}.teachers has what is no entry of teachers")

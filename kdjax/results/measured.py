@@ -1,0 +1,206 @@
+"""What an experiment measured, as `report.json` keeps it and the report shows it.
+
+A role is what a run is for, in words, and names a column of the report: "teacher" is
+what the students learn from, a single model or an ensemble of several, "teacher NAME"
+one member of an ensemble, "start" what a student was before any training, "student"
+and "twin" the models compared, "student of NAME" a student of one member alone.
+"""
+
+import dataclasses
+
+from kdjax.config.schema import Config
+
+VALIDATION = "validation"  # the split that the verdict is about
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationBin:
+    """Tokens of similar confidence: how sure the model was, and how often right.
+
+    Attributes:
+        confidence: The mean probability of the top-1 prediction, in [0, 1].
+        accuracy: The share of top-1 predictions that were right, in [0, 1].
+        count: Of the tokens.
+    """
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """All metrics of one model on one held-out split; p is the teacher, q the model.
+
+    Attributes:
+        cross_entropy: In nats/token.
+        bits_per_byte: The same, of the text's UTF-8 bytes.
+        forward_kl: KL(p||q) in nats/token.
+        reverse_kl: KL(q||p) in nats/token.
+        agreement: The share of tokens whose top-1 prediction is the teacher's.
+        acceptance: The share of drafted tokens that speculative decoding would keep.
+        calibration_error: The expected one, in [0, 1].
+        calibration: What that was made from, by confidence; empty bins left out.
+    """
+
+    cross_entropy: float
+    bits_per_byte: float
+    forward_kl: float
+    reverse_kl: float
+    agreement: float
+    acceptance: float
+    calibration_error: float
+    calibration: tuple[CalibrationBin, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """The held-out loss after some training steps: in nats/token and in bits/byte."""
+
+    step: int
+    cross_entropy: float
+    bits_per_byte: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a training went; the speeds are medians over all of it.
+
+    Attributes:
+        tokens_per_second: Of all devices together; None if it was too short to tell.
+        mfu: The share of the devices' peak arithmetic; None where that is not known.
+        skipped_steps: Steps without an update, as loss or gradients were not finite.
+    """
+
+    tokens_per_second: float | None
+    mfu: float | None
+    skipped_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One model of the experiment: how it was trained and how good it is.
+
+    Attributes:
+        role: What it is for; see above.
+        seed: Of its initialisation and of the order of its data.
+        model: The entry of `Results.models` that tells its size and speed.
+        final: Its metrics on every held-out split, by the split's name.
+        curve: By step; empty for what was not trained here.
+        training: None for what was not trained here.
+        origin: Where a model that did not begin at random is from, in words.
+        teachers: The entries of `Results.teachers` that it learnt from.
+    """
+
+    role: str
+    seed: int
+    model: str
+    final: dict[str, HeldOut]
+    curve: tuple[CurvePoint, ...] = ()
+    training: Training | None = None
+    origin: str = ""
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the run and its directory are called, such as "student-of-wide-0"."""
+        return run_name(self.role, self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """Where the experiment was finished."""
+
+    python: str
+    jax: str
+    platform: str
+    device: str  # of `devices` equal ones
+    devices: int
+    processes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerInfo:
+    """What made ids of the text, and the ids that it begins each text with."""
+
+    kind: str
+    vocab_size: int
+    sha256: str
+    prefix: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """The size of a split's text and of the rows made of it."""
+
+    documents: int
+    bytes: int
+    tokens: int
+    rows: int
+    sha256: str  # of the text
+    largest_id: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """The text, and how it became rows of `length` tokens."""
+
+    source: str
+    length: int
+    python: str  # whose library the source "stdlib" is
+    skipped_files: int
+    tokenizer: TokenizerInfo
+    splits: dict[str, SplitInfo]
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherInfo:
+    """Where a teacher is from."""
+
+    path: str
+    sha256: str  # of its parameters
+    from_config: bool  # whether it was trained from this config, here or earlier
+    formats: tuple[str, ...] = ()  # of a loaded one's weights, what most have first
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """The size of a model, padding included, and the speed of inference, uncached."""
+
+    parameters: int
+    forward_tokens_per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All that is known of a finished experiment.
+
+    Attributes:
+        created: When, in ISO 8601.
+        workdir: Where.
+        config: What was to be done.
+        environment: On what.
+        data: With which text.
+        teachers: By name; a single one is called "teacher".
+        models: By what `Run.model` says.
+        runs: All models that were measured, in the order of the report's columns.
+    """
+
+    created: str
+    workdir: str
+    config: Config
+    environment: Environment
+    data: DataInfo
+    teachers: dict[str, TeacherInfo]
+    models: dict[str, ModelInfo]
+    runs: tuple[Run, ...]
+
+
+def run_name(role: str, seed: int) -> str:
+    """Returns what a run and its directory are called."""
+    return f"{role.replace(' ', '-')}-{seed}"
+
+
+def teacher_role(name: str) -> str:
+    """Returns the role, and the entry of `Results.models`, of a teacher by its name."""
+    return name if name == "teacher" else f"teacher {name}"

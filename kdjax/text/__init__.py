@@ -1,0 +1,19 @@
+"""Text to ids and back: tokenizers, and how a model was taught conversations."""
+
+from kdjax.text.agreement import same_ids
+from kdjax.text.gguf_tokenizer import read_gguf_tokenizer
+from kdjax.text.tokenizer import (
+    TextTokenizer,
+    TokenizerFile,
+    load_tokenizer,
+    read_tokenizer,
+)
+
+__all__ = [
+    "TextTokenizer",
+    "TokenizerFile",
+    "load_tokenizer",
+    "read_gguf_tokenizer",
+    "read_tokenizer",
+    "same_ids",
+]

@@ -1,0 +1,214 @@
+"""The tokenizer inside a GGUF file, rebuilt."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from etils import epath
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from kdjax.core.errors import UsageError
+from kdjax.text.chat import Chat
+
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # token types
+_LONGEST = 1024  # characters of a token; every way to cut one is looked at
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# How long a run of digits a token may hold, where words are split by the pattern above.
+_DIGITS = {"llama-bpe": 3, "qwen2": 1}
+
+
+def read_gguf_tokenizer(
+    meta: Mapping[str, Any], path: epath.Path
+) -> tuple[tokenizers.Tokenizer, Chat]:
+    """Returns the tokenizer in a GGUF file, and what it says of conversations.
+
+    Args:
+        meta: The metadata in the file's header.
+        path: Names the file in error messages.
+
+    Raises:
+        UsageError: The file is damaged, or its tokenizer is of a kind that kdjax cannot
+            rebuild.
+    """
+    kind = meta.get("tokenizer.ggml.model")
+    tokens = _list(meta, "tokens", str, path)
+    types = _list(meta, "token_type", int, path, len(tokens))
+    if kind == "gpt2":
+        tokenizer = _byte_level(meta, _vocab(tokens, types), path)
+    elif kind == "llama":
+        tokenizer = _sentence_piece(meta, tokens, types, path)
+    else:
+        raise UsageError(
+            f"{path}: its tokenizer is {str(kind)[:40]!r}; kdjax rebuilds 'gpt2' and "
+            "'llama'"
+        )
+    for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
+        added = [
+            AddedToken(token, special=is_special, normalized=False)
+            for token, found in zip(tokens, types, strict=True)
+            if found == wanted and token
+        ]
+        tokenizer.add_tokens(added)
+    _begin(tokenizer, meta, tokens)
+    template = meta.get("tokenizer.chat_template", "")
+    return tokenizer, Chat(
+        template if isinstance(template, str) else "",
+        _token(meta, "bos", tokens),
+        _token(meta, "eos", tokens),
+    )
+
+
+def _begin(
+    tokenizer: tokenizers.Tokenizer, meta: Mapping[str, Any], tokens: Sequence[str]
+) -> None:
+    """Lets texts begin with a token where the model wants that.
+
+    Files that do not say so mean what llama.cpp takes for granted.
+    """
+    is_usual = "llama" in (
+        meta.get("tokenizer.ggml.model"),
+        str(meta.get("tokenizer.ggml.pre")).removesuffix("-bpe"),
+    )
+    first = meta.get("tokenizer.ggml.bos_token_id")
+    name = _token(meta, "bos", tokens)
+    if name and meta.get("tokenizer.ggml.add_bos_token", is_usual) is True:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[name, "$A"], special_tokens=[(name, first)]
+        )
+
+
+def _token(meta: Mapping[str, Any], name: str, tokens: Sequence[str]) -> str:
+    """Returns the token that the metadata give a role; empty if they give none."""
+    number = meta.get(f"tokenizer.ggml.{name}_token_id")
+    if type(number) is not int or not 0 <= number < len(tokens):
+        return ""
+    return tokens[number]
+
+
+def _list(
+    meta: Mapping[str, Any],
+    name: str,
+    kind: type,
+    path: epath.Path,
+    length: int | None = None,
+) -> Sequence[Any]:
+    """Returns a list of the metadata after a look at its length and elements."""
+    found = meta.get(f"tokenizer.ggml.{name}")
+    if (
+        not isinstance(found, list)
+        or not all(isinstance(item, kind) for item in found)
+        or length not in (None, len(found))
+    ):
+        raise UsageError(f"{path}: tokenizer.ggml.{name} is missing or damaged")
+    return found
+
+
+def _vocab(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
+    """Returns ids by token, without what only fills up the embedding's rows."""
+    return {
+        token: number
+        for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind != _UNUSED or not re.fullmatch(r"\[PAD\d+\]", token)
+    }
+
+
+def _byte_level(
+    meta: Mapping[str, Any], vocab: dict[str, int], path: epath.Path
+) -> tokenizers.Tokenizer:
+    """Returns the byte-level BPE of GPT-2, Llama 3, Qwen and SmolLM."""
+    merges = [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
+    words = _word_pattern(meta)
+    whole = words == "llama-bpe"  # where no merge leads to some words that are tokens
+    try:
+        bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=whole)
+    # The library raises bare Exception for merges that do not fit the tokens.
+    except Exception as error:
+        raise UsageError(f"{path}: its tokenizer is damaged ({error})") from None
+    tokenizer = tokenizers.Tokenizer(bpe)
+    tail = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if words in _DIGITS:
+        pattern = Regex(_WORDS % _DIGITS[words])
+        split = pre_tokenizers.Split(pattern, behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, tail])
+    elif words == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
+    elif words == "gpt-2":
+        tokenizer.pre_tokenizer = plain
+    else:
+        raise UsageError(
+            f"{path}: how its tokenizer splits words (tokenizer.ggml.pre = "
+            f"{words[:40]!r}) is unknown to kdjax; use the model's tokenizer.json"
+        )
+    if words == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _word_pattern(meta: Mapping[str, Any]) -> str:
+    """Returns how words are split; of files that do not say, GPT-2's is known."""
+    words = str(meta.get("tokenizer.ggml.pre", "default"))
+    is_gpt2 = meta.get("general.architecture") == "gpt2"
+    return "gpt-2" if words == "default" and is_gpt2 else words
+
+
+def _sentence_piece(
+    meta: Mapping[str, Any],
+    tokens: Sequence[str],
+    types: Sequence[int],
+    path: epath.Path,
+) -> tokenizers.Tokenizer:
+    """Returns the SentencePiece BPE of Llama 2, Mistral and Gemma.
+
+    It merges the neighbours whose union scores highest; the library wants the same
+    order as a list of merges.
+    """
+    scores = _list(meta, "scores", float, path, len(tokens))
+    if max(map(len, tokens), default=0) > _LONGEST:
+        raise UsageError(f"{path}: tokenizer.ggml.tokens is damaged")
+    vocab = _vocab(tokens, types)
+    merges = [
+        (-scores[number], vocab[token[:cut]], vocab[token[cut:]])
+        for token, number in vocab.items()
+        for cut in range(1, len(token))
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+    unknown = [t for t, found in zip(tokens, types, strict=True) if found == _UNKNOWN]
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=[(tokens[left], tokens[right]) for _, left, right in sorted(merges)],
+            unk_token=unknown[0] if unknown else None,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    has_prefix = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
+    replace = normalizers.Replace(" ", _SPACE)
+    start: list[Any] = [normalizers.Prepend(_SPACE)] if has_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*start, replace])
+    end: list[Any] = [decoders.Strip(" ", 1, 0)] if has_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *end,
+        ]
+    )
+    return tokenizer

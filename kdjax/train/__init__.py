@@ -1,0 +1,1 @@
+"""Training: a step of a learner, an objective and a task, and its loop."""

@@ -1,0 +1,67 @@
+"""Checkpoints of a run in progress: its state, and where its data goes on."""
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from kdjax.config.schema import CheckpointConfig
+from kdjax.train.state import TrainState
+
+_POLICIES = ocp.checkpoint_managers
+
+
+class Checkpoints:
+    """The checkpoints of one run: {state, data position}, written asynchronously.
+
+    The latest `keep` stay, and besides them the best by held-out loss. The teacher is
+    never inside.
+    """
+
+    def __init__(self, directory: epath.Path, config: CheckpointConfig) -> None:
+        def loss(metrics: dict[str, float]) -> float:
+            return metrics["loss"]
+
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_POLICIES.AnyPreservationPolicy(
+                    [
+                        _POLICIES.LatestN(config.keep),
+                        _POLICIES.BestN(get_metric_fn=loss, reverse=True, n=1),
+                    ]
+                ),
+                best_fn=loss,
+                best_mode="min",
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Returns the newest complete step."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, state: TrainState, position: dict[str, int], loss: float
+    ) -> None:
+        """Starts writing; `position` is where the data goes on after `step`."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)
+        )
+        # Orbax copies to the host in ways that a guarded loop takes for accidental.
+        with jax.transfer_guard("allow"):
+            self._manager.save(step, metrics={"loss": loss}, args=items)
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
+        """Returns state and position; `like` gives shapes, dtypes and shardings."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+            ),
+        )
+        return restored["state"], restored["data"]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()

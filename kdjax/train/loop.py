@@ -1,0 +1,188 @@
+"""Training: a job is compiled once, and its program run for one seed after another.
+
+`prepare` compiles and runs nothing; `train` is the loop, the only place where side
+effects come in sequence.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
+from kdjax.core.logging import say
+from kdjax.losses import LossSharding
+from kdjax.parallel.sharding import abstract, shardings
+from kdjax.results.measured import CurvePoint, Training
+from kdjax.train.checkpoints import Checkpoints
+from kdjax.train.learner import Frozen, Learner
+from kdjax.train.meter import Meter, curve, summary
+from kdjax.train.objective import Objective
+from kdjax.train.optimizers import make_optimizer
+from kdjax.train.records import read_metrics
+from kdjax.train.sources import Source
+from kdjax.train.state import TrainState, create_state, start_state
+from kdjax.train.step import make_train_step
+from kdjax.train.task import Task
+
+
+class Job(NamedTuple):
+    """What is compiled: everything about a training but its seed.
+
+    Attributes:
+        learner: What learns.
+        objective: What it minimises.
+        task: Which labels a batch has.
+        config: Steps, batch, optimiser.
+        rules: Sharding rules before the default ones.
+        mesh: The devices.
+        frozen: Shapes, or arrays, of what no step changes, by name.
+        batch: Shapes of a batch.
+    """
+
+    learner: Learner
+    objective: Objective
+    task: Task
+    config: TrainConfig
+    rules: Rules
+    mesh: Mesh
+    frozen: Mapping[str, Any]
+    batch: Mapping[str, Any]
+
+
+class Program(NamedTuple):
+    """A compiled job.
+
+    Attributes:
+        job: What it was compiled for.
+        shapes: The train state's shapes and shardings.
+        create: `create(key) -> state`, with parameters drawn at random.
+        start: `start(params) -> state`, with the parameters of a model that was found.
+        step: The compiled step; asks nothing of the device before it is called.
+    """
+
+    job: Job
+    shapes: TrainState
+    create: Callable[[jax.Array], TrainState]
+    start: Callable[[Any], TrainState]
+    step: jax.stages.Compiled
+
+
+class Run(NamedTuple):
+    """One run of a program.
+
+    Attributes:
+        name: For the progress line.
+        directory: Where checkpoints and metrics go.
+        seed: Of the initialisation.
+        source: Its batches.
+        frozen: What no step changes, by name.
+        evaluate: From parameters to held-out metrics, the task's headline among them.
+        evaluate_every: How many steps lie between two evaluations.
+        flops: Of one step.
+        first_params: Gives the parameters to start from, which are then the run's own;
+            None: the learner's initialisation.
+    """
+
+    name: str
+    directory: epath.Path
+    seed: int
+    source: Source
+    frozen: Frozen
+    evaluate: Callable[[Any], dict[str, float]]
+    evaluate_every: int
+    flops: float
+    first_params: Callable[[], Any] | None = None
+
+
+class Result(NamedTuple):
+    """What a run leaves behind."""
+
+    params: Any
+    curve: tuple[CurvePoint, ...]
+    training: Training
+
+
+def prepare(job: Job) -> Program:
+    """Returns the job's program: everything is compiled, nothing is run."""
+    optimizer = make_optimizer(job.config.optimizer, job.config.steps)
+    create = partial(create_state, job.learner.init, optimizer)
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    placed = shardings(shapes, job.mesh, job.rules)
+    shapes = abstract(shapes, placed)
+    step: Any = make_train_step(
+        job.learner,
+        optimizer,
+        job.objective,
+        job.task,
+        micro_batches=job.config.micro_batches,
+        state_shardings=placed,
+        loss_sharding=LossSharding(job.mesh),
+        chunk_size=job.config.chunk_size or None,
+    )
+    return Program(
+        job,
+        shapes,
+        jax.jit(create, out_shardings=placed),
+        jax.jit(partial(start_state, optimizer), out_shardings=placed),
+        step.lower(shapes, job.frozen, job.batch).compile(),
+    )
+
+
+def train(
+    program: Program, run: Run, checkpoints: CheckpointConfig, log_every: int
+) -> Result:
+    """Trains to the last step, from the newest checkpoint if there is one.
+
+    Args:
+        program: What is run.
+        run: For which seed, on which batches.
+        checkpoints: When the state is saved, and what is kept.
+        log_every: Steps between records of the training metrics.
+
+    Raises:
+        FloatingPointError: Loss or gradients stayed non-finite for several steps.
+    """
+    steps, headline = program.job.config.steps, program.job.task.headline
+    saved = Checkpoints(run.directory / "checkpoints", checkpoints)
+    start = saved.latest() or 0
+    if start:
+        state, position = saved.restore(start, program.shapes)
+        run.source.restore(position)
+        say(f"{run.name}: resuming at step {start:,} of {steps:,}")
+    elif run.first_params is not None:
+        state = program.start(run.first_params())
+    else:
+        state = program.create(jax.random.key(run.seed))
+    meter = Meter(
+        run.name,
+        run.directory,
+        start=start,
+        steps=steps,
+        tokens=program.job.batch["tokens"].size,
+        flops=run.flops,
+        # At checkpoints too, so that a resumed run has missed nothing.
+        every=(log_every, checkpoints.every),
+    )
+    # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
+    # then sees exactly what this one would have seen.
+    with closing(meter), closing(saved), jax.transfer_guard("disallow"):
+        for step in range(start + 1, steps + 1):
+            batch = run.source.next(step, state)
+            state, metrics = program.step(state, run.frozen, batch)
+            meter.record(step, metrics)
+            is_save = step == steps or not step % checkpoints.every
+            if is_save or not step % run.evaluate_every:
+                meter.catch_up()  # so that evaluating does not count as training
+                held_out = run.evaluate(state.params)
+                meter.held_out(step, held_out)
+                if is_save:
+                    position = run.source.position()
+                    saved.save(step, state, position, held_out[headline])
+    records = read_metrics(run.directory)
+    params = program.job.learner.export(state.params, run.frozen)
+    return Result(params, curve(records), summary(records))

@@ -1,0 +1,128 @@
+"""What a run's metrics were, read while the device works on the next step."""
+
+import statistics
+import time
+from collections import deque
+from typing import Any
+
+import jax
+from etils import epath
+
+from kdjax.core.logging import Progress
+from kdjax.core.metrics import Mean
+from kdjax.models.flops import peak_flops
+from kdjax.results.measured import CurvePoint, Training
+from kdjax.train.records import MetricWriter
+
+_MAX_SKIPPED = 10  # non-finite steps in a row
+_RECENT = 20  # steps whose median time makes the speed shown
+
+
+class Meter:
+    """Reads the metrics of step n - 1 while the device works on step n."""
+
+    def __init__(
+        self,
+        name: str,
+        directory: epath.Path,
+        *,
+        start: int,
+        steps: int,
+        tokens: int,
+        flops: float,
+        every: tuple[int, ...],
+    ) -> None:
+        """Opens the files and the progress line.
+
+        Args:
+            name: The run's.
+            directory: Where the metrics go.
+            start: The step that the run resumes at.
+            steps: Of the run.
+            tokens: Of a step.
+            flops: Of a step.
+            every: Steps are recorded that one of these divides, and the last.
+        """
+        is_first = jax.process_index() == 0
+        self._record_every, self._last = every, steps
+        self._tokens, self._flops, self._peak = tokens, flops, peak_flops()
+        self._writer = MetricWriter(directory, start=start, enabled=is_first)
+        self._progress = Progress(
+            name, steps, start=start, unit="step", enabled=is_first
+        )
+        self._pending: tuple[int, dict[str, Mean]] | None = None
+        self._durations: deque[float] = deque(maxlen=_RECENT)
+        self._skipped = self._skipped_in_a_row = 0
+        self._read = time.perf_counter()
+
+    def record(self, step: int, metrics: dict[str, Mean]) -> None:
+        """Takes the metrics of a step just dispatched; reads those before them."""
+        self.catch_up()
+        self._pending = step, metrics
+
+    def held_out(self, step: int, loss: dict[str, float]) -> None:
+        """Writes a held-out evaluation and starts the clock anew."""
+        self._writer.write(step, {f"eval/{name}": v for name, v in loss.items()})
+        self._read = time.perf_counter()
+
+    def close(self) -> None:
+        """Reads the last step's metrics and closes the files."""
+        self.catch_up()
+        self._writer.close()
+        self._progress.close()
+
+    def catch_up(self) -> None:
+        """Reads the pending metrics, waiting for their step."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {k: mean.compute() for k, mean in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        self._durations.append(now - self._read)
+        self._read = now
+        self._count_skipped(step, values["skipped"])
+        usual = statistics.median(self._durations)
+        perf = {"perf/tokens_per_second": self._tokens / usual}
+        note = f"loss {values['loss']:.3f}, {self._tokens / usual:,.0f} tokens/s"
+        if self._peak is not None:
+            perf["perf/mfu"] = self._flops / usual / self._peak
+            note += f", MFU {perf['perf/mfu']:.0%}"
+        self._progress.update(1, note)
+        if step == self._last or not all(step % n for n in self._record_every):
+            scalars = {f"train/{name}": value for name, value in values.items()}
+            scalars["train/skipped"] = self._skipped  # since the last record
+            self._skipped = 0
+            self._writer.write(step, {**scalars, **perf})
+
+    def _count_skipped(self, step: int, skipped: float) -> None:
+        self._skipped += int(skipped)
+        self._skipped_in_a_row = (self._skipped_in_a_row + 1) * int(skipped)
+        if self._skipped_in_a_row >= _MAX_SKIPPED:
+            raise FloatingPointError(
+                f"loss or gradients were not finite for {_MAX_SKIPPED} steps up to "
+                f"step {step}; try a lower learning rate"
+            )
+
+
+def summary(records: list[dict[str, Any]]) -> Training:
+    """Returns speed and skipped steps of the whole run, earlier starts included."""
+
+    def usual(name: str) -> float | None:
+        values = [record[name] for record in records if name in record]
+        return statistics.median(values) if values else None
+
+    return Training(
+        tokens_per_second=usual("perf/tokens_per_second"),
+        mfu=usual("perf/mfu"),
+        skipped_steps=sum(int(r.get("train/skipped", 0)) for r in records),
+    )
+
+
+def curve(records: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
+    """Returns the held-out points of the whole run, earlier starts included."""
+    return tuple(
+        CurvePoint(r["step"], r["eval/cross_entropy"], r["eval/bits_per_byte"])
+        for r in records
+        if "eval/bits_per_byte" in r
+    )

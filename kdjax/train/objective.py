@@ -1,0 +1,73 @@
+"""What a step minimises: labels, targets, and the schedules of what they weigh."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from kdjax.config.schema import DistillConfig
+from kdjax.losses import DIVERGENCES, SoftValues, Targets
+from kdjax.parallel.sharding import Batch
+from kdjax.targets.online import Predict
+from kdjax.train.schedules import Schedule, make_schedule
+
+
+class SoftSchedules(NamedTuple):
+    """`losses.SoftValues` over the steps of a run."""
+
+    kind: str
+    weight: Schedule
+    temperature: Schedule
+    parameters: Mapping[str, Schedule] = {}
+
+    def at(self, step: Array) -> SoftValues:
+        """Returns the values at a step."""
+        parameters = {name: value(step) for name, value in self.parameters.items()}
+        return SoftValues(
+            self.kind, self.weight(step), self.temperature(step), parameters
+        )
+
+
+class Objective(NamedTuple):
+    """The loss of a step.
+
+    Attributes:
+        hard: Weight of the cross-entropy with the labels.
+        soft: By name of the target, how it is compared and what it weighs.
+        targets: `targets(frozen, batch)`, the targets by the same names, computed from
+            frozen parameters or read from the batch.
+    """
+
+    hard: Schedule
+    soft: Mapping[str, SoftSchedules]
+    targets: Callable[[Mapping[str, Any], Batch], Mapping[str, Targets]]
+
+
+def hard_labels() -> Objective:
+    """Returns cross-entropy with the labels alone."""
+    return Objective(make_schedule(1.0, 1), {}, lambda frozen, batch: {})
+
+
+def distillation(teacher: Predict, config: DistillConfig, steps: int) -> Objective:
+    """Returns the mixture of soft targets and labels that the config describes.
+
+    Args:
+        teacher: From the frozen parameters and a batch to the soft targets.
+        config: Divergence, temperature and what the soft loss weighs.
+        steps: Of the run, for schedules.
+    """
+    alpha = make_schedule(config.alpha, steps)
+    soft = SoftSchedules(
+        config.kind,
+        alpha,
+        make_schedule(config.temperature, steps),
+        {
+            name: make_schedule(getattr(config, name), steps)
+            for name in DIVERGENCES[config.kind].parameters
+        },
+    )
+
+    def targets(frozen: Mapping[str, Any], batch: Batch) -> Mapping[str, Targets]:
+        return {"teacher": teacher(frozen, batch)}
+
+    return Objective(lambda step: 1.0 - alpha(step), {"teacher": soft}, targets)

@@ -1,0 +1,79 @@
+"""Where the batches of a run come from."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kdjax.config.schema import TrainConfig
+from kdjax.data import held_out_batches, training_batches
+from kdjax.parallel.sharding import Batch, batch_sharding, data_shard, to_devices
+
+StoredRows = Sequence[dict[str, np.ndarray]]
+
+
+class Source(Protocol):
+    """A stream of global batches whose position can be kept and restored."""
+
+    def next(self, step: int, state: Any) -> Batch:
+        """Returns the batch of a step, on the devices.
+
+        Args:
+            step: Counted from 1.
+            state: The train state before it, for sources that ask the student.
+        """
+
+    def position(self) -> dict[str, Any]:
+        """Returns where the stream stands, as JSON."""
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Continues from a position."""
+
+
+class Rows:
+    """Packed rows of a corpus, shuffled anew in every epoch; see `training_batches`."""
+
+    def __init__(
+        self, rows: StoredRows, config: TrainConfig, seed: int, mesh: Mesh
+    ) -> None:
+        self._mesh, self._shard = mesh, data_shard(mesh, config.batch_size)
+        self._batches = training_batches(
+            rows,
+            batch_size=config.batch_size,
+            seed=seed,
+            fraction=config.data_fraction,
+            shard=self._shard,
+        )
+
+    def next(self, step: int, state: Any) -> Batch:
+        """Returns the next batch."""
+        return to_devices(next(self._batches), self._mesh, self._shard)
+
+    def position(self) -> dict[str, Any]:
+        """Returns how many batches were drawn."""
+        return dict(self._batches.get_state())
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Continues behind the batches that were drawn before."""
+        self._batches.set_state(position)
+
+
+def batch_shapes(rows: StoredRows, size: int, mesh: Mesh) -> dict[str, Any]:
+    """Returns the shapes and shardings of a batch of `size` rows."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            (size, *value.shape), value.dtype, sharding=batch_sharding(mesh)
+        )
+        for name, value in rows[0].items()
+    }
+
+
+def device_batches(
+    rows: StoredRows, mesh: Mesh, size: int, limit: int | None = None
+) -> Iterator[Batch]:
+    """Yields held-out rows on the mesh, in batches of `size`, every row once."""
+    shard = data_shard(mesh, size)
+    batches = held_out_batches(rows, batch_size=size, limit=limit, shard=shard)
+    return (to_devices(batch, mesh, shard) for batch in batches)

@@ -1,0 +1,132 @@
+"""The train step: a pure function of (state, frozen, batch).
+
+Student and teachers run in one jitted program. What is frozen is an argument: neither
+closed over, nor donated, nor differentiated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from kdjax.core.metrics import Mean
+from kdjax.losses import LossSharding, fused_loss
+from kdjax.parallel.sharding import Batch
+from kdjax.train.learner import Frozen, Learner
+from kdjax.train.objective import Objective
+from kdjax.train.state import TrainState
+from kdjax.train.task import Task
+
+TrainStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, dict[str, Mean]]]
+
+
+def make_train_step(
+    learner: Learner,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    task: Task,
+    *,
+    micro_batches: int = 1,
+    state_shardings: Any = None,
+    loss_sharding: LossSharding | None = None,
+    chunk_size: int | None = None,
+) -> TrainStep:
+    """Returns `step(state, frozen, batch) -> (state, metrics)`, jitted.
+
+    The loss is the weighted mean over the tokens of the GLOBAL batch, whatever the
+    micro-batches and the mesh. The state is donated. Where loss or gradient is not
+    finite, parameters and optimiser stay as they were and `skipped` says so.
+
+    Args:
+        learner: What learns.
+        optimizer: Its optimiser.
+        objective: What it minimises.
+        task: Which labels a batch has.
+        micro_batches: How many parts of the batch are gone through in turn, to save
+            memory.
+        state_shardings: Where the new state lives; None leaves it to the compiler.
+        loss_sharding: How the loss is sharded over the mesh; None for one device.
+        chunk_size: How many tokens' logits a device holds at a time; None chooses by
+            the memory they take.
+    """
+
+    def weighted_sum(
+        params: Any, frozen: Frozen, batch: Batch, step: Array
+    ) -> tuple[Array, dict[str, Mean]]:
+        labels, weights = task.labels(batch)
+        total, parts = fused_loss(
+            learner.forward(params, frozen, batch),
+            learner.head(params, frozen),
+            labels,
+            weights,
+            objective.targets(frozen, batch),
+            hard=objective.hard(step),
+            soft={name: soft.at(step) for name, soft in objective.soft.items()},
+            chunk_size=chunk_size,
+            sharding=loss_sharding,
+        )
+        by_target: Any = parts.soft
+        soft = {_metric(name): values for name, values in by_target.items()}
+        means = {
+            k: Mean.of(v, weights) for k, v in {"hard": parts.hard, **soft}.items()
+        }
+        return total, {"loss": Mean(total, weights.sum()), **means}
+
+    def train_step(
+        state: TrainState, frozen: Frozen, batch: Batch
+    ) -> tuple[TrainState, dict[str, Mean]]:
+        norm = jnp.maximum(task.labels(batch)[1].sum(), 1.0)  # all may be padding
+
+        def loss(params: Any, part: Batch) -> tuple[Array, dict[str, Mean]]:
+            total, metrics = weighted_sum(params, frozen, part, state.step)
+            return total / norm, metrics
+
+        def gradient(part: Batch) -> tuple[Any, dict[str, Mean]]:
+            return jax.grad(loss, has_aux=True)(state.params, part)
+
+        grads, metrics = _accumulate(gradient, batch, micro_batches)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(metrics["loss"].total) & jnp.isfinite(grad_norm)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        one = jnp.ones(())
+        metrics["grad_norm"] = Mean(grad_norm, one)
+        metrics["skipped"] = Mean(1.0 - finite, one)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    shardings = None if state_shardings is None else (state_shardings, None)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
+
+
+def _metric(target: str) -> str:
+    """Returns the name of a target's metric: "soft" for the teacher's."""
+    return "soft" if target == "teacher" else f"soft_{target}"
+
+
+def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+    """Returns the sum of `gradient` over `parts` slices of the batch."""
+    if parts == 1:
+        return gradient(batch)
+
+    # Strided slices, because contiguous ones would lie on a few devices only.
+    def split(x: Array) -> Array:
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(part)), None
+
+    slices = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda x: x[0], slices)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first)
+    )
+    total, _ = jax.lax.scan(add, zeros, slices)
+    return total
