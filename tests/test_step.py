@@ -22,7 +22,7 @@ from kdjax.parallel.sharding import (
     shardings,
     to_devices,
 )
-from kdjax.targets.online import of_model
+from kdjax.targets.online import of_ensemble, of_model
 from kdjax.train.learner import whole_model
 from kdjax.train.objective import distillation, hard_labels
 from kdjax.train.state import TrainState
@@ -124,6 +124,64 @@ def test_loss_and_gradient_know_neither_mesh_nor_micro_batches(
     expected_loss, expected = on_one_device(is_distilled)
     assert metrics["loss"].compute() == pytest.approx(expected_loss, rel=1e-5)
     assert_close(jax.device_get(state.opt_state), expected, rtol=1e-5)
+
+
+def test_an_ensemble_of_one_makes_the_step_of_its_member_to_the_bit():
+    student, teacher = models.build(STUDENT), models.build(TEACHER)
+    optimizer, params = optax.adam(0.03), random_params(teacher)
+    batch = jax.tree.map(jnp.asarray, packed_batch(8, 16, 120))
+    config, states = DistillConfig(alpha=0.5, temperature=2.0), []
+    alone = of_model(teacher), params
+    together = of_ensemble({"one": teacher}, {"one": 3.0}), {"one": params}
+    for predict, frozen in (alone, together):
+        step = train_step(student, optimizer, distillation(predict, config, 10))
+        state = start(random_params(student), optimizer)
+        for _ in range(3):
+            state, _ = step(state, frozen, batch)
+        states.append(jax.device_get(state))
+    assert_bitwise_equal(*states)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 1, 8)], ids=str)
+def test_an_ensemble_s_step_knows_neither_mesh_nor_micro_batches(shape):
+    """Of teachers of other widths and another family, with rules of their own."""
+    configs = {"wide": (TEACHER, TEACHER_RULES), "other": (STUDENT, ())}
+    frozen = {
+        name: jax.tree.map(lambda x: 3 * x, random_params(models.build(config)))
+        for name, (config, _) in configs.items()
+    }
+    optimizer, weights = keep_gradient(), {"wide": 1.0, "other": 2.0}
+    soft = DistillConfig(alpha=0.5, temperature=2.0)
+    found = []
+    for mesh in (None, make_mesh(MeshConfig(*shape))):
+        placed = {
+            name: None if mesh is None else make_placement(mesh, rules)
+            for name, (_, rules) in {**configs, "student": (STUDENT, ())}.items()
+        }
+        teachers = {
+            name: models.build(config, placement=placed[name])
+            for name, (config, _) in configs.items()
+        }
+        student = models.build(STUDENT, placement=placed["student"])
+        state = start(random_params(student), optimizer)
+        batch, params, options = packed_batch(32, 16, 120), frozen, {}
+        if mesh is None:
+            batch = jax.tree.map(jnp.asarray, batch)
+        else:
+            state = jax.device_put(state, shardings(state, mesh))
+            batch = to_devices(batch, mesh, data_shard(mesh, 32))
+            params = {
+                name: jax.device_put(x, shardings(x, mesh, configs[name][1]))
+                for name, x in frozen.items()
+            }
+            options = {"loss_sharding": losses.LossSharding(mesh), "micro_batches": 4}
+        objective = distillation(of_ensemble(teachers, weights), soft, 10)
+        state, metrics = train_step(student, optimizer, objective, **options)(
+            state, params, batch
+        )
+        found.append((metrics["loss"].compute(), jax.device_get(state.opt_state)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    assert_close(found[1][1], found[0][1], rtol=1e-5)
 
 
 class Toy:

@@ -67,6 +67,7 @@ def test_another_config_is_refused_with_the_difference_and_harms_nothing(claimed
         {"seeds": 3},
         {"cache_dir": "elsewhere"},
         {"log_every": 1},
+        {"compile_cache": ""},
     ],
     ids=lambda free: next(iter(free)),
 )

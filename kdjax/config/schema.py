@@ -187,7 +187,7 @@ class StudentConfig:
 
     Layers, width and heads of 0 are the teacher's. In a model that is cut out of the
     teacher, that goes for everything else that is left at its default, too. Of several
-    teachers the first is meant.
+    teachers the first by name is meant.
     """
 
     # A model directory to start from, as for the teacher; "": build `model`.

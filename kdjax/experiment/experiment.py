@@ -13,6 +13,7 @@ from etils import epath
 from kdjax.config.parsing import convert, from_mapping
 from kdjax.config.schema import Config
 from kdjax.config.validation import check_batches
+from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
 from kdjax.core.logging import Progress, say
 from kdjax.data import Document, Prepared, prepare
@@ -39,7 +40,7 @@ from kdjax.experiment.teachers import (
     plan_teachers,
     teacher_architecture,
 )
-from kdjax.experiment.workdir import cache_directory, check_data
+from kdjax.experiment.workdir import cache_directory, check_data, compile_cache
 from kdjax.models import Model
 from kdjax.parallel.sharding import barrier, make_mesh
 from kdjax.results.files import read_run
@@ -69,6 +70,7 @@ def run(config: Config, workdir: epath.Path) -> Results:
     Raises:
         UsageError: Devices, data, teacher or disk do not fit the config.
     """
+    keep_compiled(compile_cache(config))
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")

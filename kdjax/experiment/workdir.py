@@ -16,7 +16,14 @@ from kdjax.core.files import write_json
 _CONFIG = "config.json"
 # What may change between two starts of one experiment, because it changes where and
 # how long it runs but no result that is already there.
-_FREE = ("mesh", "seeds", "cache_dir", "log_every")
+_FREE = (
+    "mesh",
+    "seeds",
+    "member_students",
+    "cache_dir",
+    "compile_cache",
+    "log_every",
+)
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
@@ -101,6 +108,14 @@ def cache_directory(config: Config) -> epath.Path:
         return epath.Path(config.cache_dir).expanduser()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return epath.Path(root).expanduser() / "kdjax"
+
+
+def compile_cache(config: Config) -> epath.Path | None:
+    """Returns where compiled programs are kept, or None for nowhere."""
+    if config.compile_cache == "auto":
+        return cache_directory(config) / "compiled"
+    path = config.compile_cache
+    return epath.Path(path).expanduser() if path else None
 
 
 def _plain(config: Config) -> Any:

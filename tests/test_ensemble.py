@@ -1,0 +1,145 @@
+"""Experiments with several teachers, and what an experiment compiles."""
+
+import collections
+import dataclasses
+import json
+import pathlib
+import re
+
+import pytest
+import runs
+
+from kdjax.config import default, teacher, validate
+from kdjax.core.errors import UsageError
+from kdjax.experiment.runs import student_roles
+
+SHORT = ("--config.student.train.steps=4", "--config.checkpoint.every=2")
+TRAINED = ("wide", "deep")
+
+
+def experiment(texts, workdir, *overrides, config="ensemble", **variables):
+    """Runs a small experiment and returns what it said, and its report."""
+    arguments = runs.experiment(texts, workdir, *SHORT, *overrides)
+    arguments[2] = f"--config={runs.ROOT}/configs/{config}.py"
+    done = runs.run(*arguments, env=runs.environment(**variables))
+    return done, runs.read_report(workdir)
+
+
+def short(*names):
+    return [f"--config.teachers.{name}.train.steps=4" for name in names]
+
+
+def test_students_of_an_ensemble_and_of_its_members_stand_in_one_report(texts):
+    done, report = experiment(texts, "run", *short(*TRAINED))
+    assert [run["role"] for run in report["runs"]] == [
+        *("teacher", "teacher deep", "teacher wide"),
+        *("student", "student of deep", "student of wide", "twin"),
+    ]
+    final = {run["role"]: run["final"]["validation"] for run in report["runs"]}
+    assert final["teacher"]["forward_kl"] == pytest.approx(0, abs=1e-6)
+    assert final["teacher"]["agreement"] == 1
+    assert 0 < final["teacher wide"]["forward_kl"] < final["teacher deep"]["forward_kl"]
+    students = [final[role]["bits_per_byte"] for role in list(final)[3:]]
+    assert len(set(students)) == 4  # nobody learnt the same
+    parameters = {name: m["parameters"] for name, m in report["models"].items()}
+    members = parameters["teacher deep"], parameters["teacher wide"]
+    assert parameters["teacher"] == sum(members)
+    assert re.search(r"ensemble's student \(.*\) is .* best member", done.stdout)
+    assert pathlib.Path("run/student-of-deep-0/model/model.json").exists()
+
+    # The weight is no part of what a teacher becomes, and the name is neither.
+    known = pathlib.Path("run/config.json")
+    wide = json.loads(known.read_text())["teachers"]["wide"]["model"]
+    flags = [f"--config.teacher.model.{k}={wide[k]}" for k in ("layers", "width")]
+    flags += ["--config.teacher.train.steps=4", "--config.baseline=False"]
+    done, alone = experiment(texts, "alone", *flags, config="gpt_debug")
+    assert "teacher: loaded from" in done.stderr
+    sha256 = alone["teachers"]["teacher"]["sha256"]
+    assert sha256 == report["teachers"]["wide"]["sha256"]
+    # So the student of one member is the student of that teacher alone.
+    assert alone["runs"][1]["final"]["validation"]["bits_per_byte"] == pytest.approx(
+        final["student of wide"]["bits_per_byte"], rel=1e-6
+    )
+
+
+def test_seeds_share_what_is_compiled(texts):
+    """Three seeds of student and twin, and one teacher: three train steps."""
+    overrides = "--config.seeds=3", "--config.teacher.train.steps=2"
+    off = "--config.compile_cache="
+    done, _ = experiment(
+        texts, "run", *overrides, off, config="gpt_debug", JAX_LOG_COMPILES="1"
+    )
+    found = re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr)
+    count = collections.Counter(found)
+    assert count["train_step"] == 3
+    assert count["eval_step"] <= 5  # each model along the run, and in the end
+
+
+def test_a_second_run_of_the_same_shapes_compiles_nothing_again(texts, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    overrides = "--config.cache_dir=cache", "--config.teacher.train.steps=2"
+    hits = []
+    for workdir in ("first", "second"):
+        done, _ = experiment(
+            texts, workdir, *overrides, config="gpt_debug", JAX_LOG_COMPILES="1"
+        )
+        hits.append("cache hit for 'jit_train_step'" in done.stderr)
+    assert hits == [False, True]
+    assert list(pathlib.Path("cache/compiled").glob("*/jit_train_step-*"))
+
+
+def several(**changes):
+    config = default()
+    config.teachers = {"wide": teacher(), "deep": teacher()}
+    for key, value in changes.items():
+        config[key] = value
+    return config
+
+
+def alone(config):
+    config.teachers, config.member_students = {"a": teacher()}, True
+
+
+def test_roles_follow_from_the_teachers():
+    config = validate(several(member_students=True))
+    roles = [(role.name, role.teachers) for role in student_roles(config)]
+    assert sorted(roles) == [
+        ("student", ("deep", "wide")),
+        ("student of deep", ("deep",)),
+        ("student of wide", ("wide",)),
+        ("twin", ()),
+    ]
+    single = validate(default())
+    assert [role.run(3) for role in student_roles(single)] == ["student-3", "twin-3"]
+    assert student_roles(single)[0].teachers == ("teacher",)
+    without = dataclasses.replace(single, baseline=False)
+    assert [role.name for role in student_roles(without)] == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.teacher.update(seed=3), "config.teacher would do nothing"),
+        (lambda c: c.teachers.wide.update(weight=0.0), "teachers.wide.weight must be"),
+        (lambda c: c.teachers.wide.update(dtype="float32"), "teachers.wide.dtype is"),
+        (lambda c: c.teachers.wide.train.update(steps=0), "teachers.wide.train.steps"),
+        (lambda c: c.teachers.wide.model.update(width=7), "teachers.wide.model.width"),
+        (lambda c: c.teachers.update({"a b": teacher()}), "letters, digits and _"),
+        (lambda c: c.teachers.wide.unlock().update(wight=1), r"did you mean weight"),
+        (alone, "member_students is for several teachers"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(change, words):
+    config = several()
+    config.teachers.unlock()
+    change(config)
+    with pytest.raises(UsageError, match=words) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_weight_without_another_teacher_is_refused():
+    config = default()
+    config.teacher.weight = 2.0
+    with pytest.raises(UsageError, match="weight is for several teachers"):
+        validate(config)
