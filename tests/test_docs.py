@@ -52,6 +52,11 @@ def test_the_picture_of_the_rooms_shows_what_the_code_imports():
     assert json.loads(drawn) == json.loads(now), "run: python docs/architecture.py"
 
 
+def test_the_table_of_the_rooms_is_in_their_order():
+    rooms = re.findall(r"^\| `(\w+)/`", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert tuple(rooms) == runpy.run_path(str(DOCS / "architecture.py"))["LAYERS"]["ROOMS"]
+
+
 PAGES = (
     ROOT / "CHANGELOG.md",
     ROOT / "CONTRIBUTING.md",
