@@ -54,7 +54,9 @@ def test_the_picture_of_the_rooms_shows_what_the_code_imports():
 
 def test_the_table_of_the_rooms_is_in_their_order():
     rooms = re.findall(r"^\| `(\w+)/`", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
-    assert tuple(rooms) == runpy.run_path(str(DOCS / "architecture.py"))["LAYERS"]["ROOMS"]
+    assert (
+        tuple(rooms) == runpy.run_path(str(DOCS / "architecture.py"))["LAYERS"]["ROOMS"]
+    )
 
 
 PAGES = (
