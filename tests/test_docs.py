@@ -15,7 +15,8 @@ from toys import write_model
 
 from kdjax.losses import DIVERGENCES
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs"
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 GENERATOR = runpy.run_path(str(DOCS / "divergences.py"))
@@ -42,6 +43,35 @@ def test_a_picture_is_drawn_of_any_number_of_divergences(count):
     curves = itertools.islice(itertools.cycle(GENERATOR["curves"]()), count)
     picture = Image.open(io.BytesIO(GENERATOR["picture"]([*curves])))
     assert picture.height == -(-count // 4) * 275
+
+
+def test_the_picture_of_the_rooms_shows_what_the_code_imports():
+    architecture = runpy.run_path(str(DOCS / "architecture.py"))
+    drawn = Image.open(DOCS / "architecture.png").info["Description"]
+    now = architecture["description"](architecture["rooms"]())
+    assert json.loads(drawn) == json.loads(now), "run: python docs/architecture.py"
+
+
+def test_the_table_of_the_rooms_is_in_their_order():
+    rooms = re.findall(r"^\| `(\w+)/`", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert (
+        tuple(rooms) == runpy.run_path(str(DOCS / "architecture.py"))["LAYERS"]["ROOMS"]
+    )
+
+
+PAGES = (
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_that_a_page_names_exists(page):
+    top = "benchmarks|configs|docs|kdjax|launch|tests"
+    named = set(re.findall(rf"\b((?:{top})/[\w./*-]*\w)", page.read_text()))
+    assert not [name for name in named if not [*ROOT.glob(name)]]
 
 
 def test_a_finished_run_speaks_in_a_notebook_as_it_is_shown(
