@@ -89,3 +89,11 @@ def test_a_finished_run_speaks_in_a_notebook_as_it_is_shown(
     )
     lines = capsys.readouterr().out
     assert lines.startswith("def main(") and len(lines) > len("def main(\n")
+
+
+def test_the_examples_of_teachers_run():
+    text, shown = (DOCS / "teachers.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "teachers.md", "exec"), shown)
+    assert shown["parts"].soft["cached"].shape == (2, 3)
+    assert shown["config"].teachers.wide.weight == 2.0

@@ -86,6 +86,16 @@ def test_a_key_that_came_later_had_its_default(claimed):
     assert "config.evaluate.final_rows is 0 there" in refusal(claimed, changed)
 
 
+def test_a_finished_experiment_is_finished_for_keys_that_came_later(claimed):
+    page = finish(claimed, Config())
+    path = claimed / "report" / "report.json"
+    report = json.loads(path.read_text())
+    del report["config"]["teachers"], report["config"]["teacher"]["weight"]
+    path.write_text(json.dumps(report))
+    assert workdir.finished_report(claimed, Config()) == page
+    assert workdir.finished_report(claimed, OTHER) is None
+
+
 def test_overwrite_deletes_the_experiment_that_was_there(claimed):
     workdir.claim(claimed, OTHER, overwrite=True)
     assert files(claimed) == {"config.json"}

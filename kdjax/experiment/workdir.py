@@ -88,7 +88,8 @@ def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
     except (OSError, ValueError):
         return None
     path = workdir / "report" / "report.html"
-    same = isinstance(report, dict) and report.get("config") == _plain(config)
+    found = report.get("config") if isinstance(report, dict) else None
+    same = _completed(found, _plain(Config())) == _plain(config)
     return path if same and path.exists() else None
 
 
