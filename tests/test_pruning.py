@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -327,3 +329,14 @@ def test_a_wrong_layer_map_is_refused_in_one_line(layer_map, layers, word):
     teacher = dataclasses.replace(FAMILIES["llama"], layers=4)
     with pytest.raises(UsageError, match=rf"student\.layer_map.*{word}"):
         inherit(teacher, "random", layer_map=layer_map, layers=layers)
+
+
+@pytest.mark.parametrize("name", ["surgery", "importance"])
+def test_former_modules_work_and_say_where_they_went(name):
+    sys.modules.pop(f"kdjax.models.{name}", None)
+    with pytest.warns(DeprecationWarning, match=r"is now kdjax\.models\.pruning"):
+        former = importlib.import_module(f"kdjax.models.{name}")
+    if name == "surgery":
+        assert former.cut is prune.prune
+    else:
+        assert former.measure is measure
