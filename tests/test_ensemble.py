@@ -138,6 +138,14 @@ def test_mistakes_are_answered_in_one_line(change, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_teacher_that_the_config_does_not_name_cannot_be_changed():
+    config = f"--config={runs.ROOT}/configs/ensemble.py"
+    flag = "--config.teachers.narrow.seed=1"
+    done = runs.run("-m", "kdjax.main", config, flag, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: the config has no key 'narrow' to override\n"
+
+
 def test_a_weight_without_another_teacher_is_refused():
     config = default()
     config.teacher.weight = 2.0

@@ -1,5 +1,6 @@
 """What every command line shares: one line and exit code 2 for a user's mistake."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,6 +78,8 @@ def _explain(
         return str(better)
     # A config file's own traceback comes within the message; its last line says it all.
     text = str(error.args[0] if isinstance(error, KeyError) else error)
+    if re.fullmatch(r"'?\w+'?", text):  # of a key in a mapping, just the name is said
+        return f"the config has no key {text} to override"
     head, is_traced, trace = text.partition("Traceback (most recent call last)")
     return f"{head} {trace.strip().splitlines()[-1]}" if is_traced else head
 
