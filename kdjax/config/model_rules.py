@@ -1,4 +1,4 @@
-"""What a transformer's configuration must fulfil before anything is built."""
+"""The constraints on a transformer's configuration, checked before it is built."""
 
 from kdjax.config.parsing import at_least, between
 from kdjax.config.schema import Config, ModelConfig, RopeScalingConfig
@@ -6,7 +6,7 @@ from kdjax.core.errors import UsageError
 
 
 def check_model(model: ModelConfig, config: Config, path: str) -> None:
-    """Raises unless the model can be built, cut along the mesh and fed the rows."""
+    """Raises unless the model can be built, sharded over the mesh and fed the rows."""
     check_architecture(model, path)
     for name, heads in (("heads", model.heads), ("kv_heads", model.key_value_heads)):
         if config.mesh.tensor > 0 and heads % config.mesh.tensor:
@@ -16,7 +16,7 @@ def check_model(model: ModelConfig, config: Config, path: str) -> None:
             )
     if model.positions == "learned" and config.data.length > model.max_length:
         raise UsageError(
-            f"config.data.length = {config.data.length} exceeds the learned positions "
+            f"config.data.length = {config.data.length} exceeds the learned positions, "
             f"{path}.max_length = {model.max_length}"
         )
 
@@ -63,13 +63,13 @@ def check_architecture(model: ModelConfig, path: str) -> None:
     if model.attention_softcap and model.attention == "cudnn":
         raise UsageError(
             f"{path}.attention_softcap needs {path}.attention = 'auto' or 'xla': "
-            "cudnn cannot cap"
+            "cudnn does not support a softcap"
         )
 
 
 def _check_windows(windows: tuple[int, ...], path: str) -> None:
     if not windows:
-        raise UsageError(f"{path} is empty; (0,) is a model without windows")
+        raise UsageError(f"{path} is empty; use (0,) for a model without windows")
     for window in windows:
         at_least(window, 0, path)
         if window >= 2**31:

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from kdjax.core.errors import UsageError
 
-_LONGEST = 100  # characters of a value that an error message repeats
+_LONGEST = 100  # the most characters of a value that an error message quotes
 
 
 def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
     """Returns `cls` made from a nested mapping; `path` names it in error messages.
 
     Raises:
-        UsageError: A key is unknown or missing, or a value has another type.
+        UsageError: A key is unknown or missing, or a value has the wrong type.
     """
     hints = typing.get_type_hints(cls)
     for key in values:
@@ -33,13 +33,13 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
 
 
 def check_key(cls: type[Any], key: str, path: str) -> None:
-    """Raises, naming the nearest one, if a dotted key leads nowhere in `cls`."""
+    """Raises, suggesting the closest key, if a dotted key does not exist in `cls`."""
     name, _, rest = key.partition(".")
     hints = typing.get_type_hints(cls)
     if name not in hints:
         raise _unknown(hints, name, path)
     hint, path = hints[name], f"{path}.{name}"
-    if _is_mapping(hint):  # whose own keys may be any
+    if _is_mapping(hint):  # its keys are free
         name, _, rest = rest.partition(".")
         hint, path = typing.get_args(hint)[1], f"{path}.{name}"
     if rest and dataclasses.is_dataclass(hint):
@@ -52,17 +52,17 @@ def _unknown(hints: Mapping[str, Any], name: str, path: str) -> UsageError:
 
 
 def convert(value: Any, hint: Any, path: str) -> Any:
-    """Returns a plain value as the annotated type; `path` names it in error messages.
+    """Converts a plain value to the annotated type; `path` names it in error messages.
 
     Args:
-        value: As JSON or a `ConfigDict` gives it: lists may stand for tuples, an int
-            for a float.
+        value: The value from JSON or a `ConfigDict`: lists may stand for tuples, an
+            int for a float.
         hint: A dataclass, a plain type, a `Literal`, a union, a tuple, or a mapping
-            from strings; nested as it may be.
-        path: Where the value stands.
+            from strings; may be nested.
+        path: The value's path in the config.
 
     Raises:
-        UsageError: The value is no such thing.
+        UsageError: The value does not have that type.
     """
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
@@ -99,7 +99,7 @@ def _shown(value: Any) -> str:
 
 
 def _choose(value: Any, choices: tuple[Any, ...]) -> Any:
-    """Returns the member of a union that the value means."""
+    """Returns the member of the union that fits the value."""
     if value is None and type(None) in choices:
         return type(None)
     if isinstance(value, Mapping):
@@ -108,7 +108,7 @@ def _choose(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _convert_tuple(value: Any, items: tuple[Any, ...], path: str) -> Any:
-    """Returns nested tuples, from the lists that JSON makes of them as well."""
+    """Returns nested tuples; JSON turns tuples into lists, so lists are accepted."""
     if not isinstance(value, tuple | list):
         raise UsageError(f"{path} must be a tuple; it is {_shown(value)}")
     if items[-1] is ...:
@@ -122,12 +122,12 @@ def _convert_tuple(value: Any, items: tuple[Any, ...], path: str) -> Any:
 
 
 def at_least(value: int, least: int, path: str) -> None:
-    """Raises unless a value of the config is large enough; `path` names it."""
+    """Raises unless a config value is at least `least`; `path` names it."""
     if value < least:
         raise UsageError(f"{path} must be at least {least}; it is {value}")
 
 
 def between(value: float, low: float, high: float, path: str) -> None:
-    """Raises unless a value of the config is in [low, high]; `path` names it."""
+    """Raises unless a config value is in [low, high]; `path` names it."""
     if not low <= value <= high:
         raise UsageError(f"{path} must be in [{low:g}, {high:g}]; it is {value:g}")

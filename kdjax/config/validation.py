@@ -1,6 +1,6 @@
-"""Every mistake in a config that needs no device and no file to see.
+"""Checks of a config that need neither a device nor a file.
 
-Neither jax nor anything heavy is imported here, so that a mistake is answered at once.
+Neither jax nor anything heavy is imported here, so that mistakes are reported at once.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from kdjax.core.errors import UsageError
 
 
 def validate(config: ml_collections.ConfigDict) -> Config:
-    """Returns the config as frozen dataclasses, or raises one line saying what is off.
+    """Returns the config as frozen dataclasses, or raises a one-line error.
 
     Args:
-        config: What a config file returned, with the command line's overrides.
+        config: The config file's `ConfigDict`, with the command line's overrides.
 
     Raises:
         UsageError: An unknown key, a wrong type, or values that contradict each other.
@@ -52,7 +52,7 @@ def validate(config: ml_collections.ConfigDict) -> Config:
 
 
 def _check(config: Config) -> None:
-    """Raises on the first contradiction that needs no device and no file to see."""
+    """Raises on the first error that can be found without a device or a file."""
     for value, name in (
         (config.seeds, "seeds"),
         (config.log_every, "log_every"),
@@ -114,7 +114,7 @@ def _check_distill(distill: DistillConfig) -> None:
 
 
 def _check_divergence(distill: DistillConfig) -> None:
-    # Imported here because it brings jax: other mistakes are answered before.
+    # Imported here because it imports jax: other mistakes are reported first.
     from kdjax.losses import DIVERGENCES, check_parameters
 
     if distill.kind not in DIVERGENCES:
@@ -179,7 +179,7 @@ def _check_train(train: TrainConfig, path: str) -> None:
 
 
 def _check_teachers(config: Config) -> None:
-    """Raises on what can be seen without the directories that the config may name."""
+    """Raises on errors that can be found without reading the directories it names."""
     if config.teachers and config.teacher != TeacherConfig():
         raise UsageError(
             "config.teachers names the teachers, so config.teacher would do nothing; "
@@ -193,7 +193,7 @@ def _check_teachers(config: Config) -> None:
     for name, teacher in config.all_teachers.items():
         path = config.teacher_path(name)
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            raise UsageError(f"{path}: a teacher's name has letters, digits and _ only")
+            raise UsageError(f"{path}: a teacher's name has only letters, digits and _")
         at_least(teacher.seed, 0, f"{path}.seed")
         _check_train(teacher.train, f"{path}.train")
         _check_rules(teacher.rules, f"{path}.rules")
@@ -212,18 +212,18 @@ def _check_teachers(config: Config) -> None:
 
 
 def _check_student(config: Config) -> None:
-    """Raises on what can be seen without the directories that the config may name."""
+    """Raises on errors that can be found without reading the directories it names."""
     student = config.student
     teacher = next(iter(config.all_teachers.values()))
     at_least(student.calibration_rows, 1, "config.student.calibration_rows")
     if student.layer_map and student.init != "random":
         raise UsageError(
             f"config.student.layer_map and config.student.init = {student.init!r} both "
-            "say which layers stay; drop one of them"
+            "choose which layers are kept; set only one of them"
         )
     if student.path and student.is_pruned:
         raise UsageError(
-            "config.student.path is set, so nothing is cut out of the teacher; leave "
+            "config.student.path is set, so nothing is pruned from the teacher; leave "
             "config.student.init and config.student.layer_map at their defaults"
         )
     if not student.path and not teacher.path:
@@ -237,12 +237,12 @@ def _check_rules(rules: Rules, path: str) -> None:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(
-                f"{path}: {pattern!r} is no regular expression ({error})"
+                f"{path}: {pattern!r} is not a regular expression ({error})"
             ) from None
 
 
 def check_batches(config: Config, shards: int) -> None:
-    """Raises unless every batch divides over micro-batches and mesh.
+    """Raises unless every batch divides evenly over micro-batches and mesh.
 
     Args:
         config: The config.
@@ -264,9 +264,9 @@ def check_batches(config: Config, shards: int) -> None:
 
 
 def check_overrides(argv: Sequence[str]) -> None:
-    """Raises, naming the nearest key, if a flag overrides a key that does not exist.
+    """Raises, suggesting the closest key, if a flag overrides an unknown key.
 
-    Of these ml_collections says little.
+    The error that ml_collections raises says too little.
     """
     for key in re.findall(r"^--(?:no)?config\.([\w.]+)", "\n".join(argv), re.M):
         check_key(Config, key, "config")

@@ -21,14 +21,14 @@ def run(
 ) -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits.
 
-    A mistake in the flags or the config, a `UsageError`, a run that diverged and a file
-    system that refuses (`OSError`) print one line and exit with 2; Ctrl-C prints
+    A mistake in the flags or the config, a `UsageError`, a run that diverged or a file
+    system error (`OSError`) prints one line and exits with status 2; Ctrl-C prints
     `stopped`.
 
     Args:
         main: The command.
-        check: Called where flags cannot be parsed: may raise a `UsageError` that says
-            more of the command line than the parser does.
+        check: Called with the command line when the flags cannot be parsed; may raise
+            a `UsageError` that is more specific than the parser's own message.
         stopped: What Ctrl-C prints.
     """
 
@@ -63,7 +63,7 @@ def _parse(argv: list[str], check: Callable[[Sequence[str]], None]) -> list[str]
             logging.set_verbosity(logging.WARNING)  # absl would choose INFO
         return rest
     # A config file is the user's own code, run while the flags are parsed: whatever
-    # it raises is the user's to mend.
+    # it raises is for the user to fix.
     except Exception as error:
         _fail(_explain(error, argv, check))
 
@@ -71,12 +71,12 @@ def _parse(argv: list[str], check: Callable[[Sequence[str]], None]) -> list[str]
 def _explain(
     error: Exception, argv: list[str], check: Callable[[Sequence[str]], None]
 ) -> str:
-    """Returns what the parser or a config file raised, for the user to read."""
+    """Returns a readable message for what the parser or a config file raised."""
     try:
         check(argv)
     except UsageError as better:
         return str(better)
-    # A config file's own traceback comes within the message; its last line says it all.
+    # The message contains the config file's traceback; its last line is enough.
     text = str(error.args[0] if isinstance(error, KeyError) else error)
     if re.fullmatch(r"'?\w+'?", text):  # of a key in a mapping, just the name is said
         return f"the config has no key {text} to override"

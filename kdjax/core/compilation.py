@@ -8,31 +8,31 @@ import platform
 import jax
 from etils import epath
 
-_SHORTEST = 0.1  # seconds of compiling, below which looking it up saves nothing
+_SHORTEST = 0.1  # seconds of compilation below which a cache lookup saves nothing
 
 
 def keep_compiled(directory: epath.Path | None) -> None:
-    """Lets later processes find what this one compiles; call it before it does.
+    """Lets later processes reuse what this one compiles; call it before compiling.
 
-    A directory that the user gave to jax itself, as `JAX_COMPILATION_CACHE_DIR`, stays.
+    A directory that the user set with `JAX_COMPILATION_CACHE_DIR` takes precedence.
 
     Args:
-        directory: Where programs are kept; None: nowhere.
+        directory: Where compiled programs are kept; None disables the cache.
     """
     if directory is None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif jax.config.jax_compilation_cache_dir is None:
-        # A program for another processor's instructions could not run here.
+        # A program compiled for another processor's instruction set may not run here.
         path = directory / _processor()
         jax.config.update("jax_compilation_cache_dir", str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
 
 
 def _processor() -> str:
-    """Returns a short hash of what this machine's processor can do."""
+    """Returns a short hash of this machine's processor features."""
     features = platform.machine()
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        names = ("flags", "Features")  # as x86 and Arm call them
+        names = ("flags", "Features")  # the names used on x86 and Arm
         features += next((line for line in lines if line.startswith(names)), "")
     return hashlib.sha256(features.encode()).hexdigest()[:8]

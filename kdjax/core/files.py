@@ -27,12 +27,12 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def write_json(path: epath.Path, content: Any) -> None:
-    """Writes JSON as `write_bytes` does."""
+    """Writes JSON atomically, as `write_bytes` does."""
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never half."""
+    """Writes a file atomically: readers see the old one or the new one, never half."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -10,7 +10,7 @@ _LINE_EVERY = 15.0  # seconds between progress lines in a log
 
 
 class Progress:
-    """A progress bar on a terminal, a plain line now and then in a log."""
+    """A progress bar on a terminal, an occasional plain line in a log."""
 
     def __init__(
         self, name: str, total: int, *, start: int = 0, unit: str, enabled: bool = True
@@ -37,7 +37,7 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Closes the bar, leaving it on the screen as it is."""
         if self._bar is not None:
             self._bar.close()
 
@@ -61,5 +61,5 @@ class Progress:
 
 
 def say(message: str) -> None:
-    """Prints a line of the run's story to stderr, above any progress bar."""
+    """Prints a message to stderr, above any progress bar."""
     tqdm.tqdm.write(message, file=sys.stderr)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A sum and its weight; adding two gives the mean over both."""
+    """A weighted sum and its total weight; adding two gives the mean over both."""
 
     total: Float[Array, ""] | Any
     count: Float[Array, ""] | Any

@@ -1,4 +1,4 @@
-"""How a device's tokens are gone through: a chunk at a time, in a scan."""
+"""How a device's tokens are processed: one chunk at a time, in a scan."""
 
 import math
 from collections.abc import Callable
@@ -19,17 +19,17 @@ def scan_tokens(
     shape: tuple[int, ...],
     size: int,
 ) -> tuple[Any, Any]:
-    """Returns what `lax.scan` of `chunk` over the tokens does.
+    """Returns what `lax.scan` of `chunk` over chunks of the tokens would.
 
     Args:
-        chunk: From (carry, tokens of a chunk) to (carry, values of each of them).
-        carry: What it starts with.
+        chunk: Maps (carry, a chunk's tokens) to (carry, one value per token).
+        carry: The initial carry.
         tokens: A tree of arrays [*shape, ...].
-        shape: That of the batch.
-        size: How many tokens a chunk has at most.
+        shape: The shape of the batch.
+        size: The most tokens in a chunk.
 
     Returns:
-        The last carry, and the values, [*shape, ...].
+        The final carry, and the values, [*shape, ...].
     """
     count = math.prod(shape)
     chunks = _even_chunks(count, size)
@@ -58,14 +58,14 @@ def scan_tokens(
 def default_size(tokens: int, width: int, ids: int) -> int:
     """Returns how many tokens' logits may be held at a time.
 
-    Both models' float32 logits of a chunk take half of what the accumulator of the
-    head's gradient does, which must be held anyway: smaller chunks save nothing that
-    is seen, and go through the accumulator more often.
+    Both models' float32 logits of a chunk take half the memory of the accumulator of
+    the head's gradient, which must be held anyway: smaller chunks save no noticeable
+    memory, and update the accumulator more often.
 
     Args:
-        tokens: How many a device has.
-        width: Of the hidden states that the head reads.
-        ids: How many a device has.
+        tokens: How many tokens a device has.
+        width: The width of the hidden states that the head reads.
+        ids: How many of the vocabulary's ids a device has.
     """
     return min(tokens, max(width // 4, _LEAST_BYTES // (8 * ids), 1))
 

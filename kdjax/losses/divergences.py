@@ -2,12 +2,12 @@
 
 One convention everywhere: p is the teacher, q the student, both softened by the same
 temperature; one value per token. The `temperature**2` factor of distillation
-belongs to the mixture (`distillation_loss`), not to a divergence.
+belongs to the mixture (`distillation_loss`), not to the divergence.
 
 To add one: write the function of `(p, q, over)` in `formulas.py` and give it an entry
 in `DIVERGENCES`; a parameter is a keyword of the function, and a field of
 `config.DistillConfig`. Reduce over the ids with `over` alone, so that it also works
-where the vocabulary is cut over devices.
+where the vocabulary is sharded over devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ from kdjax.losses.vocabulary import Distribution, Vocabulary
 
 
 class Parameter(NamedTuple):
-    """A parameter of a divergence: its default, and the closed range it may be in."""
+    """A parameter of a divergence: its default and the closed range of its values."""
 
     default: float
     low: float
@@ -52,10 +52,10 @@ class Divergence(NamedTuple):
         function: `function(p, q, over, **parameters)`, one value per token; also takes
             `labels` where `needs_labels`.
         formula: What it computes.
-        limits: What it becomes at the ends, and where it is infinite.
-        paper: Who described it.
-        parameters: By name.
-        needs_labels: Whether the true ids take part.
+        limits: Its limiting cases, and where it is infinite.
+        paper: The paper that describes it.
+        parameters: Its parameters by name.
+        needs_labels: Whether it depends on the true ids.
     """
 
     function: Callable[..., Array]
@@ -162,14 +162,15 @@ DIVERGENCES: dict[str, Divergence] = {
 
 
 def check_parameters(kind: str, parameters: Mapping[str, ScalarLike]) -> None:
-    """Raises unless the divergence exists and its parameters are what it takes.
+    """Raises unless the divergence exists and accepts these parameters.
 
     Args:
         kind: A name in `DIVERGENCES`.
         parameters: Its parameters; the range of traced ones cannot be checked.
 
     Raises:
-        ValueError: It does not exist, has no such parameter, or one is out of range.
+        ValueError: It does not exist, has no such parameter, or a value is out of
+            range.
     """
     if kind not in DIVERGENCES:
         listed = ", ".join(DIVERGENCES)
@@ -204,15 +205,15 @@ def divergence(
     With :math:`p = \mathrm{softmax}(t / \tau)` and
     :math:`q = \mathrm{softmax}(s / \tau)`, computes ``DIVERGENCES[kind].formula``. Both
     softmaxes run in float32 whatever the logits' dtype. An id whose logit is ``-inf``
-    on both sides (vocabulary padding) counts nothing. No gradient reaches the teacher.
+    on both sides (vocabulary padding) adds nothing. No gradient reaches the teacher.
 
     Args:
         student_logits: Unnormalised student scores.
         teacher_logits: Unnormalised teacher scores over the same vocabulary.
         kind: A name in `DIVERGENCES`.
         temperature: Softening temperature, strictly positive.
-        labels: The true ids, all in the vocabulary, for the kinds that need them.
-        **parameters: The kind's own; those left out have their default.
+        labels: The true ids, all within the vocabulary, for the kinds that need them.
+        **parameters: Parameters of that kind; those omitted take their defaults.
 
     Returns:
         One float32 value per token, non-negative up to rounding.
@@ -248,7 +249,7 @@ def compare(
     """Returns the divergence between distributions over the local ids.
 
     Raises:
-        ValueError: The kind needs labels and there are none.
+        ValueError: The kind needs labels and none are given.
     """
     row = DIVERGENCES[kind]
     defaults = {name: parameter.default for name, parameter in row.parameters.items()}
@@ -261,7 +262,7 @@ def compare(
 
 
 def as_float(value: Number) -> ScalarLike:
-    """Returns a number of Python or numpy as a float, a traced one as it is.
+    """Returns a Python or NumPy number as a float, a traced one unchanged.
 
     Some formulas compare their parameters with the ends of their ranges.
     """
@@ -271,7 +272,7 @@ def as_float(value: Number) -> ScalarLike:
 
 
 def as_floats(values: Mapping[str, Number]) -> dict[str, ScalarLike]:
-    """Returns `as_float` of each."""
+    """Returns `as_float` of each value."""
     return {name: as_float(value) for name, value in values.items()}
 
 

@@ -1,8 +1,8 @@
 """The divergences themselves: functions of (p, q, over), one value per token.
 
-p is the teacher, q the student. `DIVERGENCES` says what each computes and who described
-it; here is how, such that float32 keeps its digits where p and q are close, far apart,
-or zero.
+p is the teacher, q the student. `DIVERGENCES` gives the formula and the paper of each;
+the implementations here keep float32 accuracy where p and q are close, far apart, or
+zero.
 """
 
 from functools import partial
@@ -16,23 +16,23 @@ from jaxtyping import Array, Float, Int
 from kdjax.losses.vocabulary import Distribution, Vocabulary
 
 ScalarLike = int | float | Float[Array, ""]
-Number = ScalarLike | np.generic  # what users may give
+Number = ScalarLike | np.generic  # what callers may pass
 
 
 def _times(p: Array, x: Array) -> Array:
-    """Returns p * x, and 0 wherever p is, even at an infinite x."""
+    """Returns p * x, and 0 wherever p is 0, even if x is infinite."""
     # The inner `where` keeps 0 * inf out of the gradient as well as out of the value.
     zero = p == 0.0
     return jnp.where(zero, 0.0, p * jnp.where(zero, 0.0, x))
 
 
 def _log_ratio(p_logs: Array, q_logs: Array) -> Array:
-    """Returns log(q / p); 0 for an id that neither has, which is padding."""
+    """Returns log(q / p); 0 where both probabilities are 0, which is padding."""
     neither = jnp.isneginf(p_logs) & jnp.isneginf(q_logs)
     return jnp.where(neither, 0.0, q_logs - p_logs)
 
 
-_NEAR = 0.25  # below it the series is exact to float32, above it nothing cancels
+_NEAR = 0.25  # below it the series is exact in float32, above it nothing cancels
 
 
 def _series(x: Array) -> Array:
@@ -46,7 +46,7 @@ def _excess(p: Array, q: Array, x: Array) -> Array:
     As p and q both sum to 1, these terms sum to sum p log(p / q); but each is
     non-negative and of second order, so that nothing cancels in float32 where p and q
     are close (at high temperatures the plain sum loses four digits), and an error in
-    either normaliser counts in second order only.
+    either normaliser has a second-order effect only.
     """
     near = jnp.abs(x) < _NEAR
     return jnp.where(near, p * _series(jnp.where(near, x, 0.0)), q - p - _times(p, x))
@@ -66,11 +66,12 @@ def _log_mixture(x: Array, weight: ScalarLike) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def forward_kl(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
-    """KL(p || q), without gradient by p."""
-    # With x of the logits as shifted, m = sum p x and f = sum p (e^x - 1 - x), the
-    # ratio of the totals is 1 + f + m, and the value log(1 + f + m) - m: one pass over
-    # the ids gives everything, and only m's rounding is left of what cancels.
-    # Where p is 0, any x but one near 0 leaves q, which is right.
+    """KL(p || q), without a gradient with respect to p."""
+    # With x the difference of the shifted logits, m = sum p x and
+    # f = sum p (e^x - 1 - x), the ratio of the totals is 1 + f + m, and the value is
+    # log(1 + f + m) - m: one pass over the ids gives everything, and of the
+    # cancellation only the rounding error of m remains.
+    # Where p is 0, any x that is not near 0 leaves the term q, as it should be.
     x = jnp.where(p.exponentials > 0.0, q.shifted - p.shifted, 1.0)
     moved = p.exponentials * x
     far = q.exponentials - p.exponentials - moved
@@ -87,8 +88,9 @@ def _forward_kl_jvp(
     distributions: tuple[Distribution, Distribution],
     tangents: tuple[Distribution, Distribution],
 ) -> tuple[Array, Array]:
-    # Known, where automatic differentiation would go through the ids once more. By the
-    # logits: by those of `shifted` as well, since a constant changes nothing.
+    # In closed form, as automatic differentiation would take another pass over the ids.
+    # The gradient by the logits is also that by `shifted`, since a constant shift
+    # changes nothing.
     p, q = distributions
     tangent = over.sum((q.probs - p.probs) * tangents[1].shifted)
     return forward_kl(p, q, over), tangent
@@ -149,7 +151,7 @@ def alpha_beta(
     def power(logs: Array, exponent: ScalarLike) -> Array:
         return jnp.exp(exponent * logs)
 
-    # At an end the general form is 0 / 0; its limit is a KL of powers.
+    # Where a or b is 0 the general form is 0 / 0; its limit is a KL of powers.
     if isinstance(b, float) and b == 0.0:
         terms = _excess(power(p.logs, a), power(q.logs, a), a * x) / a**2
     elif isinstance(a, float) and a == 0.0:
@@ -159,7 +161,7 @@ def alpha_beta(
         near = jnp.abs(x) * jnp.maximum(c, 1.0) < _NEAR
         y = jnp.where(near, x, 0.0)
         p_c, q_c = power(p.logs, c), power(q.logs, c)
-        # p^a q^b from the larger of both powers, whose rounding then cancels below.
+        # p^a q^b from the larger of the two powers, whose rounding then cancels below.
         larger = jnp.where(x < 0.0, p_c, q_c)
         cross = larger * jnp.exp(jnp.where(x < 0.0, b * x, -a * x))
         share = b / c
@@ -172,7 +174,7 @@ def alpha_beta(
 def adaptive_kl(
     p: Distribution, q: Distribution, over: Vocabulary, *, mu: ScalarLike
 ) -> Array:
-    """Forward and reverse KL, weighed by where p and q differ."""
+    """Forward and reverse KL, weighted by where p and q differ."""
     if isinstance(mu, float) and mu == 1.0:
         return forward_kl(p, q, over)  # rounding may leave a tail
     gap = lax.stop_gradient(jnp.abs(p.probs - q.probs))
@@ -186,8 +188,9 @@ def adaptive_kl(
 
 def _head_threshold(probs: Array, over: Vocabulary, mass: ScalarLike) -> Array:
     """Returns the largest t for which the ids of probability >= t sum to `mass`."""
-    # By bisection over the bits, whose order is that of non-negative floats: exact in
-    # 31 sums, where sorting a vocabulary that is cut over devices would move it.
+    # By bisection over the bit patterns, which are ordered as non-negative floats are:
+    # exact after 31 sums, whereas sorting a vocabulary that is sharded over devices
+    # would move it between them.
     bits = lax.bitcast_convert_type(lax.stop_gradient(probs), jnp.int32)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -203,7 +206,7 @@ def _head_threshold(probs: Array, over: Vocabulary, mass: ScalarLike) -> Array:
 
 
 def taid(p: Distribution, q: Distribution, over: Vocabulary, *, t: ScalarLike) -> Array:
-    """KL from a distribution between student and teacher."""
+    """KL from a distribution interpolated between student and teacher."""
     start = lax.stop_gradient(q.logs)
     between = over.softmax(
         _times(jnp.asarray(1.0 - t), start) + _times(jnp.asarray(t), p.logs)
@@ -224,10 +227,10 @@ def decoupled_kd(
     is_target = over.is_label(p.logs, labels)
 
     def split(x: Distribution) -> tuple[Distribution, Distribution]:
-        """Returns (target, not target) as one distribution, and the others' own."""
+        """Returns the distribution (target, not target), and that of the others."""
         logs = jnp.where(is_target, -jnp.inf, x.logs)
         others = over.softmax(logs)
-        # From its own terms: 1 - p(label) would have lost its digits.
+        # Summed from its own terms: 1 - p(label) would lose precision.
         rest = over.max(logs) + jnp.log(others.total)
         both = jnp.stack([over.pick(x.logs, labels), rest], -1)
         return Vocabulary().softmax(both), others
@@ -241,7 +244,7 @@ def decoupled_kd(
 
 def logit_mse(p: Distribution, q: Distribution, over: Vocabulary) -> Array:
     """Half the mean squared difference of centred logits."""
-    # Logarithms differ from logits by a constant, which centring takes away.
+    # Log-probabilities differ from logits by a constant, which centring removes.
     counted = ~(jnp.isneginf(p.logs) | jnp.isneginf(q.logs))
     number = jnp.maximum(over.sum(counted.astype(jnp.float32)), 1.0)
     difference = jnp.where(counted, q.logs - p.logs, 0.0)

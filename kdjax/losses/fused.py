@@ -1,8 +1,8 @@
-"""The losses from hidden states and heads, never holding [tokens, vocabulary].
+"""The losses from hidden states and heads, without [tokens, vocabulary] in memory.
 
-A chunk's gradient is computed while its logits are there (as in Liger Kernel, Hsu et
-al. 2024, arXiv:2410.10989): three products with the student's head and one with each
-teacher's, and none of them twice.
+A chunk's gradient is computed while its logits are in memory (as in Liger Kernel, Hsu
+et al. 2024, arXiv:2410.10989): three matrix products with the student's head and one
+with each teacher's, none of them computed twice.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ from kdjax.losses.vocabulary import Vocabulary
 
 
 class SoftValues(NamedTuple):
-    """How one target is compared with the student, and what that weighs.
+    """How one target is compared with the student, and the weight of that term.
 
     Attributes:
         kind: A name in `DIVERGENCES`.
-        weight: Of `temperature**2 * divergence` in the loss, at least 0.
+        weight: Weight of `temperature**2 * divergence` in the loss, at least 0.
         temperature: Softens both distributions, > 0.
-        parameters: The divergence's own; those left out have their default.
+        parameters: The divergence's parameters; those omitted take their defaults.
     """
 
     kind: str = "forward_kl"
@@ -66,23 +66,24 @@ def fused_loss(
     Computes :math:`h\,\mathrm{CE} + \sum_i w_i \tau_i^2 D_i(p_i, q)` per token, with
     the target :math:`p_i` and the student :math:`q` softened by :math:`\tau_i`. The
     caller divides by the weight of the global batch. Only the student's hidden states
-    and head get a gradient, the head only where it is differentiated. Reverse mode
-    only, and once: under `jax.checkpoint` all of it would be computed twice.
+    and head get a gradient, the head only where it is differentiated. Supports
+    reverse-mode differentiation only, and only once; under `jax.checkpoint` all of it
+    would be computed twice.
 
     Args:
         hidden: The student's last hidden states.
         head: The student's head.
-        labels: The true ids; where they weigh something, real ids of the student.
-        weights: What each token counts; 0 leaves it out, whatever it holds.
-        targets: By name, what the student is compared with; none is plain
+        labels: The true ids; where the weight is not 0, real ids of the student.
+        weights: The weight of each token; 0 excludes it, even if it holds NaN.
+        targets: What the student is compared with, by name; if empty, the loss is plain
             cross-entropy. Where a target and the student disagree on how many ids are
             real, ids beyond the smaller vocabulary count on neither side.
-        hard: Weight of the cross-entropy, at least 0. A Python 0 leaves it out of the
-            gradient altogether, as it does a soft loss.
-        soft: How each target is compared; the same names.
+        hard: Weight of the cross-entropy, at least 0. A Python 0 omits it from the
+            gradient altogether, as it does for a soft loss.
+        soft: How each target is compared, under the same names.
         chunk_size: How many tokens' logits a device holds at a time; None chooses by
-            the memory they take.
-        sharding: How to spread the work over a mesh: tokens over the batch's axes, ids
+            their memory.
+        sharding: How to shard the work over a mesh: tokens over the batch's axes, ids
             over another. None leaves it to the compiler, right for one device.
 
     Returns:
@@ -90,8 +91,8 @@ def fused_loss(
 
     Raises:
         ValueError: A divergence or a parameter is unknown or out of range, hidden
-            states and head differ in width, arrays in the tokens they are for, or the
-            vocabularies by more than padding.
+            states and head differ in width, arrays differ in their tokens, or
+            vocabularies differ by more than padding.
     """
     if targets.keys() != soft.keys():
         raise ValueError(
@@ -111,7 +112,7 @@ def fused_loss(
 
 
 def _checked(soft: SoftValues) -> dict[str, ScalarLike]:
-    """Returns a target's numbers, floats where they are known now."""
+    """Returns a target's scalars, as floats where they are not traced."""
     parameters = as_floats(soft.parameters)
     check_parameters(soft.kind, parameters)
     temperature = as_float(soft.temperature)
@@ -136,12 +137,12 @@ def _mixture(
 ) -> tuple[Callable[..., tuple[Array, Parts]], dict[str, dict[str, Array]]]:
     """Returns the function of logits that gives loss and parts, and its scalars.
 
-    What is a number stays one, so that the compiler can fold it; what is traced goes
-    through the pass as an argument.
+    Python numbers stay constants, so that the compiler can fold them; traced values are
+    passed as arguments.
 
     Args:
         kinds: Each target's divergence.
-        values: Each target's numbers, and under the empty name those of the hard loss.
+        values: Each target's scalars, and under the empty name those of the hard loss.
         student_real: How many ids the student knows.
         common: How many of them each target knows.
     """
@@ -172,7 +173,7 @@ def _mixture(
                 q = over.softmax(tempered(known, temperature))
             p = over.softmax(tempered(logits, temperature))
             soft[name] = compare(p, q, over, labels, kind=kinds[name], **numbers)
-            # A term that weighs nothing must not cost a gradient: XLA may not drop a
+            # A term whose weight is 0 must not cost a gradient: XLA may not drop a
             # product with zero, which could be NaN.
             if not _is(weight, 0.0):
                 terms.append(weight * temperature**2 * soft[name])
@@ -207,7 +208,7 @@ def _narrow(inputs: Inputs) -> Inputs:
     return inputs._replace(model=dataclasses.replace(model, head=head))
 
 
-# Outside of the `shard_map` and the scan, which are then never differentiated.
+# Outside the `shard_map` and the scan, which are then never differentiated.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(plan: Plan, inputs: Inputs) -> tuple[Array, Any]:
     return _reduced(each_token(plan, _narrow(inputs)), inputs.weights)
@@ -222,14 +223,14 @@ def _forward(plan: Plan, inputs: Any) -> tuple[Any, Any]:
         kernel=is_asked.head.kernel,
         bias=bool(is_asked.head.bias),
     )
-    # Empty arrays carry the precision that the gradients must have in the end.
+    # Empty arrays carry the dtypes that the gradients must have in the end.
     dtypes = jax.tree.map(lambda x: jnp.zeros((0,), x.dtype), inputs.model)
     return _reduced(values, inputs.weights), (gradients, dtypes)
 
 
 def _backward(plan: Plan, residuals: Any, cotangents: Any) -> tuple[Inputs]:
     gradients, dtypes = residuals
-    scale, _ = cotangents  # the parts are for reading only
+    scale, _ = cotangents  # no gradient flows through the parts
 
     def scaled(x: Array | None, like: Array | None) -> Array | None:
         if x is None or like is None or isinstance(scale, SymbolicZero):

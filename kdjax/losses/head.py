@@ -20,10 +20,10 @@ class Head:
         bias: Optional bias [V].
         scale: Factor on the logits.
         softcap: Optional c, for c * tanh(logits / c) (Gemma 2, arXiv:2408.00118).
-        valid: How many ids are real; the others get the logit -inf. None: all.
+        valid: How many ids are real; the others get the logit -inf. None: all of them.
     """
 
-    kernel: Float[Array, "D V"] | Any  # as a tree of other things it holds those
+    kernel: Float[Array, "D V"] | Any  # or another leaf, in a tree of other things
     bias: Float[Array, "V"] | Any | None = None
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
@@ -52,7 +52,7 @@ def apply_head(
 def head_logits(
     head: Head, hidden: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch V"]:
-    """Returns the logits of all ids, padding included; both have one precision."""
+    """Returns the logits of all ids, padding included; both share one dtype."""
     raw = project(hidden, head.kernel, head.bias)
     return finish(raw, head.scale, head.softcap)
 
@@ -63,7 +63,7 @@ def narrow(head: Head, dtype: Any) -> Head:
 
 
 def fit(head: Head, size: int) -> Head:
-    """Returns the head with `size` ids, of which those that were real are real."""
+    """Returns the head resized to `size` ids; the real ids stay the same."""
 
     def resize(x: Array) -> Array:
         missing = size - x.shape[-1]

@@ -1,4 +1,4 @@
-"""Which token each position must predict, and what that prediction weighs."""
+"""Which token each position must predict, and the weight of that prediction."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -11,15 +11,15 @@ def next_token(
 ) -> tuple[Int[Array, "B T"], Float[Array, "B T"]]:
     """Returns next-token labels and their weights.
 
-    A position weighs 1 where the next token belongs to the same document, else 0: at
-    the end of a segment, at the end of the row, and on padding (segment 0). With
-    `completion`, the next token must also be part of one: a prompt is read, not
-    learnt, and its last position predicts the completion's first token.
+    The weight is 1 where the next token belongs to the same document, else 0: at the
+    end of a segment, at the end of the row, and on padding (segment 0). With
+    `completion`, the next token must also be part of one: the prompt is only context,
+    and its last position predicts the completion's first token.
 
     Args:
         tokens: Token ids.
         segments: Document numbers within the row, from 1; 0 is padding.
-        completion: Which tokens are to be learnt; None: all.
+        completion: Which tokens are trained on; None: all of them.
 
     Returns:
         Labels (any id where the weight is 0) and float32 weights.

@@ -1,4 +1,4 @@
-"""The usual cases of the losses: one student, and one teacher or none."""
+"""The common cases of the losses: one student, and one teacher or none."""
 
 from jaxtyping import Array, Float, Int
 
@@ -29,7 +29,7 @@ def linear_distillation(
 ) -> tuple[Float[Array, ""], Parts]:
     """Returns the weighted SUM of `distillation_loss`, from hidden states and heads.
 
-    The case of `fused_loss` with one teacher in the step, `hard` = 1 - alpha.
+    This is `fused_loss` with one teacher in the step and `hard` = 1 - alpha.
 
     Args:
         student_hidden: The student's last hidden states.
@@ -38,16 +38,16 @@ def linear_distillation(
         teacher_head: The teacher's head.
         labels: As for `fused_loss`.
         weights: As for `fused_loss`.
-        alpha: Weight of the SOFT loss, in [0, 1]. A Python 0 or 1 leaves the other
-            loss out of the gradient altogether.
+        alpha: Weight of the SOFT loss, in [0, 1]. A Python 1 or 0 omits the hard
+            or the soft loss from the gradient altogether.
         temperature: Softening temperature of both distributions, > 0.
         kind: A name in `DIVERGENCES`.
         chunk_size: As for `fused_loss`.
         sharding: As for `fused_loss`.
-        **parameters: The divergence's own; those left out have their default.
+        **parameters: The divergence's parameters; those omitted take their defaults.
 
     Returns:
-        The weighted sum, and the per-token parts, whose `soft` is one array.
+        The weighted sum, and the per-token parts, whose `soft` is a single array.
 
     Raises:
         ValueError: As for `fused_loss`, or alpha is not in [0, 1].
@@ -79,7 +79,7 @@ def linear_cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, "*batch"]]:
     """Returns the weighted SUM of the hard loss, and the loss per token for metrics.
 
-    The case of `fused_loss` without a target; arguments are those.
+    This is `fused_loss` without a target; the arguments are the same.
 
     Raises:
         ValueError: Hidden states and head differ in width.
@@ -108,10 +108,10 @@ def linear_metrics(
     chunk_size: int | None = None,
     sharding: LossSharding | None = None,
 ) -> dict[str, Float[Array, "*batch"]]:
-    """Returns `token_metrics` of a student and, maybe, a teacher in the step.
+    """Returns `token_metrics` of a student and, optionally, a teacher in the step.
 
     Raises:
-        ValueError: Widths differ, or the vocabularies by more than padding.
+        ValueError: Widths differ, or vocabularies differ by more than padding.
     """
     teacher = None
     if teacher_hidden is not None and teacher_head is not None:

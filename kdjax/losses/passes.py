@@ -2,8 +2,8 @@
 
 A chunk's logits are the largest array of a language model's loss. `each_token` holds
 one chunk of them at a time; `each_gradient` also turns a chunk's logits into gradients
-while it has them, so that they are neither kept nor computed twice. Over a mesh every
-device goes through its own tokens and ids.
+while it has them, so that they are neither kept nor computed twice. On a mesh every
+device processes its own tokens and ids.
 """
 
 import dataclasses
@@ -47,10 +47,10 @@ def each_gradient(
 
     Args:
         plan: What to compute.
-        inputs: On what; the model is a `FromHidden`.
-        kernel: Whether the head's matrix needs its gradient; float32 whatever the
-            matrix is, as many chunks are summed.
-        bias: Whether its bias does.
+        inputs: What to compute it on; the model is a `FromHidden`.
+        kernel: Whether the head's matrix needs a gradient, which is float32 whatever
+            the matrix's dtype, as many chunks are summed.
+        bias: Whether the head's bias needs a gradient.
     """
     sharding = plan.sharding
     is_scattered = sharding is not None and _is_scattered(inputs.model, sharding)
@@ -99,7 +99,7 @@ def model_like(model: FromHidden, hidden: Any, kernel: Any, bias: Any) -> FromHi
 
 
 def _chunk_gradient(plan: Plan, inputs: Inputs) -> tuple[Any, Float[Array, "N V"]]:
-    """Returns a chunk's values, and the gradient of its logits."""
+    """Returns a chunk's values, and the gradient with respect to its logits."""
     head: Head = inputs.model.head
     taught, over = _target_logits(plan, inputs), plan.over
 
@@ -130,7 +130,7 @@ def _target_logits(plan: Plan, inputs: Inputs) -> dict[str, Array]:
 def _scan(
     plan: Plan, chunk: Chunk, carry: Any, inputs: Inputs, *, guarded: bool = False
 ) -> tuple[Any, Any]:
-    """Returns what a scan of `chunk` over chunks of the inputs does."""
+    """Returns what a scan of `chunk` over chunks of the inputs gives."""
     parted = part(inputs.models)
     widths = [leaf.shape[0] for leaf in part({"": inputs.model}).ids if leaf.ndim > 1]
     size = plan.chunk_size or default_size(
@@ -149,8 +149,8 @@ def _scan(
 def _guarded(tokens: Any) -> Any:
     """Returns a chunk's arrays, empty where the weight is 0, ready for products.
 
-    What is left out must not bring its NaN or infinity into the sums. Its gradient is
-    0 then, too, without another look at [tokens, vocabulary].
+    An excluded token must not bring NaN or infinity into the sums. Its gradient is then
+    0 as well, without another pass over [tokens, vocabulary].
     """
     leaves, labels, weights = tokens
 
@@ -159,8 +159,8 @@ def _guarded(tokens: Any) -> Any:
         nothing = -1 if jnp.issubdtype(x.dtype, jnp.integer) else 0  # -1: no id
         return jnp.where(is_out, jnp.asarray(nothing, x.dtype), x)
 
-    # XLA for TPUs tiles products badly that have a slice fused into them: that of the
-    # head's gradient would take 1.4 times as long.
+    # XLA for TPUs tiles products badly when a slice is fused into them: the product
+    # for the head's gradient would take 1.4 times as long.
     return lax.optimization_barrier(([cleared(x) for x in leaves], labels, weights))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from kdjax.losses.targets import Targets, part
 from kdjax.losses.vocabulary import Vocabulary
 
-MAX_PADDING = 1024  # ids by which tables of one tokenizer differ at most
+MAX_PADDING = 1024  # the most ids by which tables of one tokenizer may differ
 
 
 class LossSharding(NamedTuple):
@@ -30,10 +30,10 @@ class Plan(NamedTuple):
             per token from the model's logits [N, V] and those of the targets by name: a
             pytree of [N], for `each_gradient` a pair whose first item is the loss.
         size: How many ids there are on all devices together, padding included.
-        real: How many of them count, by name: of the model, under the empty name, those
-            that it knows, of each target those that the model knows as well.
-        chunk_size: Tokens at a time on one device; None: from the memory it takes.
-        sharding: Where the work is done; None: not sharded.
+        real: How many of them count, by name: for the model, under the empty name, the
+            ids it knows; for each target, the ids that both it and the model know.
+        chunk_size: Tokens at a time on one device; None: chosen by their memory.
+        sharding: How the work is sharded; None: not at all.
     """
 
     function: Callable[..., Any]
@@ -54,13 +54,13 @@ class Plan(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a pass reads: arrays, but also where they go, and None for what is absent.
+    """What a pass reads: arrays, or a tree of their partition specs; None if absent.
 
     Attributes:
-        model: What is evaluated, or, as `FromHidden`, what learns.
+        model: The model that is evaluated or, as `FromHidden`, trained.
         targets: What it is compared with, by name.
         labels: The true ids, [*batch].
-        weights: What each token counts, [*batch].
+        weights: The weight of each token, [*batch].
         scalars: Traced numbers that the function takes.
     """
 
@@ -93,11 +93,11 @@ def prepare(
     chunk_size: int | None,
     sharding: LossSharding | None,
 ) -> tuple[Plan, Inputs]:
-    """Returns the plan and its arrays, the targets brought to one number of ids.
+    """Returns the plan and its arrays, with all targets fitted to one number of ids.
 
     Raises:
-        ValueError: Hidden states and head differ in width, arrays in the tokens they
-            are for, or the vocabularies by more than padding.
+        ValueError: Hidden states and head differ in width, arrays differ in their
+            tokens, or vocabularies differ by more than padding.
     """
     if sharding is not None and sharding.mesh.size == 1:
         sharding = None
@@ -122,7 +122,7 @@ def prepare(
 
 
 def vocabulary_shards(sharding: LossSharding | None) -> int:
-    """Returns over how many devices the ids are sharded."""
+    """Returns the number of devices that the ids are sharded over."""
     return 1 if sharding is None else sharding.mesh.shape[sharding.vocabulary]
 
 

@@ -1,7 +1,7 @@
-"""The distillation loss, soft targets and hard labels, from whole logits.
+"""The distillation loss, soft targets and hard labels, from full logits.
 
-It is the definition, and what tests compare with; `fused.py` computes the same numbers
-from hidden states without holding [tokens, vocabulary].
+This is the definition, and what the tests compare with; `fused.py` computes the same
+values from hidden states without holding [tokens, vocabulary].
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from kdjax.losses.vocabulary import Vocabulary
 
 
 class Parts(NamedTuple):
-    """The loss's ingredients per token, for metrics; no gradient flows through them."""
+    """The loss's terms per token, for metrics; no gradient flows through them."""
 
     hard: Float[Array, "*batch"]  # cross-entropy with the labels, nats
-    # Divergence from the teacher, nats; of `fused_loss` one entry for each target.
+    # Divergence from the teacher, nats; from `fused_loss`, one entry per target.
     soft: Float[Array, "*batch"] | Mapping[str, Float[Array, "*batch"]]
 
 
@@ -50,18 +50,18 @@ def distillation_loss(
     Args:
         student_logits: Unnormalised student scores.
         teacher_logits: Unnormalised teacher scores over the same vocabulary.
-        labels: The true ids, all in the vocabulary.
+        labels: The true ids, all within the vocabulary.
         alpha: Weight of the SOFT loss, in [0, 1].
         temperature: Softening temperature of both distributions, > 0.
         kind: A name in `DIVERGENCES`.
-        **parameters: The divergence's own; those left out have their default.
+        **parameters: The divergence's parameters; those omitted take their defaults.
 
     Returns:
         One float32 value per token.
 
     Raises:
-        ValueError: The divergence, a parameter, alpha or the temperature is not
-            possible.
+        ValueError: The divergence or a parameter is unknown, or a parameter, alpha or
+            the temperature is out of range.
 
     References:
         Hinton et al., `Distilling the Knowledge in a Neural Network
@@ -88,7 +88,7 @@ def check_alpha(alpha: ScalarLike) -> None:
 
 def mix(hard: Array, soft: Array, alpha: ScalarLike, temperature: ScalarLike) -> Array:
     """Returns `alpha * temperature**2 * soft + (1 - alpha) * hard`."""
-    # At a constant end of the mixture the other loss must not cost a gradient: XLA
+    # Where alpha is a constant 0 or 1, the other loss must not cost a gradient: XLA
     # may not drop a product with zero, which could be NaN.
     if isinstance(alpha, float) and alpha == 1.0:
         return temperature**2 * soft

@@ -1,8 +1,8 @@
 """What a teacher says about every token: `Targets`, and where they can come from.
 
-A loss asks targets for logits, a chunk of tokens and a slice of the vocabulary at a
-time, and cannot tell whether a teacher computes them in the step or they were read with
-the batch.
+A loss asks targets for the logits of one chunk of tokens and one slice of the
+vocabulary at a time; it cannot tell whether a teacher computes them in the step or they
+were read with the batch.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from jaxtyping import Array, Float, Int
 from kdjax.losses.head import Head, check_width, fit, head_logits, mask, narrow
 from kdjax.losses.vocabulary import Vocabulary
 
-TOKENS, IDS = "tokens", "ids"  # what a leaf of targets has an entry for
+TOKENS, IDS = "tokens", "ids"  # what a leaf of the targets is indexed by
 
 
 @runtime_checkable
 class Targets(Protocol):
     """Next-token distributions of a batch's tokens; a registered pytree.
 
-    Its leaves are arrays of tokens, [*batch, ...], which are chunked and sharded as the
-    tokens are, or arrays of ids, [..., V], which are sharded as the vocabulary is.
+    Its leaves are arrays over tokens, [*batch, ...], chunked and sharded as the tokens
+    are, or arrays over ids, [..., V], sharded as the vocabulary is.
     """
 
     @property
@@ -36,15 +36,15 @@ class Targets(Protocol):
         """Returns the same tree with `TOKENS` or `IDS` in place of every leaf."""
 
     def fitted(self, size: int) -> "Targets":
-        """Returns what many chunks read: arrays of ids padded to `size` of them."""
+        """Returns the targets with their arrays over ids padded to `size` ids."""
 
     def logits(self, over: Vocabulary, size: int, real: int) -> Float[Array, "N V"]:
-        """Returns unnormalised float32 scores of the `size` ids that are here.
+        """Returns unnormalised float32 scores of the `size` local ids.
 
         Args:
-            over: Which of the vocabulary's ids those are.
-            size: How many are here.
-            real: Ids from this one on get -inf; no more than all that are real.
+            over: Which of the vocabulary's ids are local.
+            size: How many ids are local.
+            real: Ids from this one on get -inf; at most the number of real ids.
         """
 
 
@@ -58,7 +58,7 @@ class FromHidden:
         head: The head.
     """
 
-    hidden: Float[Array, "*batch D"] | Any  # as a tree of other things it holds those
+    hidden: Float[Array, "*batch D"] | Any  # or another leaf, in a tree of other things
     head: Head
 
     @property
@@ -72,26 +72,26 @@ class FromHidden:
         return dataclasses.replace(self, hidden=TOKENS, head=head)
 
     def fitted(self, size: int) -> "FromHidden":
-        """Returns it with the head padded, in the hidden states' precision."""
+        """Returns the same with the head padded, in the hidden states' dtype."""
         check_width(self.head, self.hidden)
         head = narrow(fit(self.head, size), self.hidden.dtype)
         return dataclasses.replace(self, head=head)
 
     def logits(self, over: Vocabulary, size: int, real: int) -> Float[Array, "N V"]:
-        """Returns the head's logits of the `size` ids that are here."""
+        """Returns the head's logits of the `size` local ids."""
         return mask(head_logits(self.head, self.hidden), real, over)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FromSparse:
-    """Targets that came with the batch: some ids of each token, and what the rest has.
+    """Targets read with the batch: some ids per token, and the mass of the rest.
 
     Attributes:
-        ids: [*batch, K], each id at most once a token; negative ones are empty places.
-        logs: [*batch, K], the logarithms of their probabilities, nats.
-        rest: [*batch], the logarithm of what all other ids have together, spread evenly
-            over them. None: they have nothing; where no id is listed, all the same.
+        ids: [*batch, K], each id at most once per token; negative ones are empty slots.
+        logs: [*batch, K], their log-probabilities, nats.
+        rest: [*batch], the log of the total probability of all other ids, spread evenly
+            over them. None: they have none; where no id is listed, all are equal.
         real: How many ids the teacher knows.
     """
 
@@ -109,9 +109,9 @@ class FromSparse:
         return self
 
     def logits(self, over: Vocabulary, size: int, real: int) -> Float[Array, "N V"]:
-        """Returns the log-probabilities of the `size` ids that are here."""
+        """Returns the log-probabilities of the `size` local ids."""
         is_listed = (self.ids >= 0) & (self.ids < real)
-        # A token without any target must not make an infinite loss that weighs nothing.
+        # A token without a target must not give an infinite loss, even at weight 0.
         others = jnp.where(is_listed.any(-1), -jnp.inf, 0.0)
         if self.rest is not None:
             count = real - is_listed.sum(-1)
@@ -130,12 +130,12 @@ class FromSparse:
 class Ensemble:
     r"""Several teachers as one: the weighted mean of their probabilities.
 
-    Computes :math:`\log \sum_i w_i\, p_i` with weights that sum to one. At a
-    temperature it is softened as any teacher is, after the mean.
+    Computes :math:`\log \sum_i w_i\, p_i` with weights normalised to sum to one. A
+    temperature softens it as it does any teacher, after the mean.
 
     Attributes:
         members: The teachers; the same id means the same token to all of them.
-        weights: What each of them counts, > 0.
+        weights: The weight of each member, > 0.
 
     References:
         Hinton et al. 2015, arXiv:1503.02531, section 1.
@@ -147,7 +147,7 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.members or len(self.members) != len(self.weights):
             raise ValueError(
-                f"an ensemble needs a weight for each of its {len(self.members)} "
+                f"an ensemble needs one weight for each of its {len(self.members)} "
                 f"members, at least one; there are {len(self.weights)}"
             )
         if not all(0.0 < weight < math.inf for weight in self.weights):
@@ -164,15 +164,15 @@ class Ensemble:
         return dataclasses.replace(self, members=members)
 
     def fitted(self, size: int) -> "Ensemble":
-        """Returns it with all members fitted."""
+        """Returns the same with all members fitted."""
         members = tuple(member.fitted(size) for member in self.members)
         return dataclasses.replace(self, members=members)
 
     def logits(self, over: Vocabulary, size: int, real: int) -> Float[Array, "N V"]:
-        """Returns the logarithms of the mean over the ids that all members know."""
+        """Returns the log of the mean over the ids that all members know."""
         each = (member.logits(over, size, real) for member in self.members)
         if len(self.members) == 1:
-            return next(each)  # as it is: normalising would cost its last bits
+            return next(each)  # unchanged: normalising would round its last bits
         total = sum(self.weights)
         mean: Any = None
         for logits, weight in zip(each, self.weights, strict=True):
@@ -182,7 +182,7 @@ class Ensemble:
 
 
 class Parted(NamedTuple):
-    """The leaves of targets by what they have an entry for, and how to join them."""
+    """The leaves of targets, split by what indexes them, and how to join them."""
 
     tokens: list[Array]
     ids: list[Array]
@@ -196,7 +196,7 @@ class Parted(NamedTuple):
 
 
 def part(targets: Mapping[str, Targets]) -> Parted:
-    """Returns the leaves of all targets, those of tokens apart from those of ids."""
+    """Returns the leaves of all targets, split into those over tokens and over ids."""
     leaves, structure = jax.tree.flatten(targets)
     kinds = jax.tree.leaves({name: each.layout() for name, each in targets.items()})
     parts: dict[str, list[Array]] = {TOKENS: [], IDS: []}

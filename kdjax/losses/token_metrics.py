@@ -1,4 +1,4 @@
-"""What an evaluation asks about every token, without gradients."""
+"""The per-token metrics of an evaluation, without gradients."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,22 +24,22 @@ def token_metrics(
     chunk_size: int | None = None,
     sharding: LossSharding | None = None,
 ) -> dict[str, Float[Array, "*batch"]]:
-    """Returns metrics of every token, never holding [tokens, vocabulary].
+    """Returns metrics of every token, without holding [tokens, vocabulary].
 
-    "cross_entropy" with the labels; "confidence", the largest probability, and
-    "correct", whether it is the label's. With targets also "forward_kl", "reverse_kl",
-    "agreement" on the likeliest id, and "acceptance", the rate of speculative decoding,
-    sum_v min(p_v, q_v) (Leviathan et al. 2023, arXiv:2211.17192).
+    They are "cross_entropy" with the labels, "confidence" (the largest probability) and
+    "correct" (whether it is the label's). With targets also "forward_kl", "reverse_kl",
+    "agreement" on the most likely id, and "acceptance", the acceptance rate of
+    speculative decoding, sum_v min(p_v, q_v) (Leviathan et al. 2023, arXiv:2211.17192).
 
     Args:
-        model: What is evaluated; a student, a teacher or an ensemble.
+        model: The model to evaluate: a student, a teacher or an ensemble.
         labels: The true ids.
         targets: What it is compared with.
         chunk_size: As for `fused_loss`.
         sharding: As for `fused_loss`.
 
     Raises:
-        ValueError: Widths differ, or the vocabularies by more than padding.
+        ValueError: Widths differ, or vocabularies differ by more than padding.
     """
     others = {} if targets is None else {_TEACHER: targets}
     common = min(each.real for each in (model, *others.values()))

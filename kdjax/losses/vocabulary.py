@@ -1,4 +1,4 @@
-"""Reductions over the vocabulary, whole or cut along a mesh axis, and the softmax."""
+"""Reductions over a vocabulary, whole or sharded on a mesh axis, and the softmax."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 class Distribution(NamedTuple):
     """A softmax over the local ids, float32, not yet normalised.
 
-    What a formula can say in these terms costs one pass over the ids less, since it
-    need not wait for the total.
+    A formula written in these terms saves one pass over the ids, since it need not wait
+    for the total.
 
     Attributes:
-        shifted: Logits from which the largest was taken.
-        exponentials: Of `shifted`.
-        total: Their sum over all ids.
+        shifted: The logits minus the largest of them.
+        exponentials: The exponentials of `shifted`.
+        total: The sum of `exponentials` over all ids.
     """
 
     shifted: Float[Array, "*batch V"]
@@ -26,12 +26,12 @@ class Distribution(NamedTuple):
 
     @property
     def logs(self) -> Float[Array, "*batch V"]:
-        """The logarithms of the probabilities."""
+        """The log-probabilities."""
         return self.shifted - jnp.log(self.total)[..., None]
 
     @property
     def probs(self) -> Float[Array, "*batch V"]:
-        """The probabilities; more exact than exponentials of `logs`."""
+        """The probabilities; more accurate than exponentials of `logs`."""
         return self.exponentials * (1.0 / self.total)[..., None]
 
 
@@ -43,7 +43,7 @@ class Vocabulary:
     whole vocabulary and, inside `jax.shard_map`, on slices of it.
 
     Attributes:
-        axis: The mesh axis that the ids are cut along; None: every id is here.
+        axis: The mesh axis that the ids are sharded along; None: all ids are local.
     """
 
     axis: str | None = None
@@ -59,7 +59,7 @@ class Vocabulary:
         return local if self.axis is None else lax.pmax(local, self.axis)
 
     def argmax(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch"]:
-        """Returns the id of the maximum; the smallest of several."""
+        """Returns the id of the maximum; of several, the smallest."""
         is_top = x == self.max(x)[..., None]
         last = jnp.iinfo(jnp.int32).max
         local = jnp.where(is_top, self.ids(x), last).min(-1)
@@ -71,7 +71,7 @@ class Vocabulary:
         return local + self.first(x.shape[-1])
 
     def first(self, size: int) -> int | Int[Array, ""]:
-        """Returns the first id that is here, where every device has `size` of them."""
+        """Returns the first local id, where every device has `size` of them."""
         return 0 if self.axis is None else lax.axis_index(self.axis) * size
 
     def size(self, x: Float[Array, "*batch V"]) -> int:
@@ -92,7 +92,7 @@ class Vocabulary:
         return self.sum(jnp.where(self.is_label(x, labels), x, 0.0))
 
     def softmax(self, logits: Float[Array, "*batch V"]) -> Distribution:
-        """Returns the distribution of float32 logits; an id at -inf has no part in it.
+        """Returns the distribution of float32 logits; an id at -inf has probability 0.
 
         Where every id is at -inf, all probabilities are 0.
         """
