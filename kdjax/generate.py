@@ -15,7 +15,7 @@ from absl import flags
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 
-_MOST_TOKENS = 2**16  # the cache has a place for each
+_MOST_TOKENS = 2**16  # the cache has a slot for each
 _LARGEST_SEED = 2**31 - 1
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -40,7 +40,9 @@ _MAX_TOKENS = flags.DEFINE_integer(
     upper_bound=_MOST_TOKENS,
 )
 _TEMPERATURE = flags.DEFINE_float(
-    "temperature", 0.0, "0: always the likeliest token; 1: as the model has learnt."
+    "temperature",
+    0.0,
+    "0: always the likeliest token; 1: as the model predicts.",
 )
 _TOP_K = flags.DEFINE_integer(
     "top_k", 0, "Draw from the k likeliest tokens only; 0: from all."
@@ -73,10 +75,10 @@ def main(argv: list[str]) -> None:
     sampling.check()
     from kdjax.checkpoints import open_model
     from kdjax.core.logging import say
-    from kdjax.generation.stream import speak
+    from kdjax.generation.stream import generate_text
 
     stored = open_model(_CHECKPOINT.value, named="--checkpoint")
-    speed = speak(
+    speed = generate_text(
         stored,
         _PROMPT.value,
         max_tokens=_MAX_TOKENS.value,

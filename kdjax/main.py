@@ -3,7 +3,7 @@
     python -m kdjax.main --config=configs/gpt_small.py
 
 Prepares the data, trains or loads the teacher, trains the student and its hard-label
-twin, and writes a report. The same command again goes on where it was stopped. Any key
+twin, and writes a report. The same command again resumes a stopped run. Any key
 of the config can be changed: --config.distill.temperature=2
 """
 
@@ -68,5 +68,5 @@ def _default_workdir() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    stopped = "stopped; the same command again resumes"
+    stopped = "stopped; run the same command again to resume"
     cli.run(main, check=check_overrides, stopped=stopped)

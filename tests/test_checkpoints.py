@@ -131,7 +131,7 @@ def test_older_names_know_families_as_before(written, tmp_path):
     family, config = models.load_config(tmp_path / "exported")
     assert (family.name, config.width) == ("llama", 16)
     assert models.load_config(tmp_path / "model.gguf")[0].name == "llama"
-    with pytest.raises(UsageError, match="of no family"):
+    with pytest.raises(UsageError, match="has no family"):
         models.load_config(tmp_path / "run")
     paths = ("exported", "model.gguf", "run", "nowhere")
     found = [models.is_pretrained(tmp_path / path) for path in paths]

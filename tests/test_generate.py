@@ -19,7 +19,7 @@ from kdjax.checkpoints.hf.directory import HuggingFaceModel
 from kdjax.config import ModelConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.generation.sampling import Sampling
-from kdjax.generation.stream import speak
+from kdjax.generation.stream import generate_text
 from kdjax.text.chat import Chat
 from kdjax.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
@@ -186,7 +186,7 @@ def run(tmp_path):
 def continuation(stored, texts, **options):
     pieces = []
     options = {"max_tokens": 8, "sampling": Sampling(), "seed": 0} | options
-    speed = speak(stored, texts, write=pieces.append, **options)
+    speed = generate_text(stored, texts, write=pieces.append, **options)
     return pieces, speed
 
 

@@ -89,7 +89,7 @@ def test_a_layer_sees_as_far_as_its_window(windows):
     np.testing.assert_array_equal(seen, np.arange(2, last + 1))
 
 
-def test_a_windowed_layer_turns_by_its_own_theta():
+def test_a_windowed_layer_rotates_by_its_own_theta():
     local = vary("mistral", layers=1, windows=(3,), local_rope_theta=10.0)
     model, params = make(local)
     all_local, _ = make(vary("mistral", layers=1, windows=(3,), rope_theta=10.0))
@@ -319,7 +319,7 @@ def test_rotation_makes_scores_depend_on_distance_alone():
     assert np.abs(near - far).max() > 0.1
 
 
-def test_rotation_turns_the_first_dimensions_and_lets_the_rest_pass():
+def test_rope_rotates_the_first_dimensions_and_keeps_the_rest():
     x = jax.random.normal(jax.random.key(0), (1, 2, 3, 16))
     angles = attention.rope_angles(jnp.array([[0, 9]]), 8, 100.0)
     rotated = attention.rotate(x, angles)

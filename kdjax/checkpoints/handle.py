@@ -1,4 +1,4 @@
-"""`StoredModel`: all that can be asked of a model on disk."""
+"""`StoredModel`: the common interface to models on disk."""
 
 import abc
 from typing import Any
@@ -15,13 +15,13 @@ _DTYPES = (None, "float32", "bfloat16")
 
 
 class StoredModel(abc.ABC):
-    """A model on disk, whoever wrote it.
+    """A model on disk, in any supported format.
 
-    Nothing is read before it is asked for, and headers are read once. So every answer
-    but `path` may be a UsageError: something is missing, damaged, or unknown to kdjax.
+    Everything is read lazily, and headers only once. So every member but `path` may
+    raise a UsageError: something is missing, damaged or unknown to kdjax.
 
     Attributes:
-        path: Where it lies: a directory or a file.
+        path: The model's directory or file.
     """
 
     def __init__(self, path: epath.Path) -> None:
@@ -35,36 +35,36 @@ class StoredModel(abc.ABC):
     @property
     @abc.abstractmethod
     def card(self) -> dict[str, Any]:
-        """What kdjax wrote of a model that it trained; empty for all others."""
+        """The metadata of a model that kdjax trained; empty for all others."""
 
     @property
     @abc.abstractmethod
     def tokenizer_path(self) -> epath.Path:
-        """The file with the tokenizer, which `config.tokenizer.path` takes as well."""
+        """The tokenizer's file, which `config.tokenizer.path` accepts as well."""
 
     @property
     @abc.abstractmethod
     def tokenizer(self) -> TextTokenizer:
-        """What the ids mean."""
+        """The tokenizer that the model's ids belong to."""
 
     @property
     @abc.abstractmethod
     def stop_tokens(self) -> tuple[int, ...]:
-        """The ids that end a text, the one that ends a document first."""
+        """The ids that end a text; the first one ends a document."""
 
     @property
     @abc.abstractmethod
     def formats(self) -> list[str]:
-        """The formats of the weights in the file's own words, most weights' first."""
+        """The weights' formats as the file names them, the most common first."""
 
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """One hash over the weights; to take it can mean to read them all."""
+        """One hash over the weights; computing it may read them all."""
 
     @abc.abstractmethod
     def shares_ids(self, tokenizer: TextTokenizer) -> bool:
-        """Returns whether ids mean to the model what they mean to a tokenizer."""
+        """Returns whether the model and a tokenizer agree on what each id means."""
 
     def load(
         self,
@@ -75,14 +75,14 @@ class StoredModel(abc.ABC):
         """Returns the model and its parameters.
 
         Args:
-            mesh: Where the parameters go; None: to the first device.
-            rules: Sharding rules that go before the default ones.
+            mesh: The devices for the parameters; None: the first device.
+            rules: Sharding rules that take precedence over the default ones.
             dtype: Of parameters and computation, "float32" or "bfloat16". None:
-                parameters as they are stored; a model that kdjax trained computes as it
-                did then, others in bfloat16 if all of it is stored in that.
+                parameters as stored; a model that kdjax trained computes as it did in
+                training, others in bfloat16 if all tensors are stored in it.
 
         Raises:
-            UsageError: The files do not hold this model, whole and finite.
+            UsageError: The files do not hold this model, complete and finite.
         """
         if dtype not in _DTYPES:
             raise UsageError(f"dtype must be 'float32' or 'bfloat16'; it is {dtype!r}")
@@ -92,4 +92,4 @@ class StoredModel(abc.ABC):
     def _load(
         self, mesh: Mesh | None, rules: Rules, dtype: str | None
     ) -> tuple[Model, Params]:
-        """Returns what `load` does, for a dtype that there is."""
+        """Implements `load`, after its check of the dtype."""

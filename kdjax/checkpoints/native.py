@@ -1,4 +1,4 @@
-"""Models as kdjax writes them: `params/`, a tokenizer, and `model.json`, the card."""
+"""kdjax's own format: `params/`, a tokenizer, and `model.json`, the model card."""
 
 import dataclasses
 import functools
@@ -36,9 +36,9 @@ class NativeModel(StoredModel):
 
     @functools.cached_property
     def config(self) -> ModelConfig:
-        """The architecture; which kernel computes attention is this machine's affair.
+        """The architecture, with the attention kernel reset to "auto".
 
-        The one that the model was trained with may be missing here.
+        The kernel that the model was trained with may be unavailable on this machine.
         """
         source = str(self.path / _CARD)
         config = from_mapping(ModelConfig, self.card["model"], source)
@@ -51,7 +51,7 @@ class NativeModel(StoredModel):
 
     @functools.cached_property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer that the model was trained with, or an error."""
+        """The tokenizer that the model was trained with."""
         path = self.tokenizer_path
         tokenizer = load_tokenizer(path, self.card["end_of_text"])
         if not self.shares_ids(tokenizer):
@@ -60,12 +60,12 @@ class NativeModel(StoredModel):
 
     @property
     def stop_tokens(self) -> tuple[int, ...]:
-        """What ends a document, and an answer if that is another token."""
+        """The tokens that end a document and, if different, an answer."""
         return self.tokenizer.stops
 
     @property
     def formats(self) -> list[str]:
-        """What is trained is kept in float32."""
+        """Always float32, the dtype of trained parameters."""
         return ["F32"]
 
     @property
@@ -74,7 +74,7 @@ class NativeModel(StoredModel):
         return str(self.card["sha256"])
 
     def shares_ids(self, tokenizer: TextTokenizer) -> bool:
-        """Returns whether it is the tokenizer that the model was trained with."""
+        """Returns whether the model was trained with this tokenizer."""
         return tokenizer.sha256 == self.card["tokenizer"]
 
     def _load(
@@ -93,12 +93,12 @@ class NativeModel(StoredModel):
 
 
 def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None:
-    """Writes parameters, then `model.json`: whoever sees that sees a whole model.
+    """Writes parameters, then `model.json`, which marks the model as complete.
 
     Args:
         directory: May hold an unfinished earlier attempt, which is replaced.
         params: The parameters.
-        card: What must be known to use them; a hash of the parameter files is added.
+        card: The metadata needed to use them; a hash of the parameter files is added.
     """
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(_params(directory), params, force=True)
@@ -108,7 +108,7 @@ def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None
 
 
 def is_model(directory: epath.Path) -> bool:
-    """Returns whether a complete model lies there."""
+    """Returns whether the directory holds a complete model."""
     return (directory / _CARD).exists()
 
 
@@ -116,7 +116,7 @@ def load_card(directory: epath.Path) -> dict[str, Any]:
     """Returns a model's `model.json`.
 
     Raises:
-        UsageError: There is none, or it is not one of ours.
+        UsageError: It is missing or was not written by kdjax.
     """
     path = directory / _CARD
     try:
@@ -132,10 +132,10 @@ def load_card(directory: epath.Path) -> dict[str, Any]:
 
 
 def load_params(directory: epath.Path, like: Any) -> Any:
-    """Returns the parameters, placed as `like` says.
+    """Returns the parameters, with the shapes, dtypes and shardings of `like`.
 
     Raises:
-        UsageError: The files are not those that were written.
+        UsageError: The files have changed since they were written.
     """
     if _digest(_params(directory)) != load_card(directory)["sha256"]:
         raise UsageError(f"the parameters in {directory} were changed or damaged")

@@ -1,4 +1,4 @@
-"""From a path to the model it means: nothing else asks whose a model is."""
+"""Opens a model by its path; only this module tells the formats apart."""
 
 from etils import epath
 from jax.sharding import Mesh
@@ -16,16 +16,16 @@ from kdjax.models.model import Model, Params
 
 
 def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
-    """Returns the model that a path means.
+    """Returns the model at a path.
 
     Args:
         path: A directory that kdjax wrote (a model, a run such as `RUN/twin-0`, or an
-            experiment's workdir, of which the first student is meant), one in the
+            experiment's workdir, which stands for its first student), one in the
             Hugging Face format, or a .gguf file.
         named: The flag or key that gave the path, for error messages.
 
     Raises:
-        UsageError: There is no model, or none that is finished.
+        UsageError: There is no model, or it is unfinished.
     """
     place = epath.Path(path).expanduser()
     if not place.exists():
@@ -41,11 +41,11 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
         return found
     if students or (place / "checkpoints").exists():
         raise UsageError(
-            f"{place} holds no finished model; students have theirs at the end of "
-            "their training, and report/report.json says where the teacher lies"
+            f"{place} holds no finished model; students write theirs at the end of "
+            "training, and report/report.json gives the teacher's path"
         )
     if (place / CONFIG).exists():
-        read_json(place / CONFIG)  # or it says what is wrong with that
+        read_json(place / CONFIG)  # raises if the file itself is damaged
     raise UsageError(
         f"{place} holds no model; {named} must be a run's workdir, a directory in it, "
         "a model directory that kdjax wrote, one in the Hugging Face format "
@@ -62,17 +62,17 @@ def load_pretrained(
 ) -> tuple[Model, Params]:
     """Returns a model on disk and its parameters: `open_model` and `load` in one.
 
-    Every process reads the bytes of its own shards and no others. Nothing is returned
-    unless all of it is sound.
+    Every process reads the bytes of its own shards only. Nothing is returned unless
+    everything is valid.
 
     Args:
-        path: All that `open_model` takes.
-        mesh: Where the parameters go; None: to the first device.
-        rules: Sharding rules that go before the default ones.
+        path: Any path that `open_model` accepts.
+        mesh: The devices for the parameters; None: the first device.
+        rules: Sharding rules that take precedence over the default ones.
         dtype: Of parameters and computation, as in `StoredModel.load`.
 
     Raises:
-        UsageError: Files are missing or damaged, a tensor is missing, superfluous,
+        UsageError: Files are missing or damaged, a tensor is missing, unexpected,
             wrongly shaped or not finite, or the family is unknown.
     """
     return open_model(path).load(mesh, rules or (), dtype)
@@ -82,19 +82,19 @@ def load_config(path: epath.PathLike) -> tuple[Family, ModelConfig]:
     """Returns the family and the architecture of a pretrained model.
 
     Raises:
-        UsageError: There is none, or it is none that kdjax understands.
+        UsageError: There is no model, or not one of a known family.
     """
     stored = open_model(path)
     if not isinstance(stored, PretrainedModel):
         raise UsageError(
-            f"{stored.path} was written by kdjax and is of no family; its architecture "
+            f"{stored.path} was written by kdjax and has no family; its architecture "
             "is open_model(path).config"
         )
     return stored.family, stored.config
 
 
 def is_pretrained(path: epath.PathLike) -> bool:
-    """Returns whether something claims to be in a format that others publish."""
+    """Returns whether a path appears to hold a published model."""
     try:
         return isinstance(open_model(path), PretrainedModel)
     except UsageError:
@@ -102,9 +102,9 @@ def is_pretrained(path: epath.PathLike) -> bool:
 
 
 def stored_formats(path: epath.PathLike) -> list[str]:
-    """Returns the formats of a model's weights, that of most weights first.
+    """Returns the formats of a model's weights, the most common first.
 
-    They are the file's own words, such as "BF16" or, for 4-bit weights, "Q4_1".
+    They are named as in the file, such as "BF16" or, for 4-bit weights, "Q4_1".
     """
     return open_model(path).formats
 

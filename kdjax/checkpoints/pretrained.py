@@ -21,7 +21,7 @@ from kdjax.text import TextTokenizer, TokenizerFile, same_ids
 
 
 class PretrainedModel(StoredModel):
-    """A model of one of the families that others publish."""
+    """A published model of one of the known families."""
 
     @property
     @abc.abstractmethod
@@ -36,7 +36,7 @@ class PretrainedModel(StoredModel):
     @property
     @abc.abstractmethod
     def _tokenizer_file(self) -> TokenizerFile:
-        """What is known of the tokenizer but for the token that ends a document."""
+        """The tokenizer's file, which does not tell which token ends a document."""
 
     @abc.abstractmethod
     def _files(self) -> Iterable[epath.Path]:
@@ -44,7 +44,7 @@ class PretrainedModel(StoredModel):
 
     @property
     def family(self) -> Family:
-        """How the family writes its models."""
+        """The family, which describes its config and its tensors."""
         return self._architecture[0]
 
     @property
@@ -54,21 +54,21 @@ class PretrainedModel(StoredModel):
 
     @property
     def card(self) -> dict[str, Any]:
-        """Nothing: kdjax has not trained it."""
+        """Always empty: kdjax did not train the model."""
         return {}
 
     @functools.cached_property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer that lies with the weights."""
+        """The tokenizer stored with the weights."""
         path, end = str(self.tokenizer_path), self.stop_tokens[0]
         return self._tokenizer_file.ended_by(end, path)
 
     @functools.cached_property
     def formats(self) -> list[str]:
-        """Such as ["BF16"] or, for 4-bit weights, ["Q4_1", "F32"]."""
+        """The formats, such as ["BF16"] or, for 4-bit weights, ["Q4_1", "F32"]."""
         weights: collections.Counter[str] = collections.Counter()
         for tensor in self._tensors.values():
-            if tensor.dtype is not None:  # a mask, which is no weight
+            if tensor.dtype is not None:  # else a mask, not a weight
                 weights[tensor.kind] += math.prod(tensor.shape)
         return [name for name, _ in weights.most_common()]
 
@@ -83,7 +83,7 @@ class PretrainedModel(StoredModel):
         return total.hexdigest()
 
     def shares_ids(self, tokenizer: TextTokenizer) -> bool:
-        """Returns whether ids mean the same; texts may be split otherwise."""
+        """Returns whether ids mean the same; texts may be tokenized differently."""
         return same_ids(self._tokenizer_file, tokenizer)
 
     def _load(
@@ -100,7 +100,7 @@ class PretrainedModel(StoredModel):
 
 
 def ids_among(values: Iterable[Any]) -> tuple[int, ...]:
-    """Returns the values that can be ids, each once.
+    """Returns the values that are valid ids, without duplicates.
 
     Example:
         >>> ids_among([2, None, True, 2, 7])

@@ -21,7 +21,7 @@ def keep_compiled(directory: epath.Path | None) -> None:
     """
     if directory is None:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif jax.config.jax_compilation_cache_dir is None:
+    elif jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # A program compiled for another processor's instruction set may not run here.
         path = directory / _processor()
         jax.config.update("jax_compilation_cache_dir", str(path))

@@ -176,7 +176,7 @@ def _read(path: pathlib.Path, unreadable: str, skipped: set[str]) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         if unreadable == "refuse":
             raise UsageError(
-                f"{path} cannot be read as UTF-8 ({error}); mend it, or set "
+                f"{path} cannot be read as UTF-8 ({error}); fix it, or set "
                 "config.data.unreadable = 'skip'"
             ) from None
         skipped.add(path.as_posix())

@@ -125,7 +125,7 @@ def prepare(
         )
     if len(tokenizer.prefix) + 2 > data.length:
         raise UsageError(
-            f"config.data.length = {data.length} leaves no place for text after the id "
+            f"config.data.length = {data.length} leaves no room for text after the id "
             "that the tokenizer begins with; raise it"
         )
     info = {
@@ -153,7 +153,7 @@ def prepare(
         data_dir=str(cache_dir / "rows" / _key(info)),
     )
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+    with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads
         builder.download_and_prepare()
     stored = dict(builder.info.metadata)
     sources = {split: builder.as_data_source(split=split) for split in sizes}
@@ -163,7 +163,7 @@ def prepare(
 def pack(
     documents: Iterable[np.ndarray], length: int, prefix: Sequence[int] = ()
 ) -> Iterator[Row]:
-    """Yields rows of `length` ids cut from the concatenated documents.
+    """Yields rows of `length` ids taken from the concatenated documents.
 
     Segments number the documents within a row from 1. A document that does not fit goes
     on in the next row. Every piece begins with the prefix: a model that has always seen

@@ -53,7 +53,7 @@ def read_header(path: epath.Path) -> Header:
     A run asks for its data's tokenizer and for its teacher.
 
     Raises:
-        UsageError: The file is missing, is none, is cut short, or contradicts itself.
+        UsageError: The file is missing, not GGUF, truncated, or contradicts itself.
     """
     try:
         status = os.stat(path)
@@ -140,7 +140,7 @@ class _Cursor:
     def expect(self, count: int, size: int) -> None:
         """Raises unless `count` things of at least `size` bytes can still come."""
         if count * size > len(self.data) - self.position:
-            raise self.error("it is cut short, or its header is damaged")
+            raise self.error("it is truncated, or its header is damaged")
 
     def take(self, size: int) -> bytes:
         self.expect(size, 1)

@@ -18,7 +18,7 @@ _SMALLEST = 16  # positions; sizes are powers of two from here on
 
 
 class Shape(NamedTuple):
-    """What programs are compiled for: rows, places for the prompts and for all."""
+    """What programs are compiled for: rows, slots for prompts and for all."""
 
     batch: int
     prompt: int
@@ -142,7 +142,7 @@ class Generator:
         has_ended = np.zeros(shape.batch, bool)
         for count in range(max_tokens):
             ahead = tokens
-            if count + 1 < max_tokens:  # the devices go on while these are read
+            if count + 1 < max_tokens:  # the devices work while these are read
                 cache, ahead = programs.step(
                     self._params, cache, tokens, lengths + np.int32(count), keys
                 )

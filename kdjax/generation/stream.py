@@ -41,7 +41,7 @@ class Speed(NamedTuple):
         return "; ".join(parts)
 
 
-def speak(
+def generate_text(
     stored: StoredModel,
     texts: Sequence[str],
     *,
@@ -54,7 +54,7 @@ def speak(
     """Writes texts and continuations: the first as it is made, then the others.
 
     Args:
-        stored: What speaks.
+        stored: The model.
         texts: What it continues, all of them together.
         max_tokens: How many tokens each continuation has at most.
         sampling: How they are drawn.

@@ -11,8 +11,8 @@ from kdjax.losses import Head, apply_head
 from kdjax.models.model import Model, build
 from kdjax.parallel.placement import Placement
 
-# Files are read and written in kdjax.checkpoints, a layer above; these names stay here
-# for users.
+# kdjax.checkpoints, a layer above, reads and writes files; these names are re-exported
+# here for users.
 _ABOVE = (
     "fingerprint",
     "is_pretrained",

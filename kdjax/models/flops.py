@@ -1,10 +1,10 @@
-"""Floating-point operations of a model, and what devices can do at most."""
+"""A model's floating-point operations, and the devices' peak rate."""
 
 import jax
 
 from kdjax.config.schema import ModelConfig
 
-# Dense bfloat16 FLOP/s per chip as jax names it, from the vendors' data sheets.
+# Dense bfloat16 FLOP/s by JAX's name of the chip, from the vendors' data sheets.
 _PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -19,10 +19,10 @@ _PEAK = {
 
 
 def forward_flops(config: ModelConfig, length: int) -> float:
-    """Returns the FLOPs of one token's forward pass in rows of `length`.
+    """Returns the forward FLOPs per token in rows of `length` tokens.
 
-    Counts the matrix products, head included, two FLOPs a multiplication; attention
-    scores count in full although half of them are masked, as is the custom.
+    Counts the matrix products, including the head's, at two FLOPs per multiply-add. As
+    is customary, attention scores count in full although half of them are masked.
 
     Example:
         >>> model = ModelConfig(layers=1, width=4, heads=1, ffn_width=8, mlp="plain",
@@ -40,7 +40,7 @@ def forward_flops(config: ModelConfig, length: int) -> float:
 
 
 def peak_flops() -> float | None:
-    """Returns the peak bfloat16 FLOP/s of all devices, or None where unknown."""
+    """Returns the peak bfloat16 FLOP/s of all devices together; None if unknown."""
     kind = jax.devices()[0].device_kind
     known = [name for name in _PEAK if kind.startswith(name)]
     if not known:

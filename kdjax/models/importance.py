@@ -1,4 +1,4 @@
-"""The former place of `kdjax.models.pruning.importance`."""
+"""The former location of `kdjax.models.pruning.importance`."""
 
 import warnings
 

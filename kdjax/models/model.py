@@ -1,4 +1,4 @@
-"""`Model`: what the rest of kdjax knows of a network."""
+"""`Model`: the interface through which the rest of kdjax uses a network."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,20 +25,19 @@ class Model(NamedTuple):
     """A language model as pure functions of its parameters.
 
     Attributes:
-        config: What it was built from.
+        config: The architecture that it was built from.
         init: `init(key) -> params`.
         hidden: `hidden(params, tokens, segments=None) -> [B, T, D]`, the last hidden
-            states in the computation's dtype. Positions of different segments do not
-            see each other; no segments means one document a row.
+            states in the compute dtype. Positions of different segments do not attend
+            to each other; without segments, each row is one document.
         head: `head(params) -> Head`.
         logits: `logits(params, tokens, segments=None) -> [B, T, V]` in float32.
-        init_cache: `init_cache(batch, length) -> cache`, a pytree that holds what
-            `length` positions of each row leave for later ones. None: the model
-            cannot decode.
+        init_cache: `init_cache(batch, length) -> cache`, a pytree with room for
+            `length` positions of each row. None: the model cannot decode.
         decode: `decode(params, cache, tokens, positions) -> ([B, T, D], cache)`, the
-            hidden states of tokens [B, T] at positions [B, T], each row one document
-            that goes on where the cache leaves it. Rows of different lengths are
-            padded on the right: what padding leaves is written over later.
+            hidden states of tokens [B, T] at positions [B, T]. Each row is one document
+            that continues from the cache. Rows of different lengths are padded on the
+            right; later tokens overwrite the padding's cache entries.
     """
 
     config: ModelConfig
@@ -55,8 +54,8 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
 
     Args:
         config: The architecture, with `vocab_size` filled in.
-        placement: Where activations and parameters live while they are used; without
-            one the compiler decides.
+        placement: The sharding of activations and parameters in use; by default the
+            compiler decides.
 
     Raises:
         ValueError: `vocab_size` is not set.
@@ -99,8 +98,8 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
         return module.apply({"params": params}, tokens, view, cache)  # type: ignore[return-value]
 
     def head(params: Params) -> Head:
-        # As it is stored: the losses gather it themselves, and a constraint here would
-        # gather its gradient as well.
+        # Sharded as it is stored: the losses gather it themselves, and a constraint
+        # here would gather its gradient as well.
         if config.tie_embeddings:
             kernel = params["embed"]["tokens"].T
         else:

@@ -1,4 +1,4 @@
-"""The former place of `kdjax.models.pruning.prune`."""
+"""The former location of `kdjax.models.pruning.prune`."""
 
 import warnings
 

@@ -142,7 +142,7 @@ def _check_divides(
             )
         if axis is not None and dimension % sizes[axis]:
             raise UsageError(
-                f"the parameter {name} of shape {shape} cannot be cut along "
+                f"the parameter {name} of shape {shape} cannot be sharded along "
                 f"mesh.{axis} = {sizes[axis]}: {dimension} is not divisible by it"
             )
 
@@ -159,7 +159,7 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
 
     Activations are split over the batch alone. Weights are gathered over `fsdp`, layer
     by layer, and stay split over `tensor`: `fsdp` shards what is stored, `tensor` what
-    is computed. Left to itself the partitioner cuts products along `fsdp` in both
+    is computed. Left to itself the partitioner splits products along `fsdp` in both
     operands, which is slow, and with some rules wrong (jax 0.10.2).
     """
     batch = batch_sharding(mesh)

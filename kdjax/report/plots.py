@@ -74,10 +74,10 @@ def _draw_curves(results: Results, summary: Summary) -> figure.Figure:
         points += itertools.chain.from_iterable(lines)
     _draw_levels(plot, levels, looks)
     low, high = _y_range(points, levels.values())
-    cut = any(value > high for _, value in points)
+    clipped = any(value > high for _, value in points)
     plot.set(
         title="Held-out bits/byte while training"
-        + (" (the first steps lie above)" if cut else ""),
+        + (" (the first steps lie above)" if clipped else ""),
         xlabel="training step",
         ylabel="held-out bits/byte",
         ylim=(low, high),

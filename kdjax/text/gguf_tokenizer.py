@@ -20,7 +20,7 @@ from kdjax.core.errors import UsageError
 from kdjax.text.chat import Chat
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # token types
-_LONGEST = 1024  # characters of a token; every way to cut one is looked at
+_LONGEST = 1024  # characters of a token; every way to split one is tried
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress: its state, and where its data goes on."""
+"""Checkpoints of a run in progress: its state, and the position of its data."""
 
 import jax
 import orbax.checkpoint as ocp
@@ -43,7 +43,7 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, position: dict[str, int], loss: float
     ) -> None:
-        """Starts writing; `position` is where the data goes on after `step`."""
+        """Starts writing; `position` is that of the data after `step`."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)
         )

@@ -18,8 +18,8 @@ class MetricWriter:
 
         Args:
             directory: The run's directory.
-            start: The step the run goes on from: a killed run may have written beyond
-                its last checkpoint.
+            start: The step that the run resumes at; a killed one may have written
+                beyond its last checkpoint.
             enabled: False on all processes but the first.
         """
         self._path = directory / "metrics.jsonl" if enabled else None
@@ -49,7 +49,7 @@ class MetricWriter:
 
 
 def read_metrics(directory: epath.Path) -> list[dict[str, Any]]:
-    """Returns the records of a run; a last line cut short by a kill is left out."""
+    """Returns the records of a run; a last line truncated by a kill is left out."""
     path = directory / "metrics.jsonl"
     if not path.exists():
         return []

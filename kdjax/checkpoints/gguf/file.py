@@ -47,7 +47,7 @@ class GgufModel(PretrainedModel):
 
     @functools.cached_property
     def stop_tokens(self) -> tuple[int, ...]:
-        """Those that end a text, and a turn if that is another."""
+        """The tokens that end a text and, if different, a turn."""
         if stops := ids_among(self._header.metadata.get(key) for key in _STOPS):
             return stops
         raise UsageError(f"{self.path} names no end of text ({_STOPS[0]})")

@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: their metadata as a config, their names in the tables."""
+"""GGUF files as checkpoints: maps their metadata to a config and their tensor names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ _FAMILIES = {
     "gemma3": "gemma3_text",
     "gpt2": "gpt2",
 }
-# Parameter: tensor. The layouts are those of the safetensors, but for GPT-2.
+# Parameter: tensor. Except for GPT-2, the layouts are those of the safetensors.
 _NAMES = {
     "embed/tokens": "token_embd.weight",
     "embed/positions": "position_embd.weight",
@@ -56,7 +56,7 @@ _GPT2_LAYOUTS = {
     "layers/mlp/up/kernel": "f d -> d f",
     "layers/mlp/down/kernel": "d f -> f d",
 }
-# Llama 3's scaling has been this ever since, and the file holds its outcome alone.
+# The scaling of all Llama 3 models since 3.1; the file holds only the scaled factors.
 _LLAMA3 = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -64,7 +64,7 @@ _LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 _FREQUENCIES = "rope_freqs.weight"
-# Where Gemma divides scores by width / heads instead of the head's width.
+# The Gemmas that scale scores by width / heads instead of the head's width.
 _WIDE_GEMMA = {"gemma2": 46, "gemma3": 62}  # layers
 
 
@@ -74,16 +74,15 @@ def read_gguf(
     """Returns the family, the architecture and the tensors of a GGUF file.
 
     Args:
-        header: The file's.
+        header: The header of the file.
         path: Names the file in error messages.
 
     Raises:
-        UsageError: The header makes no sense, or the architecture is none that kdjax
-            loads.
+        UsageError: The header is invalid, or kdjax does not load the architecture.
     """
-    if header.metadata.get("split.count", 0) not in (0, 1):  # 0: merged again
+    if header.metadata.get("split.count", 0) not in (0, 1):  # 0: merged from several
         raise UsageError(
-            f"{path} is one of several files; make one of them with llama.cpp's "
+            f"{path} is one of several files; merge them with llama.cpp's "
             "llama-gguf-split --merge"
         )
     name = header.metadata.get("general.architecture")
@@ -106,7 +105,7 @@ def read_gguf(
 
 
 def _stored(data: np.ndarray, info: TensorInfo) -> Stored:
-    """Returns a tensor whose rows are dequantised when they are read."""
+    """Returns a tensor whose rows are dequantised on reading."""
     kind, shape = info.kind.name, info.shape
     dtype = DTYPES.get(kind, np.dtype(np.float32) if kind in _QUANTS else None)
 
@@ -124,7 +123,7 @@ def _stored(data: np.ndarray, info: TensorInfo) -> Stored:
 def _config(
     name: str, header: Header, stored: Mapping[str, Stored], path: str
 ) -> dict[str, Any]:
-    """Returns the `config.json` that the metadata stand for."""
+    """Returns the `config.json` equivalent to the metadata."""
     meta = Fields(header.metadata, path)
 
     def whole(key: str, default: int | None = None) -> int:
@@ -210,7 +209,7 @@ def _scaling(
 
 
 def _llama3_factors(theta: float, width: int, scaling: Mapping[str, Any]) -> np.ndarray:
-    """Returns by what each of Llama 3's frequencies is divided."""
+    """Returns the divisor of each of Llama 3's frequencies."""
     frequencies = theta ** -(np.arange(0, width, 2) / width)
     waves = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
@@ -219,7 +218,7 @@ def _llama3_factors(theta: float, width: int, scaling: Mapping[str, Any]) -> np.
 
 
 def _table(tensors: Tensors, name: str) -> Tensors:
-    """Returns a family's table with the names of the GGUF file."""
+    """Returns a family's table with the tensor names of the GGUF file."""
     rows = {}
     for parameter, (_, layout) in tensors.items():
         stem, _, leaf = parameter.removeprefix("layers/").rpartition("/")
@@ -239,7 +238,7 @@ def _table(tensors: Tensors, name: str) -> Tensors:
 def _as_published(
     name: str, config: ModelConfig, stored: Mapping[str, Stored]
 ) -> dict[str, Stored]:
-    """Returns the tensors without what the conversion to GGUF did to their numbers."""
+    """Returns the tensors with the changes of the conversion to GGUF undone."""
     tensors = dict(stored)
     for tensor, found in stored.items():
         if name == "llama" and ".attn_q." in tensor:
@@ -252,10 +251,10 @@ def _as_published(
 
 
 def _halved(stored: Stored, heads: int) -> Stored:
-    """Returns queries or keys in halves; the file has rotated pairs side by side."""
+    """Returns queries or keys in halves; the file interleaves the rotated pairs."""
     width = stored.shape[0] // heads
     if width % 2 or stored.shape[0] % heads:
-        return stored  # wrongly shaped, which is said later
+        return stored  # wrongly shaped, which is reported later
 
     def read(index: Index) -> np.ndarray:
         low, high, _ = index[0].indices(stored.shape[0])

@@ -8,26 +8,26 @@ from kdjax.config.schema import ModelConfig, RopeScalingConfig
 from kdjax.core.errors import UsageError
 
 MOST_LAYERS = 4096  # more than any model has; a damaged file may claim anything
-MOST = 2**31 - 1  # of any whole number: what jax's integers hold
-_LARGEST = 1e38  # of any other: what its floats hold
+MOST = 2**31 - 1  # of any integer: the largest int32, JAX's default
+_LARGEST = 1e38  # of any other number: what JAX's float32 holds
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 Value = TypeVar("Value", bool, int, float, str)
 
 
 class Fields:
-    """The values of a `config.json`; every one is checked when it is asked for."""
+    """The values of a `config.json`, each checked when it is read."""
 
     def __init__(self, values: Mapping[str, Any], path: str) -> None:
         self._values, self._path = values, path
 
     def get(self, names: str, default: Value | None, null: Value | None) -> Any:
-        """Returns the value of the first of the names that is there.
+        """Returns the value of the first name that is present.
 
         Args:
-            names: Separated by spaces: newer and older spellings.
-            default: What it is if none is there. None: one of them must be.
-            null: What it is if it is null. None: the default.
+            names: Newer and older spellings, separated by spaces.
+            default: The value if none is present. None: one is required.
+            null: The value if it is null. None: the default.
         """
         for name in names.split():
             if name in self._values:
@@ -41,7 +41,7 @@ class Fields:
         return default
 
     def integer(self, names: str, default: int | None = None, null: Any = None) -> int:
-        """Returns a whole number."""
+        """Returns an integer from 0 to `MOST`."""
         value = self.get(names, default, null)
         if isinstance(value, bool) or not isinstance(value, int):
             self.refuse(names, "must be a whole number", value)
@@ -72,14 +72,14 @@ class Fields:
     def choice(
         self, names: str, choices: Mapping[str, str], default: str | None = None
     ) -> str:
-        """Returns what one of the known words means."""
+        """Returns the meaning of one of the known words."""
         value = self.get(names, default, None)
         if not isinstance(value, str) or value not in choices:
             self.refuse(names, f"must be one of {', '.join(choices)}", value)
         return choices[value]
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """Returns an object; empty if it is absent or null."""
+        """Returns a JSON object; empty if it is absent or null."""
         value = self._values.get(name)
         if value is not None and not isinstance(value, Mapping):
             self.refuse(name, "must be an object", value)
@@ -95,10 +95,10 @@ class Fields:
         return [str(item) for item in value]
 
     def require(self, values: Mapping[str, Any]) -> None:
-        """Raises unless each key is absent, null, or has a value that we compute.
+        """Raises unless each key is absent, null or has a supported value.
 
         Args:
-            values: For each key, the only value, or a tuple of values.
+            values: For each key, the only supported value, or a tuple of them.
         """
         for name, wanted in values.items():
             known = wanted if isinstance(wanted, tuple) else (wanted,)
@@ -112,17 +112,17 @@ class Fields:
         raise UsageError(f"{self._path}: {names.split()[0]} {rule}{found}")
 
     def nested(self, values: Mapping[str, Any], name: str) -> "Fields":
-        """Returns an object within this one."""
+        """Wraps a nested object, for error messages that name it."""
         return Fields(values, f"{self._path}: {name}")
 
 
 def read_windows(hf: Fields, layers: int, default: Sequence[bool]) -> tuple[int, ...]:
-    """Returns the windows of the layers, as the shortest pattern that repeats.
+    """Returns the windows of the layers, as the shortest repeating pattern.
 
     Args:
         hf: The file.
-        layers: How many there are.
-        default: Which of them have a window if the file does not list them.
+        layers: The number of layers.
+        default: Which layers have a window if the file does not list them.
     """
     window = hf.integer("sliding_window", 4096, null=0)
     types = hf.words("layer_types", layers)
@@ -138,7 +138,7 @@ def read_windows(hf: Fields, layers: int, default: Sequence[bool]) -> tuple[int,
 
 
 def write_windows(config: ModelConfig) -> dict[str, Any]:
-    """Returns the keys that tell which layers have a window; Qwen's are among them."""
+    """Returns the keys for the layers' windows, including Qwen's own."""
     windows = config.layer_windows
     first = next((i for i, window in enumerate(windows) if window), len(windows))
     return {
@@ -152,13 +152,13 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
 def read_rope(
     hf: Fields, theta: float, fraction: float, local: float
 ) -> dict[str, Any]:
-    """Returns the fields of a model that rotates, from newer and older spellings.
+    """Returns the RoPE fields, from newer and older spellings.
 
     Args:
         hf: The file.
-        theta: The family's, where the file says nothing.
-        fraction: Likewise, of each head's width that is rotated.
-        local: Likewise, the theta of layers with a window; 0: as the others.
+        theta: The family's default theta.
+        fraction: The family's default fraction of each head's width that is rotated.
+        local: The family's default theta of windowed layers; 0: the others' theta.
     """
     new = hf.mapping("rope_parameters")
     full = hf.nested(new, "rope_parameters").mapping(_FULL) or new
@@ -202,7 +202,7 @@ def _read_scaling(rope: Fields, hf: Fields) -> RopeScalingConfig:
 
 
 def write_rope(config: ModelConfig, local: bool) -> dict[str, Any]:
-    """Returns the keys of a model that rotates, in the newer and the older spelling."""
+    """Returns the RoPE keys, in both the newer and the older spelling."""
     scaling = config.rope_scaling
     scale: dict[str, Any] = {}
     if scaling.kind != "none":

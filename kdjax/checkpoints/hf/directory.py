@@ -19,7 +19,7 @@ CONFIG, _GENERATION = "config.json", "generation_config.json"
 
 
 class HuggingFaceModel(PretrainedModel):
-    """`config.json`, `model.safetensors` or several files, and a `tokenizer.json`."""
+    """A `config.json`, one or several safetensors files, and a `tokenizer.json`."""
 
     @functools.cached_property
     def _config(self) -> dict[str, Any]:
@@ -28,7 +28,7 @@ class HuggingFaceModel(PretrainedModel):
 
     @property
     def is_claimed(self) -> bool:
-        """Whether there is a `config.json` of a model; runs have one of their own."""
+        """Whether `config.json` describes a model; runs have a `config.json` too."""
         try:
             return "model_type" in self._config
         except UsageError:
@@ -44,7 +44,7 @@ class HuggingFaceModel(PretrainedModel):
 
     @property
     def tokenizer_path(self) -> epath.Path:
-        """Its tokenizer.json."""
+        """The tokenizer.json in the directory."""
         return self.path / "tokenizer.json"
 
     @functools.cached_property
@@ -59,7 +59,7 @@ class HuggingFaceModel(PretrainedModel):
 
     @functools.cached_property
     def stop_tokens(self) -> tuple[int, ...]:
-        """Those of the first file that names any, as transformers takes them."""
+        """The ids in the first file that names any, in transformers' order."""
         for values in (self._generation, self._config):
             found = values.get("eos_token_id")
             if stops := ids_among(found if isinstance(found, list) else [found]):

@@ -1,4 +1,4 @@
-"""One entry per family: where its `config.json` keeps what `ModelConfig` says."""
+"""One entry per family: how its `config.json` maps to `ModelConfig`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,12 +8,12 @@ from kdjax.checkpoints.hf.tensor_names import GEMMA, GPT2, LLAMA, NEOX, OPT, Ten
 
 
 class Key(NamedTuple):
-    """Where `config.json` keeps a field of `ModelConfig`.
+    """The key in `config.json` of a field of `ModelConfig`.
 
     Attributes:
-        names: Separated by spaces, the newest first; that one is written.
-        default: What it means if it is absent. None: it must be there.
-        null: What it means if it is null. None: the default.
+        names: Separated by spaces, the newest first, which is the one written.
+        default: The value if the key is absent. None: the key is required.
+        null: The value if the key is null. None: the default.
     """
 
     names: str
@@ -27,15 +27,15 @@ class Family(NamedTuple):
     Attributes:
         name: `model_type` in `config.json`.
         architecture: The class in transformers.
-        prefix: What tensors of a saved base model lack at the front of their names.
-        keys: For each field, its key.
-        fixed: What all models of the family have in common.
-        tensors: For each parameter, its tensor, with {} for the layer, and layout.
-        rope: (theta, fraction, theta of windowed layers) where the file says nothing;
-            None: positions are learned.
-        windows: Which layers have a window where the file says nothing; None: none.
-        required: Keys of which we compute one value, or a tuple of them.
-        ignored: Tensors of this pattern are no parameters.
+        prefix: The prefix that tensor names of a saved base model lack.
+        keys: The key of each field.
+        fixed: The fields that all models of the family share.
+        tensors: Each parameter's tensor, with {} for the layer, and layout.
+        rope: Default (theta, fraction, theta of windowed layers); None: positions are
+            learned.
+        windows: Which layers have a window by default; None: none.
+        required: Keys with the only value, or tuple of values, that kdjax supports.
+        ignored: Pattern of tensors that are not parameters.
     """
 
     name: str
@@ -85,7 +85,7 @@ _GEMMA = {"scale_embeddings": True, "norm_offset": True, "sandwich_norm": True}
 
 
 def _every(period: int) -> Callable[[Fields, int], list[bool]]:
-    """Returns the pattern in which every `period`-th layer sees everything."""
+    """Returns the pattern in which every `period`-th layer has full attention."""
 
     def pattern(hf: Fields, layers: int) -> list[bool]:
         every = hf.integer("sliding_window_pattern _sliding_window_pattern", period)
@@ -95,7 +95,7 @@ def _every(period: int) -> Callable[[Fields, int], list[bool]]:
 
 
 def _late(hf: Fields, layers: int) -> list[bool]:
-    """Returns Qwen's pattern: windows from some layer on, if they are used at all."""
+    """Returns Qwen's pattern: windows, if used at all, from some layer on."""
     is_used = hf.boolean("use_sliding_window", False)
     first = hf.integer("max_window_layers", 28)
     return [is_used and layer >= first for layer in range(layers)]
@@ -105,7 +105,7 @@ def _all(hf: Fields, layers: int) -> list[bool]:
     return [True] * layers
 
 
-# A config that several of them could hold is written as the first of those.
+# A config that fits several families is written as the first of them.
 FAMILIES = {
     family.name: family
     for family in (
@@ -168,7 +168,7 @@ FAMILIES = {
             tensors=LLAMA,
             required={
                 "use_bidirectional_attention": False,
-                # By the former, files mean the latter, which transformers knows too.
+                # "gelu" in these files means the latter, in transformers too.
                 "hidden_act": ("gelu", "gelu_pytorch_tanh"),
                 "hidden_activation": ("gelu", "gelu_pytorch_tanh"),
             },

@@ -1,10 +1,10 @@
-"""How one tensor of a checkpoint and one parameter hold the same numbers.
+"""How the axes of a checkpoint's tensor map to those of a parameter.
 
 A layout such as ``(h k) d -> d h k`` names the dimensions of the tensor in the file,
 then those of the parameter. The letters are the project's, in lower case: d width,
 h heads, g key-value heads, k head width, f ffn width, v vocabulary, p positions. A
-digit is that one of three parts fused in one tensor: ``d (0 h k)`` are GPT-2's queries.
-``p+2`` has two rows in front that nobody uses.
+digit selects one of three parts fused in one tensor: ``d (0 h k)`` are GPT-2's queries.
+``p+2`` has two unused leading rows.
 """
 
 import functools
@@ -26,8 +26,8 @@ class Layout(NamedTuple):
     """A parsed layout.
 
     Attributes:
-        axes: For each dimension of the file's tensor, what it unfolds to.
-        skips: For each of them, how many leading rows are not the parameter's.
+        axes: For each dimension of the file's tensor, the dimensions it unfolds to.
+        skips: For each of them, the number of leading rows to skip.
         letters: The parameter's dimensions.
     """
 
@@ -54,14 +54,14 @@ class Layout(NamedTuple):
         sizes: Sizes,
         result: np.ndarray,
     ) -> None:
-        """Fills an array with a part of the parameter, and reads no more than it needs.
+        """Fills an array with a part of the parameter, reading only what it needs.
 
         Args:
             read: Returns a part of the tensor in the file.
             index: The part of the parameter, one slice of bounds per letter. Beyond the
                 file's vocabulary it is zero.
             sizes: The size of every letter in the file.
-            result: Of the shape that the index selects.
+            result: An array of the shape that the index selects.
         """
         bounds = {
             letter: (where.start, max(where.start, min(where.stop, sizes[letter])))
@@ -80,7 +80,7 @@ class Layout(NamedTuple):
         result[tuple(map(slice, part.shape))] = part
 
     def write(self, tensor: np.ndarray, parameter: np.ndarray, sizes: Sizes) -> None:
-        """Copies a whole parameter to its place in the tensor of the file."""
+        """Copies a whole parameter into its part of the file's tensor."""
         rows = tuple(slice(skip, None) for skip in self.skips)
         tokens = [token for axis in self.axes for token in axis]
         unfolded = tensor[rows].reshape([_size(token, sizes) for token in tokens])
@@ -91,13 +91,13 @@ class Layout(NamedTuple):
 
     @property
     def _stored(self) -> list[str]:
-        """The letters in the order of the file."""
+        """The letters in the file's order."""
         return [token for axis in self.axes for token in axis if not token.isdigit()]
 
 
 @functools.cache
 def parse(text: str) -> Layout:
-    """Returns the layout that the text describes; without an arrow both sides agree."""
+    """Parses a layout; without an arrow, both sides are the same."""
     stored, _, parameter = text.partition(" -> ")
     axes, skips = [], []
     for folded, single in re.findall(r"\(([^)]*)\)|(\S+)", stored):
@@ -115,10 +115,10 @@ def _size(token: str, sizes: Sizes) -> int:
 def _span(
     axis: tuple[str, ...], bounds: Mapping[str, Bounds], sizes: Sizes
 ) -> tuple[Bounds, list[int], list[int | slice]]:
-    """Returns the shortest range of an axis with all of the bounds, and how it unfolds.
+    """Returns the shortest range of an axis that covers the bounds.
 
     Returns:
-        The range, the dimensions it unfolds to, and what to take of each of them.
+        The range, the dimensions it unfolds to, and the index into each of them.
     """
     low, extent = 0, math.prod(_size(token, sizes) for token in axis)
     shape: list[int] = []

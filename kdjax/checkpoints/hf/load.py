@@ -1,4 +1,4 @@
-"""Pretrained models in: the tensors of a checkpoint, onto the mesh."""
+"""Loads pretrained models: a checkpoint's tensors, sharded over the mesh."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ from kdjax.models.model import Model, Params, build
 from kdjax.parallel.placement import name_of
 from kdjax.parallel.sharding import make_placement, shardings
 
-_ALIGNMENT = 64  # bytes, which XLA asks of a CPU's memory that it takes over
+_ALIGNMENT = 64  # bytes, as XLA requires of host memory that it adopts without a copy
 
 
 def load_tensors(
@@ -48,21 +48,21 @@ def load_tensors(
 ) -> tuple[Model, Params]:
     """Returns the model whose tensors a checkpoint holds, and its parameters.
 
-    Every process reads the bytes of its own shards and no others. Nothing is returned
-    unless all of it is sound.
+    Every process reads the bytes of its own shards only. Nothing is returned unless
+    everything is valid.
 
     Args:
         family: Says which tensor holds which parameter.
         config: The architecture.
-        tensors: Those of the checkpoint by name.
-        source: Names the checkpoint beside the progress bar.
-        mesh: Where the parameters go; None: to the first device.
-        rules: Sharding rules that go before the default ones.
-        dtype: Of parameters and computation. None: parameters as they are stored, and
-            computation in bfloat16 if they are stored in that, in float32 otherwise.
+        tensors: The checkpoint's tensors by name.
+        source: The checkpoint's name beside the progress bar.
+        mesh: The devices for the parameters; None: the first device.
+        rules: Sharding rules that take precedence over the default ones.
+        dtype: Of parameters and computation. None: parameters as stored, and
+            computation in bfloat16 if all are stored in it, else in float32.
 
     Raises:
-        UsageError: A tensor is missing, superfluous, wrongly shaped or not finite.
+        UsageError: A tensor is missing, unexpected, wrongly shaped or not finite.
     """
     sources = match(family, config, tensors)
     stored = {tensor.dtype for s in sources.values() for tensor in s.stored}
@@ -109,13 +109,13 @@ def _make(
     sizes: Sizes,
     dtype: str | None,
 ) -> jax.Array:
-    """Returns one parameter, of which this process reads its own shards."""
-    # Layers may be stored differently; all of them fit into the widest.
+    """Returns one parameter; this process reads only its own shards."""
+    # Layers may differ in dtype; the widest holds them all.
     widest = jnp.result_type(*(one.dtype for one in source.stored))
     precision = jnp.dtype(dtype or widest)
     if not source.is_stacked or _lies_on_host():
         return _assemble(source, shape, sharding, sizes, precision)
-    # What does not stay on the host need not be there all at once.
+    # On an accelerator, the host needs to hold only one layer at a time.
     by_row = sharding
     if isinstance(sharding, NamedSharding):
         by_row = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
@@ -135,14 +135,14 @@ def _assemble(
     sizes: Sizes,
     precision: Any,
 ) -> jax.Array:
-    """Returns an array, of whose shards this process holds its own at once."""
+    """Returns an array; this process holds all its own shards on the host at once."""
     pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def piece(index: Index | None) -> np.ndarray:
-        assert index is not None  # as for numbers alone, which no model has
+        assert index is not None  # None is for scalars, which no model has
         bounds = [where.indices(size) for where, size in zip(index, shape, strict=True)]
         key = tuple((low, high) for low, high, _ in bounds)
-        if key not in pieces:  # devices that hold copies share one read
+        if key not in pieces:  # replicas share one read
             part = [slice(*pair) for pair in key]
             pieces[key] = _read(source, part, sizes, precision)
         return pieces[key]
@@ -156,12 +156,12 @@ def _lies_on_host() -> bool:
 
 
 def _put(whole: jax.Array, row: jax.Array, layer: ArrayLike) -> jax.Array:
-    """Returns the parameter of all layers with that of one in its place."""
+    """Returns the stacked parameter with one layer written into it."""
     return jax.lax.dynamic_update_index_in_dim(whole, row, layer, axis=0)
 
 
 def _read(source: Source, index: list[slice], sizes: Sizes, dtype: Any) -> np.ndarray:
-    """Returns a part of a parameter."""
+    """Reads a part of a parameter."""
     result = _empty([where.stop - where.start for where in index], dtype)
     layout, stored, rest, rows = source.layout, source.stored, index, result[None]
     if source.is_stacked:
@@ -172,7 +172,7 @@ def _read(source: Source, index: list[slice], sizes: Sizes, dtype: Any) -> np.nd
 
 
 def _empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """Returns an array so aligned that a CPU's jax takes it over without a copy."""
+    """Returns an array aligned so that JAX on a CPU adopts it without a copy."""
     size = math.prod(shape) * jnp.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -182,9 +182,9 @@ def _empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
 def _check_finite(
     params: Params, sources: Mapping[str, Source], mesh: Mesh | None
 ) -> None:
-    """Raises, naming the tensor, if a number is infinite or none at all.
+    """Raises, naming the tensor, if an element is infinite or NaN.
 
-    The devices answer, so that all processes learn of it.
+    The check runs on the devices, so that all processes learn the result.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(_finite(mesh)(params))
     for path, layers in leaves:
@@ -199,12 +199,12 @@ def _check_finite(
 
 @functools.lru_cache(maxsize=8)
 def _finite(mesh: Mesh | None) -> Callable[[Params], Any]:
-    """Returns what tells of each parameter, layer by layer, whether it is finite."""
+    """Returns a jitted check of each parameter, per layer, for finiteness."""
 
     def check(path: Any, x: jax.Array) -> jax.Array:
         is_stacked = path[0].key == "layers"
-        # A sum needs no array of answers, and no sound tensor's is beyond float32; a
-        # maximum can lose a NaN between processes.
+        # A sum needs no array of booleans, and a valid tensor's does not overflow
+        # float32; a maximum can lose a NaN between processes.
         axes = tuple(range(int(is_stacked), x.ndim))
         return jnp.isfinite(jnp.abs(x).sum(axes, dtype=jnp.float32))
 

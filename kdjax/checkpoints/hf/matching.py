@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint holds which parameter, all checked beforehand."""
+"""Matches a checkpoint's tensors to parameters, with all checks up front."""
 
 import functools
 import math
@@ -18,12 +18,12 @@ from kdjax.parallel.placement import name_of
 
 
 class Source(NamedTuple):
-    """Where a parameter's numbers are.
+    """The tensors that hold a parameter.
 
     Attributes:
-        names: The tensor in the file, one per layer if the parameter is stacked.
-        stored: Those tensors.
-        layout: How they hold the numbers.
+        names: The tensor's name in the file, one per layer if the parameter is stacked.
+        stored: The tensors of these names.
+        layout: How their axes map to the parameter's.
         is_stacked: Whether the parameter has a leading layer axis.
     """
 
@@ -39,15 +39,15 @@ def match(
     """Returns the source of every parameter, by its path.
 
     Raises:
-        UsageError: The file does not hold this model's tensors and no others, in their
-            shapes and in a format that kdjax reads.
+        UsageError: The file does not hold exactly this model's tensors, in their shapes
+            and in a format that kdjax reads.
     """
     sizes = file_sizes(config)
     limit = max((math.prod(t.shape) for t in tensors.values()), default=0)
-    # Before anything of those sizes is asked for, be it the names of the layers.
+    # Checked before anything of these sizes is built, even the layers' names.
     if config.layers > len(tensors) or max(sizes.values()) > limit:
         raise UsageError(
-            f"the config speaks of {config.layers} layers and sizes up to "
+            f"the config describes {config.layers} layers and sizes up to "
             f"{max(sizes.values())}; the {len(tensors)} tensors, of at most {limit} "
             "elements, are another model's"
         )
@@ -85,7 +85,7 @@ def match(
 
 
 def file_sizes(config: ModelConfig) -> dict[str, int]:
-    """Returns the size of each letter of a layout, as files have it."""
+    """Returns the size in the file of each letter of a layout."""
     sizes = {
         "d": config.width,
         "h": config.heads,
@@ -99,12 +99,12 @@ def file_sizes(config: ModelConfig) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=64)
 def parameter_shapes(config: ModelConfig) -> Any:
-    """Returns the parameters' tree of shapes."""
+    """Returns the tree of the parameters' shapes."""
     return jax.eval_shape(build(config).init, jax.random.key(0))
 
 
 def _naming(family: Family, tensors: Mapping[str, Stored]) -> Callable[[str], str]:
-    """Returns the change of name for files that hold a base model alone."""
+    """Returns the renaming for files that hold only a base model."""
     if any(name.startswith(family.prefix) for name in tensors):
         return lambda name: name
     return lambda name: name.removeprefix(family.prefix)

@@ -1,4 +1,4 @@
-"""Models out: a directory that transformers loads unchanged."""
+"""Writes models as directories that transformers loads unchanged."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SHARD_BYTES = 4 * 2**30
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What must be known of a tokenizer: `kdjax.data.TextTokenizer` is one."""
+    """The interface of a tokenizer, such as `kdjax.data.TextTokenizer`."""
 
     @property
     def end_of_text(self) -> int:
@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
 
 
 class Part(NamedTuple):
-    """A parameter, or one layer of it, and its place in a tensor of the file."""
+    """A parameter, or one layer of it, and its layout in a tensor of the file."""
 
     leaf: Any
     layer: int | None
@@ -60,20 +60,20 @@ def save_pretrained(
     card: str,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a directory in the Hugging Face format: whole, or not at all.
+    """Writes a directory in the Hugging Face format, atomically.
 
-    Every process must call it, and the first one writes.
+    Every process must call it; only the first one writes.
 
     Args:
         path: A directory that does not exist yet, or is empty.
-        model: Its architecture must be a point of a family in transformers.
-        params: Written in the precision that they have.
-        tokenizer: What goes beside the weights; None: nothing does.
+        model: Its architecture must belong to a family in transformers.
+        params: Written in their own precision.
+        tokenizer: Written beside the weights; None: no tokenizer is written.
         card: The model card, in Markdown.
-        shard_bytes: Weights beyond this go into several files with an index.
+        shard_bytes: Weights larger than this are split into files with an index.
 
     Raises:
-        UsageError: The place is taken, or no family holds the model.
+        UsageError: The directory is not empty, or no family fits the model.
     """
     target = epath.Path(path).expanduser()
     family, config = write_config(model.config)
@@ -90,7 +90,7 @@ def save_pretrained(
         _write_weights(temporary, family, model, params, shard_bytes)
         if is_first:
             if target.exists():
-                target.rmdir()  # it is empty, and nothing is renamed onto a directory
+                target.rmdir()  # empty; a rename cannot replace a directory
             temporary.replace(target)
     finally:
         if is_first and temporary.exists():
@@ -107,7 +107,7 @@ def _texts(
     pad = None if tokenizer is None else tokenizer.end_of_text
     stops = [] if tokenizer is None else tokenizer.stops
     end = list(stops) if len(stops) > 1 else pad
-    # Said to be absent: the classes' own defaults are ids of other vocabularies.
+    # Explicit nulls: the classes' defaults are ids of other vocabularies.
     tokens = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": None}
     config = {**config, **tokens, "dtype": dtype, "torch_dtype": dtype}
     generation = {"eos_token_id": end, "pad_token_id": pad}
@@ -152,7 +152,7 @@ def _write_weights(
                 progress.update(size_of[name])
             if is_first:
                 save_file(content, os.fspath(directory / file), {"format": "pt"})
-                # The library hides its files from everybody else.
+                # safetensors creates files that only their owner can read.
                 shutil.copymode(directory / "config.json", directory / file)
             weight_map |= dict.fromkeys(names, file)
     if is_first and len(shards) > 1:
@@ -161,7 +161,7 @@ def _write_weights(
 
 
 def _parts(family: Family, model: Model, params: Params) -> dict[str, list[Part]]:
-    """Returns what each tensor is made of, the layers in order."""
+    """Returns the parts of each tensor, layers in order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     named = {name_of(path): leaf for path, leaf in leaves}
 
@@ -183,7 +183,7 @@ def _bytes(part: Part, sizes: Sizes) -> int:
 
 
 def _assemble(parts: list[Part], sizes: Sizes) -> np.ndarray:
-    """Returns a tensor of the file."""
+    """Assembles a tensor of the file from its parts."""
     tensor = np.zeros(parts[0].layout.file_shape(sizes), parts[0].leaf.dtype)
     for leaf, layer, layout in parts:
         part = leaf if layer is None else leaf[layer]

@@ -1,14 +1,14 @@
 """The tensors of every family, one table each.
 
-A row is: the parameter, the tensor, and how they hold the same numbers (`layouts`). Not
-every model of a family has all of them; its config decides.
+Each row holds the parameter, the tensor and the layout that relates them (`layouts`).
+Not every model of a family has all of them; its config decides.
 """
 
 Tensors = dict[str, tuple[str, str]]
 
 
 def _rows(text: str, layers: str = "") -> Tensors:
-    """Returns the rows of a table; `layers` goes before the tensors of a layer."""
+    """Returns the rows of a table; `layers` prefixes the tensors of a layer."""
     rows = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         parameter, tensor, layout = map(str.strip, line.split("|"))
@@ -129,7 +129,7 @@ LLAMA = _rows("""
     "model.layers.{}.",
 )
 
-# Gemma 2 and 3 write back what Llama writes back only after another norm.
+# Gemma 2 and 3 also normalise each output before adding it to the residual stream.
 GEMMA = LLAMA | _rows(
     """
     attention_post_norm/scale | post_attention_layernorm.weight   | d

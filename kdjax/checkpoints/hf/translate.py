@@ -1,4 +1,4 @@
-"""A checkpoint's `config.json` to a `ModelConfig`, and back."""
+"""Translates a checkpoint's `config.json` to a `ModelConfig`, and back."""
 
 import dataclasses
 import typing
@@ -32,7 +32,7 @@ _WRITTEN = {"gelu_tanh": "gelu_pytorch_tanh"}
 _HINTS = typing.get_type_hints(ModelConfig)
 _OFF_IS_NULL = ("attention_softcap", "logit_softcap")
 _ROPE = ("rope_theta", "rope_fraction", "rope_scaling", "local_rope_theta")
-# What a config says beyond the function that the parameters compute.
+# Fields that do not affect the function that the parameters compute.
 _FREE = ("vocab_multiple", "dtype", "remat", "attention")
 
 
@@ -44,8 +44,8 @@ def read_config(values: Mapping[str, Any], path: str) -> tuple[Family, ModelConf
         path: Names the file in error messages.
 
     Raises:
-        UsageError: The family is unknown, or a value is missing, wrong or one that
-            kdjax does not compute.
+        UsageError: The family is unknown, or a value is missing, invalid or
+            unsupported.
     """
     name = values.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -75,7 +75,7 @@ def read_config(values: Mapping[str, Any], path: str) -> tuple[Family, ModelConf
 
 
 def _read(hf: Fields, field: str, names: str, default: Any, null: Any) -> Any:
-    """Returns the value of one field, of the type that `ModelConfig` gives it."""
+    """Returns the value of one field, in its type in `ModelConfig`."""
     if field == "activation":
         return hf.choice(names, _ACTIVATIONS, default)
     readers = {int: hf.integer, float: hf.number, bool: hf.boolean}
@@ -83,23 +83,23 @@ def _read(hf: Fields, field: str, names: str, default: Any, null: Any) -> Any:
 
 
 def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
-    """Returns the family that holds a model, and its `config.json`.
+    """Returns the family that fits a model, and its `config.json`.
 
-    A family holds a model if reading back what was written gives the same function.
+    A family fits a model if reading back what was written gives the same function.
 
     Raises:
-        UsageError: None does; the message says what the nearest one lacks.
+        UsageError: None fits; the message says how the nearest one differs.
     """
     wanted = canonical(config)
     nearest: tuple[str, list[str]] | None = None
-    # GPT-2 could hold every OPT: what tells them apart is the usual activation.
+    # GPT-2 fits every OPT: their usual activations tell them apart.
     for family in sorted(
         FAMILIES.values(), key=lambda family: _usual(family) != config.activation
     ):
         values = _write(family, wanted)
         try:
             found = canonical(read_config(values, family.name)[1])
-        except UsageError:  # it lacks a key without which the sizes make no sense
+        except UsageError:  # a key is missing without which the sizes are invalid
             continue
         lacking = _differences(found, wanted)
         if config.width % config.heads:
@@ -116,7 +116,7 @@ def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
 
 
 def _usual(family: Family) -> str:
-    """Returns the activation that a family's models have, or have unless they say."""
+    """Returns the fixed or default activation of a family's models."""
     if "activation" in family.fixed:
         return str(family.fixed["activation"])
     return _ACTIVATIONS[family.keys["activation"].default]
@@ -144,7 +144,7 @@ def _write(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
-    """Returns the config that all configs of the same function have in common."""
+    """Returns the canonical config among all that describe the same function."""
     scaling, local = config.rope_scaling, config.local_rope_theta
     if scaling.kind == "none":
         scaling = RopeScalingConfig()

@@ -1,6 +1,6 @@
 """How much the parts of a decoder matter, measured on rows of text.
 
-The numbers that `prune` chooses by. One forward pass a batch; nothing is learnt.
+`prune` chooses by these scores. They take one forward pass per batch and no training.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,22 +20,22 @@ from kdjax.models.transformer.decoder import STATISTICS, Decoder
 from kdjax.models.transformer.layers import Block
 from kdjax.parallel.placement import Placement
 
-# What reads the residual stream, and what normalises its own kind of vector of width D.
+# The norms that read the residual stream, and all norms over vectors of width D.
 _READERS = ("attention_norm", "mlp_norm", "final_norm")
 _NORMS = (*_READERS, "attention_post_norm", "mlp_post_norm")
 
 
 class Importance(NamedTuple):
-    """What the parts of a model contribute, each compared with its like.
+    """Importance scores, comparable among parts of the same kind.
 
     Attributes:
         layers: [N], block influence: 1 - cosine of a block's input and output
             (ShortGPT, arXiv:2403.03853).
-        width: [D], mean square of a channel behind the norms that read it.
+        width: [D], mean square of a channel after the norms that read it.
         heads: [N, H], mean square of what a head writes to the residual stream.
         ffn: [N, F], the same for a channel of the MLP.
-        powers: For each norm, [D] or [N, D], the mean square of what it reads (less
-            the mean, for a layernorm).
+        powers: For each norm, [D] or [N, D], the mean square of its input (for a
+            layernorm, less the mean).
     """
 
     layers: np.ndarray
@@ -52,21 +52,21 @@ def measure(
     *,
     placement: Placement | None = None,
 ) -> Importance:
-    """Returns the importance of every layer, channel and head on some rows.
+    """Returns the importance of every layer, channel and head on given rows.
 
-    Channels and heads count by the power of their activations, as in Minitron
-    (arXiv:2407.14679), times that of the weights that read them, without which an
-    activation that nobody reads would count (Wanda, arXiv:2306.11695).
+    Channels and heads are scored by the power of their activations, as in Minitron
+    (arXiv:2407.14679), times the power of the weights that read them, so that an
+    activation that nothing reads does not count (Wanda, arXiv:2306.11695).
 
     Args:
-        config: The model's architecture, `vocab_size` filled in.
-        params: Its parameters, wherever they live.
+        config: The model's architecture, with `vocab_size` filled in.
+        params: Its parameters, on any devices.
         batches: Rows as {"tokens": [B, T], "segments": [B, T]}; padding, segment 0,
             does not count.
         placement: As for `build`.
 
     Raises:
-        ValueError: There is no token in the batches.
+        ValueError: The batches contain no tokens.
     """
     total: Any = None
     observe = _observe(config, placement or Placement())
@@ -74,12 +74,12 @@ def measure(
         sums = observe(params, batch["tokens"], batch["segments"])
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     if total is None or not int(total["count"]):
-        raise ValueError("there is no token to measure importance on")
+        raise ValueError("there are no tokens to measure importance on")
     return _importance(config, params, total)
 
 
 def _importance(config: ModelConfig, params: Params, total: Any) -> Importance:
-    """Returns sums over tokens as importances, on the host of every process."""
+    """Turns sums over tokens into importances, on the host of every process."""
 
     def reduce(params: Params, total: Any) -> dict[str, Any]:
         mean = jax.tree.map(lambda x: x / total["count"], total["sums"])
@@ -109,7 +109,7 @@ def _power(x: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
 
 
 def _observe(config: ModelConfig, placement: Placement) -> Callable[..., Any]:
-    """Returns a jitted forward pass that gives sums over tokens of what it saw."""
+    """Returns a jitted forward pass that sums activation statistics over tokens."""
     module = Decoder(config, placement)
 
     def observe(params: Params, tokens: Array, segments: Array) -> Any:
@@ -124,10 +124,10 @@ def _observe(config: ModelConfig, placement: Placement) -> Callable[..., Any]:
 
 
 def _observer(config: ModelConfig, is_token: Array) -> Callable[..., Any]:
-    """Returns what flax calls instead of each module, and which sows sums."""
+    """Returns a Flax method interceptor that sows sums over tokens."""
 
     def total(x: Array, features: int) -> Array:
-        """Sums over tokens, which may lie in one dimension or in two."""
+        """Sums over tokens, which span one dimension or two."""
         lead = tuple(range(x.ndim - features))
         counted = is_token.reshape(x.shape[: len(lead)] + (1,) * features)
         return jnp.where(counted, x, 0).sum(lead)

@@ -1,7 +1,7 @@
 """A student pruned from its teacher: fewer layers, heads and channels.
 
-`choose` says which parts stay, `prune` takes them. Everything that stays keeps its
-order, so that pruning nothing is the identity.
+`choose` decides which parts to keep, and `prune` extracts them. Kept parts stay in
+order, so pruning nothing is the identity.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from kdjax.models.pruning.importance import Importance
 from kdjax.parallel.placement import name_of
 
 Layers = Literal["every_kth", "first_last", "importance"] | Sequence[int]
-Indices = list[Any]  # nested lists, because they are kept as JSON
+Indices = list[Any]  # nested lists, because they are stored as JSON
 
 
 class Parts(NamedTuple):
-    """What a student keeps of its teacher; None: everything of this kind.
+    """The parts of its teacher that a student keeps; None: all parts of this kind.
 
     Attributes:
-        layers: [n], ascending unless the user wants another order.
+        layers: [n], ascending unless the user chose another order.
         width: [d], channels of the residual stream.
-        heads: [n, h], for each layer that stays.
-        kv_heads: [n, g], likewise.
-        ffn: [n, f], likewise.
-        gains: For parameters whose path ends so, a factor, or one a layer.
+        heads: [n, h], query heads of each kept layer.
+        kv_heads: [n, g], key-value heads of each kept layer.
+        ffn: [n, f], FFN channels of each kept layer.
+        gains: Maps the end of a parameter's path to a factor, or one per layer.
     """
 
     layers: Indices
@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 # Which kept parts index which dimension of a parameter; first match wins. A dot is a
-# dimension that no cut changes, and the layer axis of scanned blocks is left out.
+# dimension that is never pruned; the layer axis of scanned blocks is left out.
 _DIMENSIONS = (
     (r"embed/(tokens|positions)$", ". width"),
     (r"head/kernel$", "width ."),
@@ -65,7 +65,7 @@ _DIMENSIONS = (
 def needs_importance(
     teacher: ModelConfig, student: ModelConfig, layers: Layers
 ) -> bool:
-    """Returns whether `choose` must know what matters: whether more than layers go."""
+    """Returns whether `choose` needs importance: to rank layers or prune widths."""
     return layers == "importance" or _sizes(student) != _sizes(teacher)
 
 
@@ -77,24 +77,24 @@ def choose(
 ) -> Parts:
     """Returns which parts of the teacher a student of these sizes keeps.
 
-    - "every_kth": layers at even distances, the first and the last among them.
+    - "every_kth": evenly spaced layers, including the first and the last.
     - "first_last": half of the layers from the start, half from the end.
-    - "importance": those of most block influence (ShortGPT, arXiv:2403.03853).
-    - Numbers: these, the first one for the student's first layer, and so on.
+    - "importance": layers of highest block influence (ShortGPT, arXiv:2403.03853).
+    - Indices: these layers, in the student's order.
 
-    Heads go by whole groups: those key-value heads stay whose queries matter most
-    together, and with each of them equally many queries. FFN channels and heads are
-    chosen layer by layer, channels of the residual stream once for all (Minitron,
+    Heads are pruned by group: the key-value heads whose query heads matter most in
+    total are kept, each with equally many query heads. FFN channels and heads are
+    chosen per layer, channels of the residual stream once for all layers (Minitron,
     arXiv:2407.14679).
 
     Args:
-        teacher: Its architecture.
-        student: The student's, nowhere larger than the teacher's.
+        teacher: The teacher's architecture.
+        student: The student's architecture, no dimension larger than the teacher's.
         layers: How layers are chosen.
-        importance: From `measure`; without it only layers can go.
+        importance: From `measure`; without it only layers can be dropped.
 
     Raises:
-        ValueError: Importance is needed and missing.
+        ValueError: Importance is needed but missing.
 
     Example:
         >>> deep, shallow = ModelConfig(layers=12), ModelConfig(layers=6)
@@ -119,7 +119,7 @@ def choose(
 
 
 def describe(teacher: ModelConfig, student: ModelConfig, parts: Parts) -> str:
-    """Returns what a student keeps of its teacher, in words.
+    """Describes the parts of its teacher that a student keeps.
 
     Example:
         >>> whole = ModelConfig(layers=6, heads=8, ffn_width=512)
@@ -156,7 +156,7 @@ def _layers(
 
 
 def _most(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the places of the largest scores of the last axis, ascending."""
+    """Returns the indices of the largest scores on the last axis, ascending."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     return np.sort(order[..., :count], axis=-1)
 
@@ -164,7 +164,7 @@ def _most(scores: np.ndarray, count: int) -> np.ndarray:
 def _heads(
     teacher: ModelConfig, student: ModelConfig, scores: np.ndarray
 ) -> dict[str, Indices]:
-    """Returns the kept key-value heads, and with each of them equally many queries."""
+    """Returns the kept key-value heads and equally many query heads for each."""
     queries = teacher.heads // teacher.key_value_heads
     grouped = scores.reshape(len(scores), teacher.key_value_heads, queries)
     groups = _most(grouped.sum(-1), student.key_value_heads)
@@ -177,12 +177,12 @@ def _heads(
 def _gains(
     teacher: ModelConfig, width: np.ndarray, layers: list[int], importance: Importance
 ) -> dict[str, Any]:
-    """Returns what makes up for norms that divide by the root of fewer channels' mean.
+    """Returns factors that compensate for norms over fewer channels.
 
-    A norm of the kept channels divides by the root of *their* mean square, which is the
-    teacher's times share * D / d. With dead channels gone, share is 1 and the function
-    the teacher's. A layernorm asks for more: the mean must be the same without them,
-    and they must have no bias.
+    A norm over the kept channels divides by the root of *their* mean square, which is
+    the teacher's times share * D / d. If only dead channels are pruned, share is 1 and
+    the function is the teacher's. A layernorm also requires that the mean is the same
+    without them and that they have no bias.
     """
     ratio = teacher.width / len(width)
     gains = {}
@@ -190,7 +190,7 @@ def _gains(
         share = powers[..., width].sum(-1) / np.maximum(powers.sum(-1), 1e-30)
         gain = np.sqrt(share * ratio)
         gains[f"{name}/scale"] = (gain[layers] if gain.ndim else gain).tolist()
-    if teacher.scale_embeddings:  # by the root of the width, which is another one now
+    if teacher.scale_embeddings:  # by the root of the width, which has changed
         gains["embed/tokens"] = math.sqrt(ratio)
         if teacher.tie_embeddings:
             gains["final_norm/scale"] /= math.sqrt(ratio)
@@ -209,10 +209,10 @@ def prune(
 
     Args:
         teacher: The teacher's architecture.
-        params: Its parameters, wherever they live.
-        student: The student's architecture; the windows are those of the kept layers.
-        parts: What the student keeps, from `choose`.
-        shardings: Where its parameters go; None leaves it to the compiler.
+        params: The teacher's parameters, on any devices.
+        student: The student's architecture; its windows come from the kept layers.
+        parts: The parts that the student keeps, from `choose`.
+        shardings: Of the student's parameters; None leaves them to the compiler.
     """
 
     def take(params: Params) -> Params:
@@ -236,7 +236,7 @@ def with_windows(
 
 
 def _part(teacher: ModelConfig, parts: Parts, name: str, x: jax.Array) -> jax.Array:
-    """Returns what the student keeps of one parameter."""
+    """Returns the part of one parameter that the student keeps."""
     dimensions = next(
         found for pattern, found in _DIMENSIONS if re.search(pattern, name)
     ).split()
@@ -250,12 +250,12 @@ def _part(teacher: ModelConfig, parts: Parts, name: str, x: jax.Array) -> jax.Ar
         kept = np.array(indices)
         if kept.ndim == 1:
             x = jnp.take(x, kept, axis)
-        else:  # chosen layer by layer
+        else:  # chosen per layer
             shape = [
                 len(kept) if i == 0 else -1 if i == axis else 1 for i in range(x.ndim)
             ]
             x = jnp.take_along_axis(x, kept.reshape(shape), axis)
-    # A copy even of what stays whole: training will overwrite it.
+    # Copy even unpruned parameters: training will overwrite them.
     x = jnp.array(x, jnp.float32, copy=True)
     gain = (parts.gains or {}).get("/".join(name.split("/")[-2:]))
     if gain is None:

@@ -1,4 +1,4 @@
-"""Attention kernels behind one seam, the positions and masks they need, the cache."""
+"""Attention kernels behind one interface, with their masks, positions and cache."""
 
 import math
 from typing import Literal, NamedTuple
@@ -11,18 +11,18 @@ from kdjax.config.schema import ModelConfig, RopeScalingConfig
 
 
 class View(NamedTuple):
-    """What a network knows of positions.
+    """Where queries and keys are, and which keys each query may attend to.
 
     Attributes:
-        mask: [B, 1, T, S], true where a query may look at a key.
-        places: [B or 1, T], where the queries lie among the S keys.
-        positions: [B, T], where they lie in their own documents.
-        angles: [B, T, R], how far queries and keys turn; None: they do not.
-        local_angles: The same for layers with a window, where those turn differently.
+        mask: [B, 1, T, S], true where a query may attend to a key.
+        slots: [B or 1, T], the indices of the queries among the S keys.
+        positions: [B, T], the positions of the queries in their own documents.
+        angles: [B, T, R], rotation angles of queries and keys; None: no rotation.
+        local_angles: The same for windowed layers, if their angles differ.
     """
 
     mask: Array
-    places: Array
+    slots: Array
     positions: Array
     angles: Array | None = None
     local_angles: Array | None = None
@@ -31,8 +31,8 @@ class View(NamedTuple):
 class Cache(NamedTuple):
     """Keys and values of the positions so far: [N, B, S, G, K], or one layer's.
 
-    A row's position s lies at place s. What lies behind the positions that a row has
-    reached is never looked at: padding is written over before it comes into view.
+    Slot s of a row holds its position s. Slots beyond the positions that a row has
+    reached are never attended to: padding is overwritten before it becomes visible.
     """
 
     keys: Array
@@ -42,15 +42,15 @@ class Cache(NamedTuple):
         self,
         key: Float[Array, "B T G K"],
         value: Float[Array, "B T G K"],
-        places: Int[Array, "B T"],
+        slots: Int[Array, "B T"],
     ) -> "Cache":
-        """Returns one layer's cache with the keys and values at their places."""
-        where = jnp.arange(key.shape[0])[:, None], places
+        """Returns one layer's cache with the keys and values written to their slots."""
+        where = jnp.arange(key.shape[0])[:, None], slots
         return Cache(self.keys.at[where].set(key), self.values.at[where].set(value))
 
 
 def create_cache(config: ModelConfig, batch: int, length: int) -> Cache:
-    """Returns the empty cache of all layers, for rows of up to `length` positions."""
+    """Returns an empty cache for all layers and rows of up to `length` positions."""
     heads = config.key_value_heads, config.width_of_head
     empty = jnp.zeros((config.layers, batch, length, *heads), config.dtype)
     return Cache(empty, empty)
@@ -66,16 +66,16 @@ def attend(
     softcap: float = 0.0,
     implementation: Literal["auto", "xla", "cudnn"] = "auto",
 ) -> Float[Array, "B T H K"]:
-    """Returns dot-product attention; every kernel is chosen here.
+    """Returns dot-product attention; the only place where kernels are chosen.
 
     Args:
         query: One vector per head.
         key: One vector per key-value head; H is a multiple of G.
-        value: Likewise.
+        value: One vector per key-value head.
         mask: True where attention is allowed.
         scale: Factor on the scores; None: K ** -0.5.
         softcap: c in c * tanh(score / c); 0: no cap. Only XLA computes it.
-        implementation: "auto" leaves the choice to jax.
+        implementation: "auto" leaves the choice to JAX.
     """
     if softcap:
         scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -98,7 +98,7 @@ def _attend_capped(
     scale: float,
     softcap: float,
 ) -> Float[Array, "B T H K"]:
-    """Returns attention with capped scores, which jax's own function lacks."""
+    """Returns attention with soft-capped scores, which JAX's function lacks."""
     batch, length, _, width = query.shape
     grouped = query.reshape(batch, length, key.shape[2], -1, width)
     scores = jnp.einsum(
@@ -111,28 +111,28 @@ def _attend_capped(
 
 
 def make_view(config: ModelConfig, segments: Int[Array, "B T"]) -> View:
-    """Returns what all layers see before their windows narrow it."""
-    places = jnp.arange(segments.shape[1])[None]
+    """Returns the view shared by all layers, before any window narrows it."""
+    slots = jnp.arange(segments.shape[1])[None]
     positions = segment_positions(segments)
-    turns = _turns(config, positions)
-    return View(causal_mask(segments), places, positions, *turns)
+    angles = _angles(config, positions)
+    return View(causal_mask(segments), slots, positions, *angles)
 
 
 def make_cached_view(
     config: ModelConfig, positions: Int[Array, "B T"], length: int
 ) -> View:
-    """Returns what all layers see of a cache with `length` places, one document a row.
+    """Returns the view of a cache with `length` slots, one document per row.
 
-    Whether a row is padded needs no saying: no position looks at a later one.
+    Padding needs no mask of its own: no position attends to a later one.
     """
     mask = positions[:, :, None] >= jnp.arange(length)[None, None]
-    return View(mask[:, None], positions, positions, *_turns(config, positions))
+    return View(mask[:, None], positions, positions, *_angles(config, positions))
 
 
-def _turns(
+def _angles(
     config: ModelConfig, positions: Int[Array, "B T"]
 ) -> tuple[Array | None, Array | None]:
-    """Returns the angles, and those of layers with a window where they differ."""
+    """Returns the RoPE angles, and those of windowed layers if they differ."""
     angles = local = None
     if config.positions == "rope":
         width = int(config.width_of_head * config.rope_fraction)
@@ -143,9 +143,9 @@ def _turns(
 
 
 def narrow(view: View, window: Int[Array, ""]) -> View:
-    """Returns what a layer sees that looks back `window` positions; 0: to the start."""
+    """Returns the view of a layer whose window is `window` positions; 0: unlimited."""
     keys = jnp.arange(view.mask.shape[-1])
-    distance = view.places[:, :, None] - keys[None, None]
+    distance = view.slots[:, :, None] - keys[None, None]
     near = (distance < window) | (window == 0)
     angles = view.angles
     if angles is not None and view.local_angles is not None:
@@ -156,7 +156,7 @@ def narrow(view: View, window: Int[Array, ""]) -> View:
 
 
 def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """Returns where a position may look: backwards, within its own segment."""
+    """Returns the causal mask within segments: true where attention is allowed."""
     length = segments.shape[1]
     causal = jnp.tril(jnp.ones((length, length), bool))
     same = segments[:, :, None] == segments[:, None, :]
@@ -164,7 +164,7 @@ def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
 
 
 def segment_positions(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Returns each token's position in its own segment, from 0.
+    """Returns each token's position within its segment, counted from 0.
 
     Example:
         >>> segment_positions(jnp.array([[1, 1, 1, 2, 2, 0]])).tolist()
@@ -192,7 +192,7 @@ def rope_angles(
 def _scale(
     frequencies: Float[Array, "R"], scaling: RopeScalingConfig
 ) -> Float[Array, "R"]:
-    """Returns frequencies slowed by `factor`, the high ones less (arXiv:2407.21783)."""
+    """Returns frequencies divided by `factor`, high ones less (arXiv:2407.21783)."""
     kept = jnp.zeros_like(frequencies)
     if scaling.kind == "llama3":
         waves = frequencies * (scaling.original_length / (2 * math.pi))
@@ -204,7 +204,7 @@ def _scale(
 def rotate(
     x: Float[Array, "B T H K"], angles: Float[Array, "B T R"]
 ) -> Float[Array, "B T H K"]:
-    """Rotates the first 2R of each head's dimensions, in halves; the rest pass."""
+    """Rotates the first 2R dimensions of each head, in halves; keeps the rest."""
     half = angles.shape[-1]
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     first, second, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)

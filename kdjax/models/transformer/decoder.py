@@ -12,16 +12,16 @@ from kdjax.models.transformer.attention import Cache, View, narrow
 from kdjax.models.transformer.layers import INIT_SCALE, Block, dtype_of, norm
 from kdjax.parallel.placement import Placement, name_of
 
-STATISTICS = "statistics"  # what an observer may sow in the modules; else empty
+STATISTICS = "statistics"  # the collection that observers sow into; else empty
 
 
 def table_size(config: ModelConfig) -> int:
-    """Returns the rows of the embedding table: the vocabulary, padded."""
+    """Returns the number of rows of the embedding table: the padded vocabulary."""
     return -(-config.vocab_size // config.vocab_multiple) * config.vocab_multiple
 
 
 class Embed(nn.Module):
-    """Token embeddings, plus learned positions where the config has them."""
+    """Token embeddings, plus learned position embeddings if the config has them."""
 
     config: ModelConfig
     placement: Placement
@@ -30,7 +30,7 @@ class Embed(nn.Module):
     def __call__(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        """Returns the entrance to the residual stream."""
+        """Returns the initial residual stream."""
         config = self.config
         x = self._table("tokens", table_size(config))[tokens]
         if config.scale_embeddings:
@@ -47,7 +47,7 @@ class Embed(nn.Module):
 
 
 class UntiedHead(nn.Module):
-    """Holds the output matrix; `losses.apply_head` uses it."""
+    """Holds the output matrix, which `losses.apply_head` applies."""
 
     config: ModelConfig
 
@@ -59,7 +59,7 @@ class UntiedHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens in, last hidden states out, for training and for decoding."""
+    """Maps tokens to the last hidden states, in training and in decoding."""
 
     config: ModelConfig
     placement: Placement
@@ -71,9 +71,9 @@ class Decoder(nn.Module):
         """Returns the hidden states that the head reads, and the cache.
 
         Args:
-            tokens: One token for each position.
-            view: What all layers see before their windows narrow it.
-            cache: Of all layers, scanned along with their parameters.
+            tokens: One per position.
+            view: Shared by all layers, before any window narrows it.
+            cache: Holds all layers, which are scanned along with their parameters.
         """
         config = self.config
         embed = Embed(config, self.placement, name="embed")
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
 
 
 def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
-    """Returns the block, its weights placed as they are used, maybe rematerialised."""
+    """Returns the block with its weights placed at use and its remat policy."""
 
     def place(variables: Any) -> Any:
         def one(path: Any, weight: Array) -> Array:
@@ -112,6 +112,6 @@ def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
         "block": None,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[config.remat]
-    # Inside a scan XLA cannot merge the recomputation away, so the guard against
-    # that (prevent_cse) would only cost speed.
+    # XLA's CSE cannot undo rematerialisation inside a scan, so prevent_cse would only
+    # cost speed.
     return nn.remat(block, policy=policy, prevent_cse=False)

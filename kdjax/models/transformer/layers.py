@@ -22,7 +22,7 @@ INIT_SCALE = 0.02
 
 
 def dtype_of(config: ModelConfig) -> jnp.dtype:
-    """Returns the computation's dtype; new parameters are float32."""
+    """Returns the compute dtype; parameters are initialised in float32."""
     return jnp.dtype(config.dtype)
 
 
@@ -34,7 +34,7 @@ class OffsetNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        """Returns x with a mean square of one in the last dimension, scaled."""
+        """Returns x, normalised over the last dimension to mean square 1 and scaled."""
         scale = self.param("scale", nn.initializers.zeros, x.shape[-1:])
         plain = nn.RMSNorm(epsilon=self.epsilon, use_scale=False, dtype=jnp.float32)
         scale = jnp.expand_dims(1 + scale.astype(jnp.float32), range(x.ndim - 1))
@@ -42,7 +42,7 @@ class OffsetNorm(nn.Module):
 
 
 def norm(config: ModelConfig, name: str) -> nn.Module:
-    """Returns the normalisation layer; its statistics run in float32."""
+    """Returns the normalisation layer, which computes its statistics in float32."""
     kind: Callable[..., nn.Module] = OffsetNorm
     if not config.norm_offset:
         kind = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}[config.norm]
@@ -55,12 +55,12 @@ def residual_init(config: ModelConfig) -> nn.initializers.Initializer:
 
 
 def flatten(x: Float[Array, "B T *features"]) -> Float[Array, "..."]:
-    """Returns the tokens of all rows in one dimension, if there is one device.
+    """Merges the batch and sequence dimensions, on a single device only.
 
-    The weight gradient of a product over two batch dimensions makes XLA's CPU backend
-    transpose a whole activation first; over one it does not. On several devices the
-    rows stay apart: behind this reshape the partitioner of jax 0.10 was seen to return
-    wrong products for weights that are cut along the batch's own axes.
+    With two batch dimensions, the weight gradient of a product makes XLA's CPU backend
+    transpose a whole activation first; with one it does not. On several devices the
+    dimensions stay separate: after this reshape, the partitioner of JAX 0.10 was seen
+    to return wrong products for weights sharded along the batch's own mesh axes.
     """
     return x.reshape(-1, *x.shape[2:]) if jax.device_count() == 1 else x
 
@@ -77,11 +77,12 @@ class Attention(nn.Module):
         view: View,
         cache: Cache | None,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
-        """Returns what the positions gather from those they may see, and the cache.
+        """Returns the attention output and the updated cache.
 
         Args:
-            x: What the positions hold.
-            view: What they see, of the cache if there is one, else of each other.
+            x: The normalised residual stream.
+            view: Mask and angles over the cache's slots if there is a cache, else over
+                x's own positions.
             cache: This layer's keys and values of earlier positions.
         """
         config = self.config
@@ -93,25 +94,19 @@ class Attention(nn.Module):
             kernel_init=nn.initializers.normal(INIT_SCALE),
         )
         shape, x = x.shape[:2], flatten(x)
-        query, key, value = (
-            project((heads, head_width), name=name)(x).reshape(
-                *shape, heads, head_width
-            )
-            for name, heads in (
-                ("query", config.heads),
-                ("key", kv_heads),
-                ("value", kv_heads),
-            )
-        )
+        query = project((config.heads, head_width), name="query")(x)
+        key = project((kv_heads, head_width), name="key")(x)
+        value = project((kv_heads, head_width), name="value")(x)
+        query = query.reshape(*shape, config.heads, head_width)
+        key = key.reshape(*shape, kv_heads, head_width)
+        value = value.reshape(*shape, kv_heads, head_width)
         if config.qk_norm:
-            query, key = (
-                norm(config, "query_norm")(query),
-                norm(config, "key_norm")(key),
-            )
+            query = norm(config, "query_norm")(query)
+            key = norm(config, "key_norm")(key)
         if view.angles is not None:
             query, key = rotate(query, view.angles), rotate(key, view.angles)
         if cache is not None:
-            key, value = cache = cache.write(key, value, view.places)
+            key, value = cache = cache.write(key, value, view.slots)
         mixed = attend(
             query,
             key,
@@ -139,7 +134,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Returns the transformed positions."""
+        """Returns the MLP's output at each position."""
         config = self.config
         dense = partial(nn.Dense, dtype=dtype_of(config), use_bias=config.mlp_bias)
         wide = partial(
@@ -174,11 +169,11 @@ class Block(nn.Module):
         """Returns the residual stream after this layer, and the layer's cache.
 
         Args:
-            x: The residual stream before it.
-            window: This layer's, if the layers differ in it.
-            view: What positions see and how they are rotated.
-            cache: The layer's keys and values of earlier positions; None: all that
-                positions see is in x.
+            x: The residual stream before this layer.
+            window: This layer's window, if the layers' windows differ.
+            view: Mask, positions and rotation angles.
+            cache: The layer's keys and values of earlier positions; None: positions
+                attend within x only.
         """
         config = self.config
         if window is not None:
