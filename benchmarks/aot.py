@@ -1,10 +1,10 @@
-"""Compiles the loss for accelerators that this machine does not have.
+"""Compiles the loss for accelerators that this machine lacks.
 
     python -m benchmarks.aot '{"target": "v5e", "implementation": "fused"}'
 
 prints the compiled program's memory, collectives and estimated cycles as JSON. Each
-program is compiled in a process of its own (`measure`): a compiler that aborts must
-not end the benchmark, and the target must be chosen before jax starts.
+program is compiled in a process of its own (`measure`): a compiler crash must not end
+the benchmark, and the target must be chosen before jax starts.
 """
 
 import json
@@ -26,7 +26,7 @@ GIB = 2.0**30
 
 
 class Case(NamedTuple):
-    """One program: what is computed, how large, and where."""
+    """One program: what it computes, its sizes, and its mesh."""
 
     target: str
     implementation: str = "fused"
@@ -42,18 +42,18 @@ class Case(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """How many devices hold the program."""
+        """The number of devices that run the program."""
         return self.data * self.fsdp * self.tensor
 
     @property
     def flops(self) -> float:
-        """Matmul work of a device: three products of the student's head, one more."""
+        """Matmul FLOPs per device: three student-head products, one teacher-head."""
         widths = 6 * self.student_width + 2 * self.teacher_width
         return float(self.tokens * widths * self.vocabulary) / self.devices
 
 
 def compilers() -> dict[str, str]:
-    """Returns the versions of what compiles for each platform, or "absent"."""
+    """Returns the version of each platform's compiler package, or "absent"."""
     return common.versions(targets.PACKAGES.values())
 
 
@@ -65,7 +65,7 @@ def measure(case: Case) -> dict[str, Any]:
     return common.in_fresh_process(
         "benchmarks.aot",
         case._asdict(),
-        JAX_PLATFORMS="cpu",  # or the plugin looks for a driver
+        JAX_PLATFORMS="cpu",  # else the plugin looks for a driver
         TPU_SKIP_MDS_QUERY="1",
         TPU_WORKER_HOSTNAMES="localhost",
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",

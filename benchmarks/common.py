@@ -1,4 +1,4 @@
-"""What every benchmark shares: where it ran, fair timing, and its result file."""
+"""Shared by all benchmarks: the environment, fair timing, and result files."""
 
 import datetime
 import importlib.metadata
@@ -33,9 +33,9 @@ def environment() -> dict[str, Any]:
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, list[float]]:
-    """Returns each function's seconds over rounds that go through all of them.
+    """Returns each function's seconds over rounds that run all of them in turn.
 
-    On a machine whose speed drifts, only figures of the same round compare.
+    On a machine whose speed drifts, only times of the same round are comparable.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -67,9 +67,9 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def in_fresh_process(
     module: str, request: Mapping[str, Any], **environment: str
 ) -> dict[str, Any]:
-    """Returns what `python -m MODULE REQUEST` prints last, both JSON.
+    """Returns the last line that `python -m MODULE REQUEST` prints; both are JSON.
 
-    Returns {"error": its last words} where it fails.
+    Returns {"error": its last error line} if it fails.
     """
     run = subprocess.run(
         [sys.executable, "-m", module, json.dumps(request)],
@@ -86,14 +86,14 @@ def in_fresh_process(
 
 
 def verdict(value: float | None, goal: float) -> str:
-    """Returns whether a figure is at most its goal, for the table."""
+    """Says whether a figure is at most its goal, for the table."""
     if value is None:
         return f"no figure (<= {goal:g})"
     return f"{'met' if value <= goal else 'MISSED'} (<= {goal:g})"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints the rows under their columns; None is a dash."""
+    """Prints the rows under their columns; None is shown as a dash."""
     cells = [list(columns)] + [
         ["-" if cell is None else str(cell) for cell in row] for row in rows
     ]
@@ -106,7 +106,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 def save(name: str, result: dict[str, Any], *, show: bool = True) -> None:
-    """Writes the result to `results/NAME-DEVICE.json` and, if to show, prints it."""
+    """Writes the result to `results/NAME-DEVICE.json`; with `show`, prints it too."""
     text = json.dumps(environment() | result, indent=1)
     device = jax.devices()[0].device_kind.replace(" ", "-")
     path = RESULTS / f"{name}-{device}.json"

@@ -1,4 +1,4 @@
-"""What a GPU multiplies at, as the measure of the loss on it."""
+"""A GPU's measured matmul rate, the yardstick for the loss on it."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from benchmarks import common
 
 
 def matmul_rate(size: int = 8192, rounds: int = 10) -> float:
-    """Returns FLOP/s of a large bfloat16 product on this machine, now."""
+    """Returns the FLOP/s of a large bfloat16 product, measured on this machine."""
     left, right = (
         jax.random.normal(key, (size, size), jnp.bfloat16)
         for key in jax.random.split(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What a compiled program's text and jaxpr say: loops, collectives, cycles."""
+"""Reads loops, collectives and cycles from a compiled program's text and jaxpr."""
 
 import re
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 class Loop(NamedTuple):
-    """A loop that is known before compilation: how often it runs, and its loops."""
+    """A loop known before compilation: its trip count, and the loops inside it."""
 
     length: int
     inside: list["Loop"]
 
 
 def collectives(text: str) -> Iterator[str]:
-    """Yields the kind of every collective in the text; one in a loop comes once."""
+    """Yields the kind of every collective in the text; one in a loop counts once."""
     for line in text.splitlines():
         if found := _COLLECTIVE.search(line):
             yield found[1]
 
 
 def loops(jaxpr: Any) -> list[Loop]:
-    """Returns the scans of a jaxpr, each with those inside it."""
+    """Returns a jaxpr's scans, each with those inside it."""
     found = []
     for equation in jaxpr.eqns:
         inside: list[Loop] = []
@@ -47,9 +47,9 @@ def loops(jaxpr: Any) -> list[Loop]:
 def cycles(text: str, scans: list[Loop]) -> dict[str, Any]:
     """Returns the compiler's estimated cycles, each loop's times its trip count.
 
-    The text does not hold trip counts: its loops must be the program's scans, one by
-    one, or there is no figure. A hand-written kernel carries no estimate; their number
-    is returned.
+    The text has no trip counts: its loops must match the program's scans one to one,
+    or "cycles" is None. Hand-written kernels have no estimates, so "kernels" counts
+    them.
     """
     parts = _computations(text)
 
@@ -69,7 +69,7 @@ def cycles(text: str, scans: list[Loop]) -> dict[str, Any]:
 
 
 def reason(message: str) -> str:
-    """Returns the telling part of a compiler's message."""
+    """Returns the relevant part of a compiler's message."""
     if found := re.search(r"[\d.]+[GM]\S*\) exceeds available\D*[\d.]+[GM]", message):
         return "out of memory: (" + found[0]
     if "RESOURCE_EXHAUSTED" in message:

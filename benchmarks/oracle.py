@@ -1,14 +1,14 @@
-"""Every divergence and its gradient in float64 numpy: what the loss is judged by.
+"""Every divergence and its gradient in float64 numpy: the reference for the loss.
 
-Shares no line with `kdjax.losses` and uses no automatic differentiation: values are
-the definitions' sums, gradients are derived by hand. Nor does it share one with
-`tests/oracles.py`, which has values only and also takes ids of probability zero: that
-one judges the tests, and as both were derived apart, each is checked by the other.
+Shares no code with `kdjax.losses` and uses no automatic differentiation: values are
+the definitions' sums, gradients are derived by hand. Nor does it share any with
+`tests/oracles.py`, the tests' reference, which has values only and also takes ids of
+probability zero; both were derived independently, so each checks the other.
 
 p is the teacher, q the student, both softened by the temperature; [N, V] throughout.
 
-For a divergence written in log q, with u = dD / d(log q) taken freely, the softmax
-gives dD / d(logits / temperature) = u - q sum(u).
+For a divergence written in log q, with u = dD / d(log q) ignoring normalisation, the
+softmax gives dD / d(logits / temperature) = u - q sum(u).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Labels = NDArray[np.int32]
 
 
 class Result(NamedTuple):
-    """The weighted sum, what each token's soft part is, and the gradients."""
+    """The weighted sum, each token's soft part, and the gradients."""
 
     loss: float
     soft: Array  # [N]
@@ -53,15 +53,15 @@ def distillation(
     """Returns alpha T^2 D + (1 - alpha) CE, weighted and summed, and its gradients.
 
     Args:
-        inputs: What is compared.
+        inputs: Hidden states and heads of both models.
         labels: The true ids, [N].
-        weights: What each token counts, [N].
+        weights: Each token's weight, [N].
         kind: The divergence D.
         alpha: Its weight.
         temperature: Softens both distributions.
         parameters: The divergence's own.
-        logits: Of what precision the logits are; float32 tells how much of an error
-            float32 logits alone explain, all else exact.
+        logits: The dtype of the logits; float32 shows how much error float32 logits
+            alone cause, with all else exact.
     """
     student, teacher = (
         (hidden.astype(logits) @ kernel.astype(logits)).astype(np.float64)
@@ -93,7 +93,7 @@ def divergence(
     kind: str,
     parameters: Mapping[str, float],
 ) -> tuple[Array, Array]:
-    """Returns [N] values and the gradient in the tempered student logits, [N, V]."""
+    """Returns values [N] and gradients in the tempered student logits, [N, V]."""
     if kind == "logit_mse":
         return _logit_mse(student, teacher)
     if kind == "decoupled_kd":
@@ -117,14 +117,14 @@ def smooth(
 ) -> NDArray[np.bool_]:
     """Returns which tokens are so far from a kink that float32 cannot cross it.
 
-    Total variation bends where p = q and adaptive KL jumps where the mass of the head
-    is mu. Within rounding of such a point either side's gradient is right.
+    Total variation has a kink where p = q, and adaptive KL a jump where the mass of the
+    head is mu. Within rounding of such a point either side's gradient is correct.
     """
     student = inputs.student_hidden @ inputs.student_kernel / temperature
     teacher = inputs.teacher_hidden @ inputs.teacher_kernel / temperature
     log_p, log_q = log_softmax(teacher), log_softmax(student)
     if kind == "total_variation":
-        # Rounding grows with the numbers that are subtracted: logits and normalisers.
+        # Rounding grows with the terms being subtracted: logits and normalisers.
         size = np.abs(student).max() + np.abs(teacher).max() + np.log(log_p.shape[-1])
         return np.abs(log_p - log_q).min(-1) > 1e-6 * size
     if kind == "adaptive_kl":
@@ -153,7 +153,7 @@ def _jsd(log_p: Array, log_q: Array, beta: float) -> tuple[Array, Array]:
     log_m = _log_mixture(log_p, log_q, beta)
     teacher = beta * np.exp(log_p) * (log_p - log_m)
     student = (1 - beta) * np.exp(log_q) * (log_q - log_m)
-    # The mixture's own part of the derivative cancels the "+ 1" of q log q.
+    # The derivative through the mixture cancels the "+ 1" of q log q.
     return (teacher + student).sum(-1), student
 
 
@@ -196,7 +196,7 @@ def _alpha_beta(log_p: Array, log_q: Array, a: float, b: float) -> tuple[Array, 
 def _adaptive_kl(log_p: Array, log_q: Array, mu: float) -> tuple[Array, Array]:
     p, q = np.exp(log_p), np.exp(log_q)
     descending = -np.sort(-p, -1)
-    # The last probability that is still needed to reach mu; its ties are all in.
+    # The last probability needed to reach mu; all its ties are included.
     needed = (np.cumsum(descending, -1) < mu).sum(-1).clip(max=p.shape[-1] - 1)
     head = p >= np.take_along_axis(descending, needed[:, None], -1)
     gap = np.abs(p - q)
@@ -232,7 +232,7 @@ def _decoupled(
     rows = np.arange(len(student))
     log_p, log_q = log_softmax(teacher), log_softmax(student)
     true_p, true_q = log_p[rows, labels], log_q[rows, labels]
-    # 1 - p of the label through the other ids: the difference would cancel.
+    # 1 - p(label) summed over the other ids, as the difference would cancel.
     others_p, others_q = (log.copy() for log in (log_p, log_q))
     others_p[rows, labels] = others_q[rows, labels] = -np.inf
     rest_p = np.logaddexp.reduce(others_p, -1)

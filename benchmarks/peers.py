@@ -1,8 +1,8 @@
-"""The same loss by other libraries, in torch; `pip install -e '.[benchmark]'`.
+"""The same loss in other libraries, with torch; `pip install -e '.[benchmark]'`.
 
 Every peer computes alpha T^2 D + (1 - alpha) CE, its mean over tokens, and the
-gradients of the student's hidden states and head; a test of the benchmark is that all
-losses agree. Peers that name no factor T^2 get it from here.
+gradients of the student's hidden states and head; that all losses agree checks the
+benchmark. The factor T^2 is added here for peers that lack it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from benchmarks.programs import ALPHA, TEMPERATURE
 if TYPE_CHECKING:
     from benchmarks.contenders import Inputs, Request
 
-# Liger's chunks; its default of 1024 would be all tokens of the CPU benchmark.
+# Liger's chunk size; its default of 1024 would be all tokens of the CPU benchmark.
 LIGER_CHUNK = 256
 BETA = {"forward_kl": 0.0, "jsd": 0.5}
 
@@ -26,12 +26,12 @@ Loss = Callable[[Any, Any, Any, Any, Any], Any]
 def make_step(
     request: "Request", inputs: "Inputs"
 ) -> tuple[Callable[[], float], Callable[[], int | None]]:
-    """Returns one step of a peer, and what tells the GPU's peak memory in bytes."""
+    """Returns a peer's step, and a getter of the GPU's peak memory in bytes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, request.dtype)
 
     def tensor(array: Any, gradient: bool = False) -> Any:
-        # torch keeps a head as [V, D]: hand it over the way it multiplies best.
+        # torch stores a head as [V, D], the layout it multiplies fastest.
         return torch.from_numpy(array).to(device, dtype).requires_grad_(gradient)
 
     arguments = (

@@ -1,4 +1,4 @@
-"""The functions that are measured: the loss with its gradients, naive and fused."""
+"""The functions to measure: the loss with its gradients, naive and fused."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def loss_with_gradients(
 
     Args:
         implementation: "naive" holds the logits of all tokens, "fused" is
-            `linear_distillation`, and "alone" has the four products and no loss: what
-            cannot be avoided.
+            `linear_distillation`, and "alone" is the four unavoidable products without
+            a loss.
         kind: A name in `losses.DIVERGENCES`.
-        chunk_size: Tokens at once in `linear_distillation`; None: its own choice.
+        chunk_size: Tokens at a time in `linear_distillation`; None: its own choice.
         sharding: A `losses.LossSharding`, or None on one device.
     """
     mixture: dict[str, Any] = {"alpha": ALPHA, "temperature": TEMPERATURE, "kind": kind}

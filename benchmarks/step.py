@@ -2,10 +2,10 @@
 
     python -m benchmarks.step
 
-Prints, measured in one run: the distillation step, the same student's hard-label step,
-the teacher's forward pass, and the ratio step / (student + teacher): what distillation
-costs beyond the work that cannot be avoided. Then seconds to compile the hard-label
-step of 4 and of 24 layers, which scanning over layers keeps the same.
+Prints, from one run, the times of the distillation step, the same student's hard-label
+step and the teacher's forward pass, and the ratio step / (student + teacher): what
+distillation costs beyond the unavoidable work. Then the seconds to compile the
+hard-label step with 4 and with 24 layers, which scanning over layers keeps the same.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
 
 
 def times(settings: Config, rounds: int) -> dict[str, Any]:
-    """Returns milliseconds of the step and its parts, and the ratio."""
+    """Returns the milliseconds of the step and its parts, and their ratio."""
     vocab = settings.tokenizer.vocab_size
     teacher = build(dataclasses.replace(settings.teacher.model, vocab_size=vocab))
     student = build(dataclasses.replace(settings.student.model, vocab_size=vocab))

@@ -1,26 +1,26 @@
-"""The accelerators that programs are compiled for, and what is known of them."""
+"""The accelerators that programs are compiled for, and their specifications."""
 
 from typing import Any
 
-# What compiles for a platform where none of its devices is present.
+# The package that compiles for a platform without any of its devices.
 PACKAGES = {"tpu": "libtpu", "cuda": "jax-cuda13-pjrt"}
 
-# Devices a topology may have, as the compiler spells it.
+# The compiler's name of the topology, by number of devices.
 _TPU_SHAPES = {
     "v5e": {1: "1x1", 2: "1x2", 4: "2x2", 8: "2x4"},
     "v5p": {1: "1x1x1", 2: "1x1x2", 4: "2x2x1", 8: "2x2x2"},
     "v6e": {1: "1x1", 2: "1x2", 4: "2x2", 8: "2x4"},
 }
 
-# bfloat16: matrix units times their rows and columns, a multiply and an add each.
+# bfloat16: matrix units * rows * columns * 2, for a multiply and an add.
 FLOPS_PER_CYCLE = {
     "v5e": 4 * 128 * 128 * 2,
     "v5p": 8 * 128 * 128 * 2,
     "v6e": 4 * 256 * 256 * 2,
 }
 
-# The H100 SXM5 as NVIDIA's programming guide and data sheet give it. Memory decides
-# whether a program fits; the rates only steer the compiler's cost model.
+# The H100 SXM5, from NVIDIA's programming guide and data sheet. Memory decides whether
+# a program fits; the rates only feed the compiler's cost model.
 _H100: dict[str, Any] = {
     "gpu_device_info": {
         "cuda_compute_capability": {"major": 9, "minor": 0},
@@ -52,12 +52,12 @@ NAMES = (*_TPU_SHAPES, "h100")
 
 
 def platform(name: str) -> str:
-    """Returns jax's name of the platform."""
+    """Returns jax's name for the platform."""
     return "tpu" if name in _TPU_SHAPES else "cuda"
 
 
 def options(name: str, devices: int) -> dict[str, str]:
-    """Returns what `topologies.get_topology_desc` wants to know."""
+    """Returns the options for `topologies.get_topology_desc`."""
     if name in _TPU_SHAPES:
         return {"topology_name": f"{name}:{_TPU_SHAPES[name][devices]}"}
     return {"topology": f"1x1x{devices}", "target_config": _text_proto(_H100)}

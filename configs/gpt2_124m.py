@@ -4,11 +4,11 @@
         --config.data.source=files --config.data.pattern='corpus/**/*.txt' \
         --config.tokenizer.kind=file --config.tokenizer.path=tokenizer.json
 
-The same file serves one accelerator and a pod: `mesh.data = -1` takes every device that
-is there. Without the data flags it trains on the embedded corpus with a tokenizer of
-its own, which is far too little text for models of this size.
+The same file works on one accelerator and on a pod: `mesh.data = -1` uses every
+available device. Without the data flags it trains on the embedded corpus with a newly
+trained tokenizer, which is far too little text for models of this size.
 
-Shapes and parameter counts are checked by a test; no run of it is reported here.
+A test checks shapes and parameter counts; no results are reported for it.
 """
 
 import ml_collections
@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.tokenizer.vocab_size = 50_257
     config.teacher.model.update(GPT2, layers=12)
     config.student.model.update(GPT2, layers=6)
-    # 8 rows at a time: what 16 GB hold. With more devices, divide by their number.
+    # 8 rows at a time fit in 16 GB. With n devices, divide micro_batches by n.
     config.teacher.train.update(steps=20_000, batch_size=256, micro_batches=32)
     config.student.train.update(steps=20_000, batch_size=256, micro_batches=32)
     config.teacher.train.optimizer.update(learning_rate=6e-4, warmup_fraction=0.02)

@@ -2,7 +2,7 @@
 
     python -m kdjax.main --config=configs/gpt_debug.py
 
-The models are far too small and too little trained for the figures to mean anything.
+The models are far too small and too briefly trained for the results to mean anything.
 """
 
 import ml_collections

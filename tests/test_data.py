@@ -495,7 +495,7 @@ def test_rows_begin_as_the_tokenizer_begins_a_text(texts):
         assert size["tokens"] == less["tokens"]  # it is never predicted
         assert (size["largest_id"], less["largest_id"] < 257) == (257, True)
     assert prepared.info["tokenizer"]["sha256"] != plain.info["tokenizer"]["sha256"]
-    with pytest.raises(UsageError, match=r"length = 2 leaves no place"):
+    with pytest.raises(UsageError, match=r"length = 2 leaves no room"):
         prepared_as(files(texts, length=2), file)
     tokenizer = prepared.info["tokenizer"]
     assert tokenizer["sha256"] == prepared.tokenizer.sha256

@@ -15,6 +15,7 @@ from toys import packed_batch
 from kdjax import models
 from kdjax.config import ModelConfig
 from kdjax.evaluation.held_out import make_eval_step
+from kdjax.models.transformer.attention import causal_mask
 from kdjax.targets.online import of_model
 from kdjax.train.state import create_state
 from kdjax.train.task import next_token_task
@@ -28,7 +29,7 @@ for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTAL
 
 def average(x, segments):
     """Returns the mean of what each position may see, as a stand-in for attention."""
-    seen = models.attention.causal_mask(segments)[:, 0].astype(x.dtype)
+    seen = causal_mask(segments)[:, 0].astype(x.dtype)
     return seen @ x / seen.sum(-1, keepdims=True)
 
 

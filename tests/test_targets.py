@@ -288,7 +288,7 @@ def test_an_ensemble_may_be_what_is_evaluated(shape):
     ("make", "words"),
     [
         (lambda: Ensemble((), ()), "at least one"),
-        (lambda: Ensemble((WIDE,), (1.0, 2.0)), "a weight for each of its 1"),
+        (lambda: Ensemble((WIDE,), (1.0, 2.0)), "one weight for each of its 1"),
         (lambda: Ensemble((WIDE, DEEP), (1.0, 0.0)), "must be > 0"),
         (lambda: fused({"a": WIDE}, {}), r"soft values \[\] must be for the targets"),
         (

@@ -2,7 +2,7 @@
 
 The global batch of step n is the same for every number of processes: rows are batched
 first and each process takes its slice of every batch. The resume state is therefore one
-integer, the same everywhere.
+integer, the same on every process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,20 +26,20 @@ def training_batches(
 ) -> grain.DatasetIterator:
     """Returns an endless, shuffled stream of one process's share of each batch.
 
-    Every epoch has its own order. `get_state` and `set_state` of the iterator give and
-    take the position.
+    Every epoch has its own order. The iterator's `get_state` and `set_state` save and
+    restore the position.
 
     Args:
         rows: The training split.
         batch_size: Rows of the global batch.
         seed: Decides the order, and which rows a fraction keeps.
-        fraction: Of the rows, chosen at random but once.
+        fraction: Share of the rows to use, chosen at random once for all epochs.
         shard: This process's (index, count) along the batch.
     """
     index, count = shard
     if fraction < 1:
-        # Chosen here and not by slicing a shuffled dataset: grain would shuffle under
-        # the slice anew in every epoch, and sooner or later every row would come.
+        # Chosen here, not by slicing a shuffled dataset: grain would reshuffle under
+        # the slice in every epoch, and sooner or later every row would appear.
         order = grain.MapDataset.range(len(rows)).shuffle(seed=seed)
         kept = grain.MapDataset.range(max(1, round(fraction * len(rows))))
         dataset = kept.map(lambda position: rows[order[position]])
@@ -59,8 +59,8 @@ def held_out_batches(
 ) -> Iterator[Row]:
     """Yields one process's share of each batch, in order, every row once.
 
-    The last batch is filled up with padding, so that all have one shape and no row is
-    left out. With a limit, the rows are spread evenly over the split.
+    The last batch is padded, so that all have the same shape and no row is left out.
+    With a limit, the rows are spread evenly over the split.
     """
     index, count = shard
     chosen: Sequence[int] = range(len(rows))

@@ -15,7 +15,7 @@ from kdjax.results.measured import CalibrationBin
 from kdjax.targets.online import Predict
 from kdjax.train.task import Task
 
-BINS = 15  # of confidence; the usual number (Guo et al. 2017, arXiv:1706.04599)
+BINS = 15  # of confidence, as is usual (Guo et al. 2017, arXiv:1706.04599)
 
 EvalStep = Callable[[Any, Any, Batch], dict[str, Mean]]
 
@@ -29,13 +29,13 @@ def make_eval_step(
 ) -> EvalStep:
     """Returns `step(params, frozen, batch) -> metrics`, jitted.
 
-    The metrics are those of `token_metrics` but for "confidence" and "correct", which
-    come as sums in each of `BINS` bins of confidence.
+    The metrics are those of `token_metrics`, except that "confidence" and "correct" are
+    sums in each of `BINS` bins of confidence.
 
     Args:
         task: Which labels a batch has.
-        model: From `params` and a batch to what is evaluated.
-        teacher: From `frozen` and a batch to what that is compared with.
+        model: From `params` and a batch to the distributions to evaluate.
+        teacher: From `frozen` and a batch to those to compare with.
         loss_sharding: How the vocabulary is sharded over the mesh.
     """
 
@@ -58,7 +58,7 @@ def make_eval_step(
 def _confidence_bins(
     confidence: Float[Array, "B T"], correct: Float[Array, "B T"], weights: Array
 ) -> dict[str, Mean]:
-    """Returns confidence and accuracy of the most likely token by confidence bin."""
+    """Returns confidence and accuracy of the top-1 prediction by confidence bin."""
     index = jnp.minimum((confidence * BINS).astype(jnp.int32), BINS - 1)
 
     def by_bin(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""How fast models run forward."""
+"""How fast forward passes are."""
 
 import statistics
 import time

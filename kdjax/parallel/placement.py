@@ -1,4 +1,4 @@
-"""`Placement`: the little that models need to know of where arrays live."""
+"""`Placement`: all that models need to know about where arrays live."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ from jax import Array, tree_util
 
 
 class Placement(NamedTuple):
-    """Where arrays live while a model runs; by default wherever they are.
+    """Where arrays live while a model runs; by default wherever they already are.
 
     Attributes:
-        activation: Applied to the residual stream [B, T, D] at the entrance and after
+        activation: Applied to the residual stream [B, T, D] at the input and after
             every block.
-        weight: Applied to (path, parameter) where it is used; the parameters of a
+        weight: Applied to (path, parameter) where the parameter is used; those of a
             block come without the leading layer axis.
     """
 
@@ -21,5 +21,5 @@ class Placement(NamedTuple):
 
 
 def name_of(path: tuple[Any, ...]) -> str:
-    """Returns a parameter's path in its tree as rules and tables spell it."""
+    """Returns a parameter's path in its tree, as rules and tables spell it."""
     return tree_util.keystr(path, simple=True, separator="/")

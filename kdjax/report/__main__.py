@@ -1,4 +1,4 @@
-"""Renders an experiment's report again, from the numbers that it keeps.
+"""Renders an experiment's report again, from the results in its report.json.
 
 python -m kdjax.report --workdir=runs/gpt_small
 """
@@ -12,7 +12,7 @@ from kdjax.results.files import read
 
 
 def main(argv: list[str]) -> None:
-    """Renders the report of --workdir again, from the numbers in its report.json."""
+    """Renders the report of --workdir again."""
     del argv
     directory = epath.Path(flags.FLAGS.workdir) / "report"
     results = read(directory / "report.json")

@@ -1,4 +1,4 @@
-"""The report on disk: the numbers as JSON, the plots, and one HTML page."""
+"""The report on disk: the results as JSON, the plots, and one HTML page."""
 
 import base64
 import dataclasses
@@ -22,12 +22,12 @@ from kdjax.results.measured import Results
 def write(results: Results, directory: epath.Path) -> epath.Path:
     """Writes report.json, curves.png, calibration.png and report.html.
 
-    The numbers are on disk before anything is drawn. Earlier files are replaced, each
-    in one step.
+    The results are on disk before anything is drawn. Earlier files are replaced, each
+    atomically.
 
     Args:
         results: What the experiment measured.
-        directory: Made if it does not exist.
+        directory: Created if it does not exist.
 
     Returns:
         The path of report.html.
@@ -35,7 +35,7 @@ def write(results: Results, directory: epath.Path) -> epath.Path:
     summary = summarise(results)
     directory.mkdir(parents=True, exist_ok=True)
     page = directory / "report.html"
-    page.unlink(missing_ok=True)  # its presence says that the report is whole
+    page.unlink(missing_ok=True)  # its presence marks a complete report
     values = {**to_json(results), "summary": dataclasses.asdict(summary)}
     write_json(directory / "report.json", values)
     images = {

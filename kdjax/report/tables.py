@@ -6,7 +6,7 @@ from kdjax.report.summary import ABSENT, METRICS, RoleSummary, Summary, cell, su
 from kdjax.report.words import bits
 from kdjax.results.measured import VALIDATION, Results, teacher_role
 
-_BRIEF = ("bits_per_byte", "forward_kl", "agreement")  # the metrics of further splits
+_BRIEF = ("bits_per_byte", "forward_kl", "agreement")  # metrics of the other splits
 
 
 def table(results: Results) -> str:
@@ -16,7 +16,8 @@ def table(results: Results) -> str:
         results: What the experiment measured.
 
     Returns:
-        Lines without a final newline; an arrow after a label points to better.
+        Lines without a final newline; an arrow after a label shows which
+            direction is better.
     """
     return "\n\n".join(map(_aligned, tables(results, summarise(results))))
 
@@ -44,7 +45,7 @@ def tables(results: Results, summary: Summary) -> list[list[tuple[str, ...]]]:
 
 
 def _table(split: str, columns: dict[str, dict[str, str]]) -> list[tuple[str, ...]]:
-    """Returns the columns as rows, without those that no model has a value for."""
+    """Returns the columns as rows, leaving out rows without any value."""
     cells = zip(*(column.values() for column in columns.values()), strict=True)
     labels = next(iter(columns.values()))
     rows = zip(labels, cells, strict=True)

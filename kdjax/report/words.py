@@ -1,4 +1,4 @@
-"""Results in words, as page and model card say them."""
+"""Results in words, for the page and the model card."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from kdjax.results.measured import Results, TeacherInfo
 
 
 def origin(results: Results) -> str:
-    """Returns where a student that was not new is from, in words; "" for others."""
+    """Returns what a student was initialised from, in words; "" if at random."""
     return next((run.origin for run in results.runs if run.role == "start"), "")
 
 
@@ -20,7 +20,7 @@ def stored_weights(teacher: TeacherInfo) -> str:
 
 
 def bits(formats: Sequence[str]) -> str:
-    """Returns the width of the format that most weights have: "4-bit" for Q4_1."""
+    """Returns the bits of the most common format: "4-bit" for Q4_1."""
     found = re.match(r"\D+(\d+)", formats[0])
     return f"{found[1]}-bit" if found else formats[0]
 

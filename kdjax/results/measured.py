@@ -1,9 +1,9 @@
-"""What an experiment measured, as `report.json` keeps it and the report shows it.
+"""What an experiment measured, as `report.json` stores it and the report shows it.
 
-A role is what a run is for, in words, and names a column of the report: "teacher" is
-what the students learn from, a single model or an ensemble of several, "teacher NAME"
-one member of an ensemble, "start" what a student was before any training, "student"
-and "twin" the models compared, "student of NAME" a student of one member alone.
+A role says what a run is for and names a column of the report: "teacher" is what the
+students learn from, a single model or an ensemble of several; "teacher NAME" is one
+member of an ensemble; "start" is a student before any training; "student" and "twin"
+are the models compared; "student of NAME" is a student of that member alone.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class CalibrationBin:
     Attributes:
         confidence: The mean probability of the top-1 prediction, in [0, 1].
         accuracy: The share of top-1 predictions that were right, in [0, 1].
-        count: Of the tokens.
+        count: The number of tokens.
     """
 
     confidence: float
@@ -34,13 +34,13 @@ class HeldOut:
 
     Attributes:
         cross_entropy: In nats/token.
-        bits_per_byte: The same, of the text's UTF-8 bytes.
+        bits_per_byte: The same, per UTF-8 byte of the text.
         forward_kl: KL(p||q) in nats/token.
         reverse_kl: KL(q||p) in nats/token.
         agreement: The share of tokens whose top-1 prediction is the teacher's.
         acceptance: The share of drafted tokens that speculative decoding would keep.
-        calibration_error: The expected one, in [0, 1].
-        calibration: What that was made from, by confidence; empty bins left out.
+        calibration_error: The expected calibration error, in [0, 1].
+        calibration: The bins behind it, by confidence; empty ones are left out.
     """
 
     cross_entropy: float
@@ -67,9 +67,9 @@ class Training:
     """How a training went; the speeds are medians over all of it.
 
     Attributes:
-        tokens_per_second: Of all devices together; None if it was too short to tell.
-        mfu: The share of the devices' peak arithmetic; None where that is not known.
-        skipped_steps: Steps without an update, as loss or gradients were not finite.
+        tokens_per_second: Of all devices together; None if training was too short.
+        mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
+        skipped_steps: Steps not applied because loss or gradients were not finite.
     """
 
     tokens_per_second: float | None
@@ -83,13 +83,13 @@ class Run:
 
     Attributes:
         role: What it is for; see above.
-        seed: Of its initialisation and of the order of its data.
-        model: The entry of `Results.models` that tells its size and speed.
+        seed: The seed of its initialisation and of the order of its data.
+        model: The entry of `Results.models` with its size and speed.
         final: Its metrics on every held-out split, by the split's name.
-        curve: By step; empty for what was not trained here.
-        training: None for what was not trained here.
-        origin: Where a model that did not begin at random is from, in words.
-        teachers: The entries of `Results.teachers` that it learnt from.
+        curve: By step; empty for models not trained here.
+        training: None for models not trained here.
+        origin: What a model that was not initialised at random came from, in words.
+        teachers: The entries of `Results.teachers` that it was trained with.
     """
 
     role: str
@@ -109,19 +109,19 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """Where the experiment was finished."""
+    """Where the experiment finished."""
 
     python: str
     jax: str
     platform: str
-    device: str  # of `devices` equal ones
+    device: str  # the kind of all `devices`
     devices: int
     processes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerInfo:
-    """What made ids of the text, and the ids that it begins each text with."""
+    """The tokenizer of the text, and the ids that it puts before each text."""
 
     kind: str
     vocab_size: int
@@ -131,7 +131,7 @@ class TokenizerInfo:
 
 @dataclasses.dataclass(frozen=True)
 class SplitInfo:
-    """The size of a split's text and of the rows made of it."""
+    """The size of a split's text and of the rows made from it."""
 
     documents: int
     bytes: int
@@ -147,7 +147,7 @@ class DataInfo:
 
     source: str
     length: int
-    python: str  # whose library the source "stdlib" is
+    python: str  # whose standard library the source "stdlib" is
     skipped_files: int
     tokenizer: TokenizerInfo
     splits: dict[str, SplitInfo]
@@ -155,17 +155,17 @@ class DataInfo:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherInfo:
-    """Where a teacher is from."""
+    """Where a teacher comes from."""
 
     path: str
     sha256: str  # of its parameters
     from_config: bool  # whether it was trained from this config, here or earlier
-    formats: tuple[str, ...] = ()  # of a loaded one's weights, what most have first
+    formats: tuple[str, ...] = ()  # of a loaded one's weights, most common first
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """The size of a model, padding included, and the speed of inference, uncached."""
+    """A model's size, padding included, and its speed of inference without a cache."""
 
     parameters: int
     forward_tokens_per_second: float
@@ -173,16 +173,16 @@ class ModelInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that is known of a finished experiment.
+    """Everything known about a finished experiment.
 
     Attributes:
-        created: When, in ISO 8601.
-        workdir: Where.
-        config: What was to be done.
-        environment: On what.
-        data: With which text.
+        created: The time, in ISO 8601.
+        workdir: The experiment's directory.
+        config: The experiment's config.
+        environment: Machine and software.
+        data: The text and the rows.
         teachers: By name; a single one is called "teacher".
-        models: By what `Run.model` says.
+        models: By `Run.model`.
         runs: All models that were measured, in the order of the report's columns.
     """
 
@@ -202,5 +202,5 @@ def run_name(role: str, seed: int) -> str:
 
 
 def teacher_role(name: str) -> str:
-    """Returns the role, and the entry of `Results.models`, of a teacher by its name."""
+    """Returns a teacher's role, which is also its entry of `Results.models`."""
     return name if name == "teacher" else f"teacher {name}"

@@ -1,4 +1,4 @@
-"""Targets that are computed in the step: a model, or several as an ensemble."""
+"""Soft targets computed in the step, by one model or an ensemble of several."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from kdjax.losses import Ensemble, FromHidden, Targets
 from kdjax.models import Model
 from kdjax.parallel.sharding import Batch
 
-# From parameters and a batch to what a model says about the batch's tokens.
+# From parameters and a batch to a model's next-token distributions.
 Predict = Callable[[Any, Batch], Targets]
 
 
 def of_model(model: Model) -> Predict:
-    """Returns what computes the next-token distributions of one model."""
+    """Returns a function that computes one model's next-token distributions."""
 
     def predict(params: Any, batch: Batch) -> Targets:
         hidden = model.hidden(params, batch["tokens"], batch["segments"])
@@ -22,11 +22,11 @@ def of_model(model: Model) -> Predict:
 
 
 def of_ensemble(models: Mapping[str, Model], weights: Mapping[str, float]) -> Predict:
-    """Returns what computes the weighted mean of several models' probabilities.
+    """Returns a function that computes the weighted mean of models' probabilities.
 
     Args:
-        models: By name; the parameters that it takes have the same names.
-        weights: What each of them counts.
+        models: By name; the function takes parameters by the same names.
+        weights: The weight of each model, by name.
     """
     members = {name: of_model(model) for name, model in models.items()}
 

@@ -1,4 +1,4 @@
-"""Whether two tokenizers mean the same by the same ids."""
+"""Whether two tokenizers assign the same ids to the same tokens."""
 
 import tokenizers
 
@@ -8,17 +8,17 @@ from kdjax.text.tokenizer import TextTokenizer, TokenizerFile
 def same_ids(
     one: TextTokenizer | TokenizerFile, other: TextTokenizer | TokenizerFile
 ) -> bool:
-    """Returns whether ids mean the same to two tokenizers.
+    """Returns whether ids mean the same tokens to two tokenizers.
 
-    How text is split, and what is put around it, is one tokenizer's affair: that which
-    makes the rows. Either may have added tokens that the other has no id for.
+    How text is split and what surrounds it may differ: only one of them makes the rows.
+    Either may have added tokens for which the other has no id.
     """
     first, second = one.tokenizer, other.tokenizer
     return _agrees(first, second) and _agrees(second, first)
 
 
 def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
-    """Returns whether the other contradicts no token, and lacks added ones at most."""
+    """Returns whether the other contradicts no token and lacks only added ones."""
     ids = other.get_vocab(with_added_tokens=True)
     taken, added = set(ids.values()), one.get_added_tokens_decoder()
     return all(

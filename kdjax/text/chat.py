@@ -1,4 +1,4 @@
-"""How a model was taught conversations: the template and its tokens."""
+"""A model's chat template and its special tokens."""
 
 import datetime
 import json
@@ -16,9 +16,9 @@ class Chat(NamedTuple):
     """What a tokenizer's files say about conversations.
 
     Attributes:
-        template: How messages become text, in Jinja; empty if nobody said.
-        bos_token: What the template may let a conversation begin with.
-        eos_token: What ends an answer; empty: what ends a document.
+        template: The chat template, in Jinja; empty if there is none.
+        bos_token: The token that the template may begin a conversation with.
+        eos_token: The token that ends an answer; empty: the one that ends a document.
     """
 
     template: str = ""
@@ -28,8 +28,8 @@ class Chat(NamedTuple):
     def render(self, message: str) -> str:
         """Returns a user's message as text, up to where the answer begins.
 
-        As transformers does it, in a sandbox, for the template comes with the weights;
-        that bounds what it reaches, not how long it takes.
+        Renders in a sandbox, as transformers does, because the template comes with the
+        weights; that limits what it can reach, not how long it takes.
 
         Raises:
             UsageError: There is no template, or it fails.
@@ -55,7 +55,7 @@ class Chat(NamedTuple):
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        # A template can fail in any way that an expression can.
+        # A template's expressions can raise anything.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
@@ -64,7 +64,7 @@ class Chat(NamedTuple):
 
 
 def read_chat(directory: epath.Path) -> Chat:
-    """Returns what the files of a Hugging Face directory say, in either spelling.
+    """Returns the chat template of a Hugging Face directory, in either layout.
 
     Raises:
         UsageError: The template's own file cannot be read.
@@ -95,16 +95,16 @@ def read_chat(directory: epath.Path) -> Chat:
 
 
 def _token(value: Any) -> str:
-    """Returns a token's text, which older files wrap in an object."""
+    """Returns a token's text, which some files wrap in an object."""
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else ""
 
 
 class _Generation(ext.Extension):
-    """Leaves out the marks around what a model shall learn."""
+    """Drops the tags around what a model is trained to generate."""
 
-    tags = {"generation"}  # noqa: RUF012 (the library's own way)
+    tags = {"generation"}  # noqa: RUF012 (jinja's own convention)
 
     def parse(self, parser: Any) -> Any:
         next(parser.stream)
@@ -112,7 +112,7 @@ class _Generation(ext.Extension):
 
 
 def _to_json(value: Any, **options: Any) -> str:
-    """Returns JSON for a model; jinja's own is escaped for HTML."""
+    """Returns plain JSON; jinja's own filter escapes it for HTML."""
     return json.dumps(value, **{"ensure_ascii": False} | options)
 
 

@@ -1,4 +1,4 @@
-"""What is trained, as functions of what changes and what is frozen."""
+"""What is trained, as functions of trained and frozen parameters."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ class Learner(NamedTuple):
         init: `init(key) -> params`, what a step changes and a checkpoint holds.
         forward: `forward(params, frozen, batch) -> [B, T, D]`, the last hidden states.
         head: `head(params, frozen) -> Head`, what reads them.
-        export: `export(params, frozen)`, the parameters of the model that was learnt,
-            as it is evaluated and saved.
+        export: `export(params, frozen)`, the parameters of the trained model, as it is
+            evaluated and saved.
     """
 
     init: Callable[[jax.Array], Any]

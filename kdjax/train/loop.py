@@ -1,7 +1,7 @@
-"""Training: a job is compiled once, and its program run for one seed after another.
+"""Training: a job is compiled once, and its program is run for each seed.
 
-`prepare` compiles and runs nothing; `train` is the loop, the only place where side
-effects come in sequence.
+`prepare` compiles without running anything; `train` is the loop, the only place where
+side effects come in sequence.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,17 +31,17 @@ from kdjax.train.task import Task
 
 
 class Job(NamedTuple):
-    """What is compiled: everything about a training but its seed.
+    """What is compiled: everything about a training except its seed.
 
     Attributes:
         learner: What learns.
         objective: What it minimises.
         task: Which labels a batch has.
-        config: Steps, batch, optimiser.
-        rules: Sharding rules before the default ones.
+        config: Steps, batch size and optimiser.
+        rules: Sharding rules that take precedence over the default ones.
         mesh: The devices.
-        frozen: Shapes, or arrays, of what no step changes, by name.
-        batch: Shapes of a batch.
+        frozen: Parameters that no step changes, by name, as shapes or arrays.
+        batch: The shapes of a batch.
     """
 
     learner: Learner
@@ -61,8 +61,8 @@ class Program(NamedTuple):
         job: What it was compiled for.
         shapes: The train state's shapes and shardings.
         create: `create(key) -> state`, with parameters drawn at random.
-        start: `start(params) -> state`, with the parameters of a model that was found.
-        step: The compiled step; asks nothing of the device before it is called.
+        start: `start(params) -> state`, with given parameters.
+        step: The compiled step; it does not use the device before it is called.
     """
 
     job: Job
@@ -76,16 +76,16 @@ class Run(NamedTuple):
     """One run of a program.
 
     Attributes:
-        name: For the progress line.
+        name: Shown on the progress line.
         directory: Where checkpoints and metrics go.
-        seed: Of the initialisation.
-        source: Its batches.
-        frozen: What no step changes, by name.
+        seed: The seed of the initialisation.
+        source: The source of its batches.
+        frozen: Parameters that no step changes, by name.
         evaluate: From parameters to held-out metrics, the task's headline among them.
-        evaluate_every: How many steps lie between two evaluations.
-        flops: Of one step.
-        first_params: Gives the parameters to start from, which are then the run's own;
-            None: the learner's initialisation.
+        evaluate_every: The number of steps between evaluations.
+        flops: FLOPs of one step.
+        first_params: Returns the initial parameters, which the run then owns; None:
+            the learner's initialisation.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Result(NamedTuple):
 
 
 def prepare(job: Job) -> Program:
-    """Returns the job's program: everything is compiled, nothing is run."""
+    """Returns the job's program, compiled but not run."""
     optimizer = make_optimizer(job.config.optimizer, job.config.steps)
     create = partial(create_state, job.learner.init, optimizer)
     shapes = jax.eval_shape(create, jax.random.key(0))
@@ -139,8 +139,8 @@ def train(
     """Trains to the last step, from the newest checkpoint if there is one.
 
     Args:
-        program: What is run.
-        run: For which seed, on which batches.
+        program: The compiled job.
+        run: Its seed, batches and directory.
         checkpoints: When the state is saved, and what is kept.
         log_every: Steps between records of the training metrics.
 
@@ -165,11 +165,11 @@ def train(
         steps=steps,
         tokens=program.job.batch["tokens"].size,
         flops=run.flops,
-        # At checkpoints too, so that a resumed run has missed nothing.
+        # At checkpoints too, so that a resumed run loses no records.
         every=(log_every, checkpoints.every),
     )
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
-    # then sees exactly what this one would have seen.
+    # then sees exactly what this one would have.
     with closing(meter), closing(saved), jax.transfer_guard("disallow"):
         for step in range(start + 1, steps + 1):
             batch = run.source.next(step, state)
@@ -177,7 +177,7 @@ def train(
             meter.record(step, metrics)
             is_save = step == steps or not step % checkpoints.every
             if is_save or not step % run.evaluate_every:
-                meter.catch_up()  # so that evaluating does not count as training
+                meter.catch_up()  # so that evaluation does not count as training time
                 held_out = run.evaluate(state.params)
                 meter.held_out(step, held_out)
                 if is_save:

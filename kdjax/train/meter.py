@@ -1,4 +1,4 @@
-"""What a run's metrics were, read while the device works on the next step."""
+"""Reads and records a run's metrics while the device works on the next step."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.records import MetricWriter
 
 _MAX_SKIPPED = 10  # non-finite steps in a row
-_RECENT = 20  # steps whose median time makes the speed shown
+_RECENT = 20  # steps whose median time gives the speed shown
 
 
 class Meter:
@@ -35,13 +35,13 @@ class Meter:
         """Opens the files and the progress line.
 
         Args:
-            name: The run's.
+            name: The run's name.
             directory: Where the metrics go.
             start: The step that the run resumes at.
-            steps: Of the run.
-            tokens: Of a step.
-            flops: Of a step.
-            every: Steps are recorded that one of these divides, and the last.
+            steps: The number of steps in the run.
+            tokens: Tokens per step.
+            flops: FLOPs per step.
+            every: Steps divisible by one of these are recorded, and the last one.
         """
         is_first = jax.process_index() == 0
         self._record_every, self._last = every, steps
@@ -56,12 +56,12 @@ class Meter:
         self._read = time.perf_counter()
 
     def record(self, step: int, metrics: dict[str, Mean]) -> None:
-        """Takes the metrics of a step just dispatched; reads those before them."""
+        """Takes the metrics of a step just dispatched; reads the previous step's."""
         self.catch_up()
         self._pending = step, metrics
 
     def held_out(self, step: int, loss: dict[str, float]) -> None:
-        """Writes a held-out evaluation and starts the clock anew."""
+        """Writes a held-out evaluation and restarts the clock."""
         self._writer.write(step, {f"eval/{name}": v for name, v in loss.items()})
         self._read = time.perf_counter()
 
@@ -106,7 +106,7 @@ class Meter:
 
 
 def summary(records: list[dict[str, Any]]) -> Training:
-    """Returns speed and skipped steps of the whole run, earlier starts included."""
+    """Returns speed and skipped steps of the whole run, including before resuming."""
 
     def usual(name: str) -> float | None:
         values = [record[name] for record in records if name in record]
@@ -120,7 +120,7 @@ def summary(records: list[dict[str, Any]]) -> Training:
 
 
 def curve(records: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
-    """Returns the held-out points of the whole run, earlier starts included."""
+    """Returns the held-out points of the whole run, including before resuming."""
     return tuple(
         CurvePoint(r["step"], r["eval/cross_entropy"], r["eval/bits_per_byte"])
         for r in records

@@ -1,4 +1,4 @@
-"""What a step minimises: labels, targets, and the schedules of what they weigh."""
+"""What a step minimises: losses on labels and targets, weighted by schedules."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Objective(NamedTuple):
 
     Attributes:
         hard: Weight of the cross-entropy with the labels.
-        soft: By name of the target, how it is compared and what it weighs.
+        soft: By name of the target, its divergence and weight.
         targets: `targets(frozen, batch)`, the targets by the same names, computed from
             frozen parameters or read from the batch.
     """
@@ -44,7 +44,7 @@ class Objective(NamedTuple):
 
 
 def hard_labels() -> Objective:
-    """Returns cross-entropy with the labels alone."""
+    """Returns the cross-entropy with the labels alone."""
     return Objective(make_schedule(1.0, 1), {}, lambda frozen, batch: {})
 
 
@@ -53,8 +53,8 @@ def distillation(teacher: Predict, config: DistillConfig, steps: int) -> Objecti
 
     Args:
         teacher: From the frozen parameters and a batch to the soft targets.
-        config: Divergence, temperature and what the soft loss weighs.
-        steps: Of the run, for schedules.
+        config: Divergence, temperature and weight of the soft loss.
+        steps: The number of steps in the run, for schedules.
     """
     alpha = make_schedule(config.alpha, steps)
     soft = SoftSchedules(

@@ -28,7 +28,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def _is_decayed(params: Any) -> Any:
     """Returns True for kernels and tables; norms and biases are not decayed.
 
-    The decision is by name because scanned layers give every leaf one dimension more.
+    The decision is by name because scanned layers give every leaf an extra dimension.
     """
 
     def decayed(path: tuple[Any, ...], _: Any) -> bool:

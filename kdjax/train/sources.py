@@ -15,25 +15,25 @@ StoredRows = Sequence[dict[str, np.ndarray]]
 
 
 class Source(Protocol):
-    """A stream of global batches whose position can be kept and restored."""
+    """A stream of global batches whose position can be saved and restored."""
 
     def next(self, step: int, state: Any) -> Batch:
         """Returns the batch of a step, on the devices.
 
         Args:
             step: Counted from 1.
-            state: The train state before it, for sources that ask the student.
+            state: The train state before it, for sources that use the student.
         """
 
     def position(self) -> dict[str, Any]:
-        """Returns where the stream stands, as JSON."""
+        """Returns the position of the stream, as JSON."""
 
     def restore(self, position: dict[str, Any]) -> None:
         """Continues from a position."""
 
 
 class Rows:
-    """Packed rows of a corpus, shuffled anew in every epoch; see `training_batches`."""
+    """Packed rows of a corpus, reshuffled every epoch; see `training_batches`."""
 
     def __init__(
         self, rows: StoredRows, config: TrainConfig, seed: int, mesh: Mesh
@@ -52,11 +52,11 @@ class Rows:
         return to_devices(next(self._batches), self._mesh, self._shard)
 
     def position(self) -> dict[str, Any]:
-        """Returns how many batches were drawn."""
+        """Returns the number of batches drawn."""
         return dict(self._batches.get_state())
 
     def restore(self, position: dict[str, Any]) -> None:
-        """Continues behind the batches that were drawn before."""
+        """Continues after the batches drawn before."""
         self._batches.set_state(position)
 
 

@@ -13,15 +13,15 @@ from jaxtyping import Array, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a step updates, and so everything a checkpoint must hold.
+    """Everything a step updates, and thus everything a checkpoint must hold.
 
     Attributes:
-        step: How many steps were taken; schedules read it.
+        step: The number of steps taken; schedules read it.
         params: The student's parameters.
         opt_state: The optimiser's state.
     """
 
-    step: Int[Array, ""] | Any  # as a tree of shapes or shardings it holds those
+    step: Int[Array, ""] | Any  # or, in a tree of shapes or shardings, one of those
     params: Any
     opt_state: Any
 
@@ -35,12 +35,12 @@ def create_state(
 
     Args:
         init: From a key to new parameters.
-        optimizer: What will update them.
-        key: What is drawn follows from it.
+        optimizer: The optimiser that will update them.
+        key: Determines what is drawn.
     """
     return start_state(optimizer, init(key))
 
 
 def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    """Returns the state before the first step of a model that was found."""
+    """Returns the state before the first step, with given parameters."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

@@ -1,7 +1,7 @@
 """The train step: a pure function of (state, frozen, batch).
 
-Student and teachers run in one jitted program. What is frozen is an argument: neither
-closed over, nor donated, nor differentiated.
+Student and teachers run in one jitted program. Frozen parameters are an argument:
+neither closed over, nor donated, nor differentiated.
 """
 
 from collections.abc import Callable
@@ -37,19 +37,19 @@ def make_train_step(
     """Returns `step(state, frozen, batch) -> (state, metrics)`, jitted.
 
     The loss is the weighted mean over the tokens of the GLOBAL batch, whatever the
-    micro-batches and the mesh. The state is donated. Where loss or gradient is not
-    finite, parameters and optimiser stay as they were and `skipped` says so.
+    micro-batches and the mesh. The state is donated. If loss or gradient is not finite,
+    parameters and optimiser state are left unchanged and `skipped` is 1.
 
     Args:
         learner: What learns.
         optimizer: Its optimiser.
         objective: What it minimises.
         task: Which labels a batch has.
-        micro_batches: How many parts of the batch are gone through in turn, to save
+        micro_batches: The number of parts of the batch processed in turn, to save
             memory.
-        state_shardings: Where the new state lives; None leaves it to the compiler.
+        state_shardings: Those of the new state; None leaves them to the compiler.
         loss_sharding: How the loss is sharded over the mesh; None for one device.
-        chunk_size: How many tokens' logits a device holds at a time; None chooses by
+        chunk_size: For how many tokens a device holds logits at a time; None chooses by
             the memory they take.
     """
 

@@ -1,4 +1,4 @@
-"""What is asked of a model: which labels a batch has, and which metric decides."""
+"""What a model is trained for: which labels a batch has, and which metric decides."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ from kdjax.parallel.sharding import Batch
 
 
 class Task(NamedTuple):
-    """A task.
+    """What a model is trained and judged on.
 
     Attributes:
-        labels: `labels(batch) -> (labels, weights)`, both [B, T]: the true ids and what
-            each position counts.
-        headline: The held-out metric that decides which model is better; lower is.
+        labels: `labels(batch) -> (labels, weights)`, both [B, T]: the true ids and the
+            weight of each position.
+        headline: The held-out metric that decides which model is better: the lower.
         finish: `finish(metrics, split) -> metrics`, adds what follows from the mean
-            metrics of a held-out split and is no mean over tokens itself.
+            metrics of a held-out split but is not a mean over tokens itself.
     """
 
     labels: Callable[[Batch], tuple[Array, Array]]
@@ -28,14 +28,14 @@ class Task(NamedTuple):
 def next_token_task(
     bits_per_byte: Callable[[float, str], float] | None = None,
 ) -> Task:
-    """Returns the prediction of the next token, judged in bits a byte of text.
+    """Returns next-token prediction, judged in bits per byte of text.
 
     Batches are {"tokens": [B, T], "segments": [B, T]}; with "completion" [B, T] only
-    the tokens that it marks are learnt.
+    the tokens that it marks are labels.
 
     Args:
-        bits_per_byte: From nats a token and the split's name, as bits a byte; None,
-            where nobody knows of bytes, judges by the cross-entropy in nats a token.
+        bits_per_byte: From nats per token and the split's name to bits per byte; None,
+            where bytes are unknown, judges by the cross-entropy in nats per token.
     """
 
     def labels(batch: Batch) -> tuple[Array, Array]:
