@@ -1,11 +1,11 @@
-"""Two teachers as one, and whether that pays: a student of both, and one of each.
+"""An ensemble of two teachers: a student of both, compared with one of each.
 
     python -m kdjax.main --config=configs/ensemble.py
 
 A wide and a deep teacher, trained on the embedded corpus; the soft targets are the mean
-of their probabilities, the wide one's counting twice. Beside the student of both stand
-a student of each alone (`member_students`) and the hard-label twin. As in
-`gpt_debug.py`, all models are far too small and too little trained for the figures to
+of their probabilities, with the wide one weighted twice. The student of both is compared
+with a student of each alone (`member_students`) and with the hard-label twin. As in
+`gpt_debug.py`, the models are far too small and too briefly trained for the results to
 mean anything.
 """
 

@@ -2,8 +2,8 @@
 
     python launch/local.py --processes=2 --devices=1 -- python -m kdjax.main ...
 
-When one process fails the others can only wait for it, so they are killed. Nothing is
-restarted: run the same command again to resume.
+When one process fails, the others can only wait for it, so they are killed. Nothing is
+restarted; run the same command again to resume.
 """
 
 import argparse
@@ -45,10 +45,10 @@ def _start(command: list[str], **environment: object) -> subprocess.Popen[str]:
 
 def _relay(rank: int, process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    # When nobody reads us any more the pipe closes, and the rank finds out by itself.
+    # If our own reader is gone, the pipe closes and the rank sees that itself.
     with process.stdout, contextlib.suppress(BrokenPipeError):
         for line in process.stdout:
-            # One write a line, so that ranks do not tear each other's lines.
+            # One write per line, so that lines of different ranks do not interleave.
             sys.stdout.write(f"[{rank}] {line.rstrip()}\n")
             sys.stdout.flush()
 
@@ -68,14 +68,14 @@ def _wait(
             forwarded += 1
             for process in running.values():
                 process.send_signal(number)
-        # Supervisors may repeat SIGTERM; a second Ctrl-C is a person who will not wait.
+        # Supervisors may repeat SIGTERM, but a second Ctrl-C means: stop waiting.
         if received.count(signal.SIGINT) > 1 or time.monotonic() > deadline:
             for process in running.values():
                 _kill_group(process)
         for rank, process in list(running.items()):
             if (code := process.poll()) is not None:
                 del running[rank]
-                _kill_group(process)  # Now: later the id may be somebody else's.
+                _kill_group(process)  # Now, before the id can be reused.
                 if code:
                     print(f"launch: rank {rank} ended with {code}", file=sys.stderr)
                     status = status or (code if code > 0 else 128 - code)
@@ -86,7 +86,7 @@ def _wait(
 
 def run(command: list[str], processes: int, devices: int, grace: float) -> int:
     """Returns 0 if every rank did, else the exit code of the first that failed."""
-    # The handlers only take note, so a signal during start-up reaches every rank too.
+    # The handlers only record, so signals during start-up reach every rank too.
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: received.append(number))
@@ -97,13 +97,13 @@ def run(command: list[str], processes: int, devices: int, grace: float) -> int:
             running[rank] = _start(
                 command,
                 JAX_COORDINATOR_ADDRESS=address,
-                # The default binds every interface, within reach of other machines.
+                # The default binds every interface, exposing it to other machines.
                 JAX_COORDINATOR_BIND_ADDRESS=address,
                 JAX_PLATFORMS="cpu",
                 JAX_NUM_CPU_DEVICES=devices,
                 KDJAX_PROCESSES=processes,
                 KDJAX_PROCESS=rank,
-                PYTHONUNBUFFERED=1,  # Into a pipe, Python would hold its lines back.
+                PYTHONUNBUFFERED=1,  # Python buffers its output to a pipe.
             )
             threading.Thread(target=_relay, args=(rank, running[rank])).start()
         return _wait(running, received, grace)
@@ -122,8 +122,13 @@ def main(arguments: list[str]) -> int:
     add = parser.add_argument
     add("--processes", type=int, default=2, help="how many to start (default 2)")
     add("--devices", type=int, default=1, help="CPU devices of each (default 1)")
-    add("--grace", type=float, default=5, help="seconds after a failure (default 5)")
-    # By hand: what argparse does with `--` has changed between versions of Python.
+    add(
+        "--grace",
+        type=float,
+        default=5,
+        help="seconds the others get after a failure (default 5)",
+    )
+    # By hand: argparse's handling of `--` differs between Python versions.
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     if min(options.processes, options.devices) < 1:

@@ -364,7 +364,9 @@ def test_a_file_that_is_no_tokenizer_is_named(home, content):
     path = epath.Path(home / "t.json")
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UsageError, match=r"t\.json is no readable tokenizer") as caught:
+    with pytest.raises(
+        UsageError, match=r"t\.json is not a readable tokenizer"
+    ) as caught:
         load_tokenizer(path, "<|endoftext|>")
     assert "\n" not in str(caught.value)
 

@@ -167,9 +167,9 @@ def test_what_cannot_be_the_model_is_refused(pair, tmp_path):
     assert "llama-gguf-split --merge" in refusal(tmp_path / "part.gguf")
     content = path.read_bytes()
     path.write_bytes(content[:-100])
-    assert "ends behind the file's" in refusal(path)
+    assert "ends past the file's" in refusal(path)
     path.write_bytes(b"GGML" + content[4:])
-    assert "no GGUF file" in refusal(path)
+    assert "not a GGUF file" in refusal(path)
     path.write_bytes(content[:4] + b"\1" + content[5:])
     assert "version is 1" in refusal(path)
 

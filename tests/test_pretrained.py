@@ -534,7 +534,7 @@ def test_a_truncated_file_is_refused_with_the_first_tensor_it_lacks(checkpoint):
     (directory / WEIGHTS).write_bytes(content[:-10])
     header, _ = parts(content)
     last = max(header, key=lambda name: header[name]["data_offsets"])
-    assert f"'{last}' ends behind" in refusal(directory)
+    assert f"'{last}' ends past" in refusal(directory)
     (directory / WEIGHTS).write_bytes(content + b"\0")
     assert "cannot be read" in refusal(directory)
     for size in (0, 7, 8, 50):

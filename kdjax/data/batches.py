@@ -32,8 +32,8 @@ def training_batches(
     Args:
         rows: The training split.
         batch_size: Rows of the global batch.
-        seed: Decides the order, and which rows a fraction keeps.
-        fraction: Share of the rows to use, chosen at random once for all epochs.
+        seed: Determines the order and which rows `fraction` keeps.
+        fraction: The share of rows to use, chosen at random once for all epochs.
         shard: This process's (index, count) along the batch.
     """
     index, count = shard
@@ -59,7 +59,7 @@ def held_out_batches(
 ) -> Iterator[Row]:
     """Yields one process's share of each batch, in order, every row once.
 
-    The last batch is padded, so that all have the same shape and no row is left out.
+    The last batch is padded, so that all have one shape and no row is dropped.
     With a limit, the rows are spread evenly over the split.
     """
     index, count = shard

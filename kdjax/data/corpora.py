@@ -1,8 +1,8 @@
 """Corpora: named sources of documents, in splits.
 
-To add one: write a function of `DataConfig` that returns a `Corpus`, give it an entry
-in `CORPORA` and add its name to `config.SOURCES`. Splits are functions, so that a
-corpus can be walked several times without being held in memory.
+To add one, write a function of `DataConfig` that returns a `Corpus`, register it in
+`CORPORA` and add its name to `config.SOURCES`. Splits are functions, so that a corpus
+can be iterated several times without being held in memory.
 """
 
 import contextlib
@@ -21,31 +21,31 @@ import tensorflow_datasets as tfds
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
 
-# Directories of the standard library that are not the library's own sources, or that
-# not every installation carries.
+# Directories of the standard library that hold no sources of its own, or that some
+# installations lack.
 _NOT_LIBRARY = {
     *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
     *("ensurepip", "lib2to3", "pydoc_data"),
 }
 _SUFFIXES = {".txt", ".md", ".jsonl"}
-# With fewer files than this, whole files would make too coarse a held-out split.
+# With fewer files than this, splitting by whole files would be too coarse.
 _ENOUGH_FILES = 20
 _PART = 1 << 13  # characters
 
 
 class Document(NamedTuple):
-    """One text; its name decides the split it belongs to."""
+    """One text; its name determines its split."""
 
     name: str
     text: str
 
 
 class Corpus(NamedTuple):
-    """Documents in splits; "train" and "validation" are always there.
+    """Documents in splits; "train" and "validation" always exist.
 
     Attributes:
-        splits: For each split a function that walks its documents from the start.
-        skipped: Names of unreadable files, filled while walking.
+        splits: For each split, a function that yields its documents.
+        skipped: Names of unreadable files, filled during iteration.
     """
 
     splits: dict[str, Callable[[], Iterator[Document]]]
@@ -56,8 +56,8 @@ def open_corpus(config: DataConfig) -> Corpus:
     """Returns the corpus that the config names.
 
     Raises:
-        UsageError: Nothing matches the pattern, the data set is not prepared, or it has
-            no such text feature.
+        UsageError: Nothing matches the pattern, or the data set is not prepared or lacks
+            the text feature.
     """
     return CORPORA[config.source.partition(":")[0]](config)
 
@@ -65,14 +65,14 @@ def open_corpus(config: DataConfig) -> Corpus:
 def is_held_out(name: str, fraction: float) -> bool:
     """Returns whether the name's hash falls in the held-out fraction.
 
-    The answer depends on the name alone, so adding files moves no other file.
+    It depends on the name alone, so adding files moves no others between splits.
     """
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def stdlib(config: DataConfig) -> Corpus:
-    """Returns the running Python's own library: sources, and its manual as prose."""
+    """Returns the running Python's standard library, and its manual as prose."""
     root = pathlib.Path(sysconfig.get_paths()["stdlib"])
     paths = [
         path
@@ -103,7 +103,7 @@ def files(config: DataConfig) -> Corpus:
     if not paths:
         raise UsageError(
             f"config.data.pattern = {config.pattern!r} matches no .txt, .md or .jsonl "
-            f"file (seen from {pathlib.Path.cwd()})"
+            f"file (relative to {pathlib.Path.cwd()})"
         )
     skipped: set[str] = set()
 
@@ -127,7 +127,7 @@ def tfds_text(config: DataConfig) -> Corpus:
     listed = [k for k in features if isinstance(features[k], tfds.features.Text)]
     if config.text_field not in listed:
         raise UsageError(
-            f"config.data.text_field = {config.text_field!r} is no text feature of "
+            f"config.data.text_field = {config.text_field!r} is not a text feature of "
             f"{name}; it has: {', '.join(listed) or 'none'}"
         )
 
@@ -184,10 +184,10 @@ def _read(path: pathlib.Path, unreadable: str, skipped: set[str]) -> str | None:
 
 
 def _documents(path: pathlib.Path, text: str, field: str) -> Iterator[Document]:
-    """Cuts a file into documents: lines of .jsonl, parts of anything else."""
+    """Splits a file into documents: lines of .jsonl, fixed-size parts otherwise."""
     name = path.as_posix()
     if path.suffix == ".jsonl":
-        # Not `splitlines`: JSON strings may hold U+2028 and the like as they are.
+        # Not `splitlines`: JSON strings may contain U+2028 and the like unescaped.
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield Document(
@@ -201,19 +201,19 @@ def _documents(path: pathlib.Path, text: str, field: str) -> Iterator[Document]:
 def _json_text(line: str, field: str, name: str, number: int) -> str:
     try:
         text = json.loads(line)[field]
-        text.encode()  # half a surrogate pair has no bytes
+        text.encode()  # a lone surrogate cannot be encoded
     except (ValueError, KeyError, TypeError, AttributeError):
         text = None
     if text is None:
         raise UsageError(
-            f"{name} line {number} is no JSON object with a text in {field!r}; set "
+            f"{name} line {number} is not a JSON object with text in {field!r}; set "
             "config.data.text_field to the right name"
         )
     return text
 
 
 def _tfds_builder(name: str, allow_download: bool) -> Any:
-    """Returns a prepared builder, downloading only where that is allowed."""
+    """Returns a prepared builder, downloading only if allowed."""
     alternatives = (
         "use config.data.source = 'stdlib' (needs no download) or 'files' with "
         "config.data.pattern"
@@ -237,8 +237,8 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
     _give_up_early()
     try:
         builder.download_and_prepare()
-    # Refused connections, servers that answer no, checksums, libraries that only this
-    # data set needs: a builder is foreign code.
+    # A builder is third-party code: it may fail on connections, server errors,
+    # checksums, or libraries that only this data set needs.
     except Exception as error:
         first = str(error).partition("\n")[0][:120]
         raise UsageError(
@@ -249,7 +249,7 @@ def _tfds_builder(name: str, allow_download: bool) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps tfds from warning of what the error message says better."""
+    """Silences tfds warnings that our error message states better."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -260,6 +260,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _give_up_early() -> None:
-    """Makes tfds fail at the first refused connection, not after minutes of retries."""
+    """Makes tfds fail at the first refused connection, without minutes of retries."""
     downloader = importlib.import_module("tensorflow_datasets.core.download.downloader")
     downloader.MAX_RETRIES = 0  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
 """Text to fixed-length rows on disk, once per (text, tokenizer, length).
 
-A row's index is its identity: order, resume position and anything stored beside the
-rows refer to it. tensorflow-datasets writes into a temporary directory and renames it
-when it is whole, so a killed preparation leaves nothing that looks complete.
+A row's index is its identity: the order, the resume position and anything stored beside
+the rows refer to it. tensorflow-datasets writes to a temporary directory and renames it
+once complete, so a killed preparation leaves nothing that looks complete.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ class Prepared(NamedTuple):
     """Packed rows and everything that identifies them.
 
     Attributes:
-        tokenizer: What made the ids.
+        tokenizer: The tokenizer that encoded the rows.
         splits: Random access to the rows of each split.
-        info: What the report prints: source, hashes, sizes of the splits.
+        info: What the report prints: source, hashes and split sizes.
     """
 
     tokenizer: TextTokenizer
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
 
 
 class PackedRows(tfds.core.GeneratorBasedBuilder):
-    """The rows of one tokenised corpus: token ids and segment numbers."""
+    """The rows of one tokenised corpus: token ids and segment ids."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -79,7 +79,7 @@ class PackedRows(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in self._rows}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
-        count = self._metadata["splits"][split]  # stored after the last row
+        count = self._metadata["splits"][split]  # saved after the last row
         prefix = len(self._metadata["tokenizer"]["prefix"])
         count["rows"] = count["tokens"] = count["largest_id"] = 0
         for index, row in enumerate(self._rows[split]()):
@@ -97,14 +97,14 @@ def prepare(
     *,
     track: Track = lambda documents, split, size: documents,
 ) -> Prepared:
-    """Returns the packed rows of a corpus, made now unless they are there already.
+    """Returns the packed rows of a corpus, preparing them if not cached.
 
     Args:
-        data: Which corpus, and how long the rows.
+        data: The corpus and the row length.
         tokenizer_config: How text becomes ids.
-        cache_dir: Where rows and tokenizers live.
-        track: Wraps the documents of a split that is being tokenised, given its name
-            and its size in bytes; for a progress bar.
+        cache_dir: Where rows and tokenizers are cached.
+        track: Wraps the documents of a split while it is tokenised, given its name and
+            size in bytes; for a progress bar.
 
     Raises:
         UsageError: The corpus or the tokenizer cannot be read, or a split is empty.
@@ -114,14 +114,14 @@ def prepare(
     for name, size in sizes.items():
         if not size["bytes"]:
             raise UsageError(
-                f"the {name} split of {data.source!r} is empty; give more text or "
+                f"the {name} split of {data.source!r} is empty; provide more text or "
                 "change config.data.validation_fraction"
             )
     tokenizer = _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
     if len(tokenizer.prefix) > 1:
         raise UsageError(
-            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, rows begin "
-            "with one at most; change the post_processor in its tokenizer.json"
+            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, but rows can "
+            "begin with at most one; change the post_processor in its tokenizer.json"
         )
     if len(tokenizer.prefix) + 2 > data.length:
         raise UsageError(
@@ -153,7 +153,7 @@ def prepare(
         data_dir=str(cache_dir / "rows" / _key(info)),
     )
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints download messages
         builder.download_and_prepare()
     stored = dict(builder.info.metadata)
     sources = {split: builder.as_data_source(split=split) for split in sizes}
@@ -165,10 +165,10 @@ def pack(
 ) -> Iterator[Row]:
     """Yields rows of `length` ids taken from the concatenated documents.
 
-    Segments number the documents within a row from 1. A document that does not fit goes
-    on in the next row. Every piece begins with the prefix: a model that has always seen
-    `<bos>` before a text may be at a loss without it. Places that are left over, in the
-    last row or because not one id would follow a prefix, have segment 0.
+    Segments number the documents within a row from 1. A document that does not fit
+    continues in the next row. Every piece begins with the prefix, because a model that
+    has always seen `<bos>` before a text may do badly without it. Padding, in the last
+    row or where no id would fit after a prefix, has segment 0.
 
     Example:
         >>> rows = list(pack([np.array([7, 7, 7]), np.array([8, 8])], 4))
@@ -203,7 +203,7 @@ def _empty(length: int) -> Row:
 
 
 def _measure(documents: Iterable[Document]) -> dict[str, Any]:
-    """Returns a split's number of documents, bytes, and the hash of its content."""
+    """Returns a split's document count, size in bytes and content hash."""
     digest, count, size = hashlib.sha256(), 0, 0
     for document in documents:
         content = document.text.encode()
@@ -219,7 +219,7 @@ def _tokenizer(
     train: dict[str, Any],
     cache_dir: epath.Path,
 ) -> TextTokenizer:
-    """Returns the tokenizer the config asks for, trained only if not there yet."""
+    """Returns the tokenizer that the config names, trained only if not cached."""
     if config.kind == "file":
         return load_tokenizer(epath.Path(config.path), config.end_of_text)
     content = "" if config.kind == "bytes" else train["sha256"]

@@ -1,7 +1,7 @@
 """The header of a GGUF file: metadata, and where the tensors are.
 
-Every length is compared with what is left of the file before it is believed, so that a
-damaged file can neither make the reader wait nor fill the memory.
+Every length is checked against the rest of the file before it is used, so that a
+damaged file can neither hang the reader nor exhaust memory.
 """
 
 import functools
@@ -27,10 +27,10 @@ class TensorInfo(NamedTuple):
     """A tensor in the file.
 
     Attributes:
-        shape: Rows first; the file has it the other way round.
-        kind: The format, such as Q4_1.
-        start: Where its first byte is.
-        size: How many bytes it has.
+        shape: Rows first; the file stores the dimensions in reverse.
+        kind: The quantization format, such as Q4_1.
+        start: The offset of its first byte.
+        size: Its size in bytes.
     """
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class TensorInfo(NamedTuple):
 
 
 class Header(NamedTuple):
-    """Everything before the data, and the file's bytes, mapped and not read."""
+    """The metadata and tensor table, and the file's bytes, memory-mapped."""
 
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
@@ -48,9 +48,9 @@ class Header(NamedTuple):
 
 
 def read_header(path: epath.Path) -> Header:
-    """Returns the header of a GGUF file, parsed once for as long as it stays the same.
+    """Returns the header of a GGUF file, cached until the file changes.
 
-    A run asks for its data's tokenizer and for its teacher.
+    A run reads it twice: for the tokenizer of its data and for its teacher.
 
     Raises:
         UsageError: The file is missing, not GGUF, truncated, or contradicts itself.
@@ -64,15 +64,15 @@ def read_header(path: epath.Path) -> Header:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: str, mtime_ns: int, size: int) -> Header:
-    """Returns the header of the file that was there at that time, in that size."""
-    del mtime_ns, size  # what tells one file from the next of the same name
+    """Returns the header; time and size are part of the cache key."""
+    del mtime_ns, size  # distinguish successive files of the same name
     try:
         data = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise UsageError(f"{path} cannot be read ({error})") from None
     cursor = _Cursor(data, path)
     if cursor.take(4) != b"GGUF":
-        raise cursor.error("it is no GGUF file")
+        raise cursor.error("it is not a GGUF file")
     if (version := cursor.scalar("I")) not in _VERSIONS:
         raise cursor.error(f"its version is {version}; kdjax reads 2 and 3")
     tensor_count, key_count = cursor.scalar("Q"), cursor.scalar("Q")
@@ -82,18 +82,20 @@ def _read(path: str, mtime_ns: int, size: int) -> Header:
     for _ in range(key_count):
         key = cursor.string()
         if key in metadata:
-            raise cursor.error(f"the key {key[:80]!r} is there twice")
+            raise cursor.error(f"the key {key[:80]!r} occurs twice")
         metadata[key] = cursor.value(cursor.scalar("I"))
     infos: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(tensor_count):
         name, rank = cursor.string(), cursor.scalar("I")
         if not 1 <= rank <= _RANK or name in infos:
-            raise cursor.error(f"the tensor {name[:80]!r} makes no sense")
+            raise cursor.error(f"the entry of tensor {name[:80]!r} is invalid")
         shape = tuple(cursor.scalar("Q") for _ in range(rank))[::-1]
         infos[name] = shape, cursor.scalar("I"), cursor.scalar("Q")
     align = metadata.get("general.alignment", 32)
     if not isinstance(align, int) or not 1 <= align <= 2**20 or align & (align - 1):
-        raise cursor.error(f"general.alignment = {str(align)[:40]} is no power of two")
+        raise cursor.error(
+            f"general.alignment = {str(align)[:40]} is not a power of two"
+        )
     begin = -(-cursor.position // align) * align
     tensors = {name: _place(name, *info, begin, cursor) for name, info in infos.items()}
     return Header(metadata, tensors, data)
@@ -107,38 +109,39 @@ def _place(
     begin: int,
     cursor: "_Cursor",
 ) -> TensorInfo:
-    """Returns where a tensor is, inside the file."""
+    """Returns a tensor's place after checking that it lies inside the file."""
     try:
         known = gguf.GGMLQuantizationType(kind)
     except ValueError:
-        raise cursor.error(f"the tensor {name[:80]!r} has the format {kind}") from None
+        raise cursor.error(
+            f"the tensor {name[:80]!r} has the unknown format {kind}"
+        ) from None
     block, size = gguf.GGML_QUANT_SIZES[known]
     if shape[-1] % block:
         raise cursor.error(
-            f"the tensor {name[:80]!r} has rows of {shape[-1]}, which blocks of "
-            f"{block} do not fill"
+            f"the tensor {name[:80]!r} has rows of length {shape[-1]}, which is "
+            f"not a multiple of the block size {block}"
         )
     total = math.prod(shape) // block * size
     if begin + offset + total > len(cursor.data):
         raise cursor.error(
-            f"the tensor {name[:80]!r} ends behind the file's {len(cursor.data):,} "
-            "bytes"
+            f"the tensor {name[:80]!r} ends past the file's {len(cursor.data):,} bytes"
         )
     return TensorInfo(shape, known, begin + offset, total)
 
 
 class _Cursor:
-    """A position in the bytes that cannot leave them."""
+    """A bounds-checked reading position in the file's bytes."""
 
     def __init__(self, data: np.ndarray, path: str) -> None:
         self.data, self.position, self._path = data, 0, path
-        self._bytes = data.data  # a memoryview, whose slices cost less than an array's
+        self._bytes = data.data  # a memoryview: its slices are cheaper than an array's
 
     def error(self, reason: str) -> UsageError:
         return UsageError(f"{self._path} cannot be used: {reason}")
 
     def expect(self, count: int, size: int) -> None:
-        """Raises unless `count` things of at least `size` bytes can still come."""
+        """Raises unless `count` items of at least `size` bytes each remain."""
         if count * size > len(self.data) - self.position:
             raise self.error("it is truncated, or its header is damaged")
 
@@ -149,7 +152,7 @@ class _Cursor:
 
     def scalar(self, code: str) -> Any:
         (value,) = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))
-        # As it was written: 1e-05, and not the nearest double of that float.
+        # The shortest decimal: 1e-05, not the double nearest to that float.
         return float(str(np.float32(value))) if code == "f" else value
 
     def string(self) -> str:
@@ -162,7 +165,7 @@ class _Cursor:
             return self.scalar(self._code(kind))
         inner, count = self.scalar("I"), self.scalar("Q")
         if inner == _ARRAY:
-            raise self.error("it holds arrays of arrays")
+            raise self.error("it contains arrays of arrays")
         if inner == _STRING:
             self.expect(count, 8)
             return [self.string() for _ in range(count)]
@@ -172,5 +175,5 @@ class _Cursor:
 
     def _code(self, kind: int) -> str:
         if kind not in _SCALARS:
-            raise self.error(f"it holds a value of the unknown type {kind}")
+            raise self.error(f"it contains a value of unknown type {kind}")
         return _SCALARS[kind]

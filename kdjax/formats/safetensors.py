@@ -1,6 +1,6 @@
-"""Tensors on disk: what there is, checked before anything is read, and parts of it.
+"""Safetensors files: checked before anything is read, and read in parts.
 
-Nothing is ever unpickled, and nothing is allocated that a header merely claims.
+Nothing is ever unpickled, and no memory is allocated on the word of a header alone.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-# What JSON of any shape can raise when it is read as a header.
+# Errors that arbitrary JSON can raise when it is read as a header.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -40,8 +40,8 @@ class Stored(NamedTuple):
 
     Attributes:
         shape: Its shape in the file.
-        dtype: What it is read as; None: a format that kdjax does not read.
-        kind: The file's own word for the format.
+        dtype: The dtype it is read as; None for a format that kdjax does not read.
+        kind: The file's own name for the format.
         read: Returns the part that an index of slices selects.
     """
 
@@ -55,9 +55,9 @@ def open_weights(directory: epath.Path) -> dict[str, Stored]:
     """Returns the tensors of a directory's safetensors files by name.
 
     Raises:
-        UsageError: There are none, or files, index and headers contradict each other.
+        UsageError: There are none, or files, index and headers are inconsistent.
     """
-    if (directory / SINGLE).exists():  # which transformers, too, believes first
+    if (directory / SINGLE).exists():  # transformers gives it precedence, too
         return _open_file(directory / SINGLE)
     if (directory / INDEX).exists():
         return _open_shards(directory)
@@ -73,19 +73,21 @@ def _no_weights(directory: epath.Path) -> str:
                 f"AutoTokenizer): c.from_pretrained('{directory}').save_pretrained("
                 f"'{directory}-safetensors')"
             )
-    return f"{directory} holds neither {SINGLE} nor {INDEX}; choose another directory"
+    return (
+        f"{directory} contains neither {SINGLE} nor {INDEX}; choose another directory"
+    )
 
 
 def _open_shards(directory: epath.Path) -> dict[str, Stored]:
     index = read_json(directory / INDEX).get("weight_map")
     if not isinstance(index, Mapping) or not index:
-        raise UsageError(f"{directory / INDEX} has no weight_map; fetch it again")
+        raise UsageError(f"{directory / INDEX} has no weight_map; download it again")
     tensors: dict[str, Stored] = {}
     for file in sorted(set(map(str, index.values()))):
         if epath.Path(file).name != file or not file.endswith(".safetensors"):
             raise UsageError(
-                f"{directory / INDEX} names {file[:80]!r}, which is no safetensors "
-                "file beside it"
+                f"{directory / INDEX} names {file[:80]!r}, which is not a "
+                "safetensors file beside it"
             )
         found = _open_file(directory / file)
         wanted = {name for name, where in index.items() if where == file}
@@ -93,7 +95,7 @@ def _open_shards(directory: epath.Path) -> dict[str, Stored]:
             where = "the index" if differing[0] in wanted else directory / file
             raise UsageError(
                 f"{differing[0]!r} is only in {where}: {INDEX} and {file} do not "
-                "belong together; fetch both again"
+                "match; download both again"
             )
         tensors |= found
     return tensors
@@ -101,8 +103,8 @@ def _open_shards(directory: epath.Path) -> dict[str, Stored]:
 
 def _open_file(path: epath.Path) -> dict[str, Stored]:
     try:
-        # The library checks the header and the file against each other. Its slices are
-        # copies, though, so that the data are mapped here.
+        # The library checks the header against the file. Its slices are copies,
+        # though, so the data are memory-mapped here.
         with safetensors.safe_open(str(path), "numpy"):
             data = np.memmap(path, np.uint8, "r")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -112,7 +114,7 @@ def _open_file(path: epath.Path) -> dict[str, Stored]:
 
 
 def _header(path: epath.Path) -> tuple[dict[str, Any], int]:
-    """Returns what a file says of its tensors, and where the data begin."""
+    """Returns a file's tensor entries and the offset of its data."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, path.stat().length)))
@@ -134,11 +136,11 @@ def _stored(data: np.ndarray, entry: Mapping[str, Any]) -> Stored:
 def _damage(path: epath.Path, error: Exception) -> str:
     """Returns what is wrong with a file that the library refused, in one line.
 
-    It checks sizes and offsets of all tensors against each other and the file; which
-    tensor a truncated file lacks first it does not say.
+    The library checks the sizes and offsets of all tensors, but does not say which
+    tensor is the first that a truncated file lacks.
     """
     reason = " ".join(str(error).split())[:200]
-    message = f"{path} cannot be read ({reason}); fetch it again"
+    message = f"{path} cannot be read ({reason}); download it again"
     with contextlib.suppress(*_UNREADABLE):
         size = path.stat().length
         header, begin = _header(path)
@@ -146,5 +148,5 @@ def _damage(path: epath.Path, error: Exception) -> str:
         lacking = [name for name, end in ends.items() if begin + end > size]
         if lacking:
             first = min(lacking, key=ends.__getitem__)
-            message += f": {first[:80]!r} ends behind the file's {size:,} bytes"
+            message += f": {first[:80]!r} ends past the file's {size:,} bytes"
     return message

@@ -1,8 +1,8 @@
 """Where arrays live: the mesh, rules by parameter path, and batches across processes.
 
-Models know no mesh. A parameter's path (``layers/mlp/up/kernel``) is matched against an
-ordered table of regular expressions; the optimiser's moments end in the same paths and
-get the same placement.
+Models are unaware of the mesh. A parameter's path (``layers/mlp/up/kernel``) is matched
+against an ordered table of regular expressions. Paths of the optimiser's moments end in
+the same way, so they get the same placement.
 """
 
 import math
@@ -21,7 +21,7 @@ from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
 from kdjax.parallel.placement import Placement, name_of
 
-Batch = dict[str, jax.Array]  # tokens and what is known of them, rows first
+Batch = dict[str, jax.Array]  # tokens and their annotations, rows first
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 BATCH = P(BATCH_AXES)
@@ -42,11 +42,11 @@ DEFAULT_RULES: Rules = (
 
 
 def join_processes() -> int:
-    """Connects the processes of one run and returns this one's number.
+    """Connects the processes of one run and returns this one's index.
 
-    `launch/local.py` says who is who in `KDJAX_PROCESSES` and `KDJAX_PROCESS`; on TPU
-    pods and under SLURM jax finds out by itself; anywhere else there is one process.
-    Must come before anything asks jax for its devices.
+    `launch/local.py` sets `KDJAX_PROCESSES` and `KDJAX_PROCESS`; on TPU pods and under
+    SLURM jax detects the topology itself; anywhere else there is one process. Must be
+    called before anything asks jax for its devices.
     """
     if count := os.environ.get("KDJAX_PROCESSES"):
         jax.distributed.initialize(
@@ -61,7 +61,7 @@ def join_processes() -> int:
 
 
 def barrier(name: str) -> None:
-    """Waits for all processes to come here."""
+    """Waits until all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -70,7 +70,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """Returns the mesh over all devices, with -1 filled in.
 
     Raises:
-        UsageError: The axes do not multiply to the number of devices.
+        UsageError: The product of the axes is not the number of devices.
     """
     sizes = [getattr(config, axis) for axis in AXES]
     count = jax.device_count()
@@ -82,7 +82,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"config.mesh ({wanted}) does not fit {count} "
             f"{jax.devices()[0].platform} device(s); the axes must multiply to {count}"
         )
-    # Said explicitly because jax's default has changed before, and Linen needs Auto.
+    # Explicit, because jax's default has changed before, and Linen needs Auto.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types)
 
@@ -92,8 +92,9 @@ def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
 
     Args:
         tree: Parameters, optimiser state or a train state, as arrays or shapes.
-        mesh: The device mesh; None: all of it lies on the first device.
-        rules: (regular expression, axes) pairs that go before `DEFAULT_RULES`.
+        mesh: The device mesh; None places everything on the first device.
+        rules: (regular expression, axes) pairs that take precedence over
+            `DEFAULT_RULES`.
 
     Raises:
         UsageError: A matrix matches no rule, or an axis does not divide its dimension.
@@ -148,7 +149,7 @@ def _check_divides(
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
-    """Returns the tree of shapes with its shardings, as a target to restore to."""
+    """Returns the tree of shapes with its shardings, to restore a checkpoint into."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
@@ -157,15 +158,15 @@ def abstract(tree: Any, shardings: Any) -> Any:
 def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     """Returns where activations and weights live while a model runs on the mesh.
 
-    Activations are split over the batch alone. Weights are gathered over `fsdp`, layer
-    by layer, and stay split over `tensor`: `fsdp` shards what is stored, `tensor` what
-    is computed. Left to itself the partitioner splits products along `fsdp` in both
-    operands, which is slow, and with some rules wrong (jax 0.10.2).
+    Activations are sharded over the batch alone. Weights are gathered over `fsdp`,
+    layer by layer, and stay sharded over `tensor`: `fsdp` shards what is stored,
+    `tensor` what is computed. Left to itself, the partitioner shards products along
+    `fsdp` in both operands, which is slow and, with some rules, wrong (jax 0.10.2).
     """
     batch = batch_sharding(mesh)
 
     def activation(x: jax.Array) -> jax.Array:
-        # `Model.init` traces with one row, which cannot be split.
+        # `Model.init` traces with one row, which cannot be sharded.
         if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
             return x
         return jax.lax.with_sharding_constraint(x, batch)
@@ -187,7 +188,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """Returns (index, count) of the rows that this process must feed.
 
-    It follows from the sharding, not from the process's number: where the tensor axis
+    This follows from the sharding, not from the process index: where the tensor axis
     spans processes, several of them need the same rows.
     """
     sharding = batch_sharding(mesh)
@@ -223,8 +224,8 @@ def to_devices(
             start, stop, _ = where[0].indices(shape[0])
             return local[(slice(start - low, stop - low), *where[1:])]
 
-        # Not `make_array_from_callback`: the loop's transfer guard takes its copies
-        # for accidental ones.
+        # Not `make_array_from_callback`: the training loop's transfer guard would
+        # reject its implicit copies.
         where = _indices(sharding, shape)
         pieces = [jax.device_put(rows(i), device) for device, i in where.items()]
         return jax.make_array_from_single_device_arrays(shape, sharding, pieces)

@@ -10,15 +10,15 @@ def same_ids(
 ) -> bool:
     """Returns whether ids mean the same tokens to two tokenizers.
 
-    How text is split and what surrounds it may differ: only one of them makes the rows.
-    Either may have added tokens for which the other has no id.
+    How they split text and what they add around it may differ, because only one of them
+    encodes the rows. Either may have added tokens that the other has no id for.
     """
     first, second = one.tokenizer, other.tokenizer
     return _agrees(first, second) and _agrees(second, first)
 
 
 def _agrees(one: tokenizers.Tokenizer, other: tokenizers.Tokenizer) -> bool:
-    """Returns whether the other contradicts no token and lacks only added ones."""
+    """Returns whether no id conflicts and the other lacks only added tokens."""
     ids = other.get_vocab(with_added_tokens=True)
     taken, added = set(ids.values()), one.get_added_tokens_decoder()
     return all(

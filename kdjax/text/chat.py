@@ -17,8 +17,8 @@ class Chat(NamedTuple):
 
     Attributes:
         template: The chat template, in Jinja; empty if there is none.
-        bos_token: The token that the template may begin a conversation with.
-        eos_token: The token that ends an answer; empty: the one that ends a document.
+        bos_token: The token with which the template may begin a conversation.
+        eos_token: The token that ends an answer; if empty, the end-of-text token does.
     """
 
     template: str = ""
@@ -26,10 +26,10 @@ class Chat(NamedTuple):
     eos_token: str = ""
 
     def render(self, message: str) -> str:
-        """Returns a user's message as text, up to where the answer begins.
+        """Returns a user's message as a prompt, up to where the answer begins.
 
         Renders in a sandbox, as transformers does, because the template comes with the
-        weights; that limits what it can reach, not how long it takes.
+        weights; this limits what it can access, not how long it runs.
 
         Raises:
             UsageError: There is no template, or it fails.
@@ -55,7 +55,7 @@ class Chat(NamedTuple):
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        # A template's expressions can raise anything.
+        # Expressions in a template can raise anything.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
@@ -64,10 +64,10 @@ class Chat(NamedTuple):
 
 
 def read_chat(directory: epath.Path) -> Chat:
-    """Returns the chat template of a Hugging Face directory, in either layout.
+    """Returns the chat template of a Hugging Face directory, old layout or new.
 
     Raises:
-        UsageError: The template's own file cannot be read.
+        UsageError: `chat_template.jinja` cannot be read.
     """
     newer = directory / "chat_template.jinja"
     config = directory / "tokenizer_config.json"
@@ -78,7 +78,7 @@ def read_chat(directory: epath.Path) -> Chat:
     if not isinstance(found, Mapping):
         found = {}
     template = found.get("chat_template")
-    if isinstance(template, list):  # several, by name
+    if isinstance(template, list):  # several named templates
         pairs = [item for item in template if isinstance(item, dict)]
         named = {item.get("name"): item.get("template") for item in pairs}
         template = named.get("default")
@@ -102,7 +102,7 @@ def _token(value: Any) -> str:
 
 
 class _Generation(ext.Extension):
-    """Drops the tags around what a model is trained to generate."""
+    """Ignores the tags around the text that a model is trained to generate."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja's own convention)
 

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, rebuilt."""
+"""Rebuilds the tokenizer stored in a GGUF file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,28 +20,27 @@ from kdjax.core.errors import UsageError
 from kdjax.text.chat import Chat
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # token types
-_LONGEST = 1024  # characters of a token; every way to split one is tried
+_LONGEST = 1024  # characters per token, since every split of a token is tried
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# How long a run of digits a token may hold, where words are split by the pattern above.
+# The longest run of digits in a token, for tokenizers that use the pattern above.
 _DIGITS = {"llama-bpe": 3, "qwen2": 1}
 
 
 def read_gguf_tokenizer(
     meta: Mapping[str, Any], path: epath.Path
 ) -> tuple[tokenizers.Tokenizer, Chat]:
-    """Returns the tokenizer in a GGUF file, and what it says of conversations.
+    """Returns the tokenizer in a GGUF file, and its chat template.
 
     Args:
         meta: The metadata in the file's header.
         path: Names the file in error messages.
 
     Raises:
-        UsageError: The file is damaged, or its tokenizer is of a kind that kdjax cannot
-            rebuild.
+        UsageError: The file is damaged, or kdjax cannot rebuild its kind of tokenizer.
     """
     kind = meta.get("tokenizer.ggml.model")
     tokens = _list(meta, "tokens", str, path)
@@ -74,9 +73,9 @@ def read_gguf_tokenizer(
 def _begin(
     tokenizer: tokenizers.Tokenizer, meta: Mapping[str, Any], tokens: Sequence[str]
 ) -> None:
-    """Lets texts begin with a token where the model wants that.
+    """Makes texts begin with the BOS token where the model expects it.
 
-    Files that do not say so mean what llama.cpp takes for granted.
+    Files that do not say get llama.cpp's default.
     """
     is_usual = "llama" in (
         meta.get("tokenizer.ggml.model"),
@@ -91,7 +90,7 @@ def _begin(
 
 
 def _token(meta: Mapping[str, Any], name: str, tokens: Sequence[str]) -> str:
-    """Returns the token that the metadata give a role; empty if they give none."""
+    """Returns the token to which the metadata assign a role, or an empty string."""
     number = meta.get(f"tokenizer.ggml.{name}_token_id")
     if type(number) is not int or not 0 <= number < len(tokens):
         return ""
@@ -105,7 +104,7 @@ def _list(
     path: epath.Path,
     length: int | None = None,
 ) -> Sequence[Any]:
-    """Returns a list of the metadata after a look at its length and elements."""
+    """Returns a list in the metadata after checking its length and elements."""
     found = meta.get(f"tokenizer.ggml.{name}")
     if (
         not isinstance(found, list)
@@ -117,7 +116,7 @@ def _list(
 
 
 def _vocab(tokens: Sequence[str], types: Sequence[int]) -> dict[str, int]:
-    """Returns ids by token, without what only fills up the embedding's rows."""
+    """Returns ids by token, without those that only pad the embedding."""
     return {
         token: number
         for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
@@ -131,10 +130,10 @@ def _byte_level(
     """Returns the byte-level BPE of GPT-2, Llama 3, Qwen and SmolLM."""
     merges = [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
     words = _word_pattern(meta)
-    whole = words == "llama-bpe"  # where no merge leads to some words that are tokens
+    whole = words == "llama-bpe"  # some of its tokens cannot be reached by merges
     try:
         bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=whole)
-    # The library raises bare Exception for merges that do not fit the tokens.
+    # The library raises bare Exception for merges that do not match the tokens.
     except Exception as error:
         raise UsageError(f"{path}: its tokenizer is damaged ({error})") from None
     tokenizer = tokenizers.Tokenizer(bpe)
@@ -151,8 +150,8 @@ def _byte_level(
         tokenizer.pre_tokenizer = plain
     else:
         raise UsageError(
-            f"{path}: how its tokenizer splits words (tokenizer.ggml.pre = "
-            f"{words[:40]!r}) is unknown to kdjax; use the model's tokenizer.json"
+            f"{path}: kdjax does not know how its tokenizer splits words "
+            f"(tokenizer.ggml.pre = {words[:40]!r}); use the model's tokenizer.json"
         )
     if words == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
@@ -161,7 +160,7 @@ def _byte_level(
 
 
 def _word_pattern(meta: Mapping[str, Any]) -> str:
-    """Returns how words are split; of files that do not say, GPT-2's is known."""
+    """Returns the word pattern's name; if unspecified, GPT-2's is inferred."""
     words = str(meta.get("tokenizer.ggml.pre", "default"))
     is_gpt2 = meta.get("general.architecture") == "gpt2"
     return "gpt-2" if words == "default" and is_gpt2 else words
@@ -175,8 +174,8 @@ def _sentence_piece(
 ) -> tokenizers.Tokenizer:
     """Returns the SentencePiece BPE of Llama 2, Mistral and Gemma.
 
-    It merges the neighbours whose union scores highest; the library wants the same
-    order as a list of merges.
+    SentencePiece merges the neighbours whose union scores highest; the library expects
+    that order as a list of merges.
     """
     scores = _list(meta, "scores", float, path, len(tokens))
     if max(map(len, tokens), default=0) > _LONGEST:

@@ -1,4 +1,4 @@
-"""Tokenizers: trained here, bytes only, a tokenizer.json, or out of a GGUF file."""
+"""Tokenizers: trained here, bytes only, from a tokenizer.json or a GGUF file."""
 
 import hashlib
 import json
@@ -27,9 +27,9 @@ class TextTokenizer(NamedTuple):
     Attributes:
         tokenizer: The library's object.
         end_of_text: The id that ends a document.
-        sha256: The hash of all that decides which ids a document has.
+        sha256: The hash of everything that determines a document's ids.
         prefix: The ids that the tokenizer puts before a text, such as that of `<bos>`.
-        chat: How the model was taught conversations.
+        chat: The chat template and its special tokens.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -40,7 +40,7 @@ class TextTokenizer(NamedTuple):
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id; some tokenizers leave ids out."""
+        """One more than the largest id, since some tokenizers skip ids."""
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     @property
@@ -50,15 +50,15 @@ class TextTokenizer(NamedTuple):
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """The ids that end a text: a document's, and an answer's if it is another."""
+        """The ids that end a text: of a document and, if different, of an answer."""
         ends = (self.end_of_text, self.tokenizer.token_to_id(self.chat.eos_token))
         return tuple(dict.fromkeys(end for end in ends if end is not None))
 
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yields each text's ids, ended by `end_of_text`; uses all cores.
 
-        There is no `prefix` before them: it goes before every piece of a document that
-        a model sees, which `pack` cuts.
+        The ids come without `prefix`: `pack` puts it before every piece into which it
+        splits a document.
         """
         batch: list[str] = []
         for text in texts:
@@ -75,7 +75,7 @@ class TextTokenizer(NamedTuple):
             yield np.array([*encoding.ids, self.end_of_text], np.int32)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns the ids of a document's beginning, `prefix` before them.
+        """Returns the ids of the beginning of a document, with `prefix` before them.
 
         Raises:
             UsageError: The text is not Unicode.
@@ -90,7 +90,7 @@ class TextTokenizer(NamedTuple):
         """
         eos_token = self.chat.eos_token or self.end_of_text_token
         text = self.chat._replace(eos_token=eos_token).render(message)
-        # The special tokens that the text needs are in it.
+        # The template has already inserted the special tokens.
         return self._encode_one(text)
 
     def _encode_one(self, text: str) -> list[int]:
@@ -108,18 +108,18 @@ class TextTokenizer(NamedTuple):
             >>> tokenizer.decode([*tokenizer.encode_prompt("naïve"), 0])
             'naïve'
         """
-        # The library takes no integers of numpy's.
+        # The library does not accept numpy integers.
         plain = [operator.index(token) for token in ids]
         return self.tokenizer.decode(plain, skip_special_tokens=True)
 
     def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
         """Returns a function from ids, one by one, to the text that each completes.
 
-        A character whose bytes lie in several tokens comes with the last of them, and
-        what a special token stands for does not come at all.
+        A character whose bytes span several tokens comes with the last of them. Special
+        tokens produce no text.
 
         Args:
-            context: The ids before the first; what they say is not repeated.
+            context: The preceding ids; their text is not repeated.
         """
         stream, last = decoders.DecodeStream(skip_special_tokens=True), -1
         added = self.tokenizer.get_added_tokens_decoder()
@@ -128,11 +128,11 @@ class TextTokenizer(NamedTuple):
             nonlocal stream, last
             try:
                 piece = stream.step(self.tokenizer, token)
-            # The library raises bare Exception where bytes that make no character
-            # change what the one before them was.
+            # The library raises bare Exception where invalid bytes change how the
+            # preceding text decodes.
             except Exception:
                 stream = decoders.DecodeStream(skip_special_tokens=True)
-                stream.step(self.tokenizer, last)  # or this would be a text's beginning
+                stream.step(self.tokenizer, last)  # else it starts a text
                 piece = stream.step(self.tokenizer, token)
             if token not in added and self.tokenizer.id_to_token(token) is not None:
                 last = token
@@ -143,7 +143,7 @@ class TextTokenizer(NamedTuple):
         return step
 
     def files(self) -> dict[str, str]:
-        """Returns the files that transformers looks for, by name."""
+        """Returns the contents of the files that transformers expects, by name."""
         end, chat = self.end_of_text_token, self.chat
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -161,7 +161,7 @@ class TextTokenizer(NamedTuple):
         }
 
     def save_files(self, directory: epath.Path) -> None:
-        """Writes all files, each of them atomically."""
+        """Writes all files, each atomically."""
         for name, text in self.files().items():
             write_bytes(directory / name, text.encode())
 
@@ -190,24 +190,24 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
 def load_tokenizer(path: epath.PathLike, end_of_text: str | int) -> TextTokenizer:
     """Returns the tokenizer in a tokenizer.json or a GGUF file.
 
-    Of its conversations it knows what that file or those beside it say.
+    The chat template comes from that file or from those beside it.
 
     Args:
         path: The file.
         end_of_text: The token that ends a document, or its id.
 
     Raises:
-        UsageError: The file is missing or is none, or has no such token.
+        UsageError: The file is missing or not a tokenizer, or has no such token.
     """
     return read_tokenizer(epath.Path(path)).ended_by(end_of_text, str(path))
 
 
 class TokenizerFile(NamedTuple):
-    """What a file says of a tokenizer: all but which token ends a document.
+    """A tokenizer as read from a file: all but the token that ends a document.
 
     Attributes:
         tokenizer: The library's object.
-        chat: How the model was taught conversations.
+        chat: The chat template and its special tokens.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -228,10 +228,10 @@ class TokenizerFile(NamedTuple):
 
 
 def read_tokenizer(path: epath.Path) -> TokenizerFile:
-    """Returns what a tokenizer.json, with the files beside it, or a GGUF file says.
+    """Reads a tokenizer.json with the files beside it, or a GGUF file.
 
     Raises:
-        UsageError: The file is missing or is none.
+        UsageError: The file is missing or not a tokenizer.
     """
     if path.suffix == ".gguf":
         return TokenizerFile(*read_gguf_tokenizer(read_header(path).metadata, path))
@@ -239,7 +239,7 @@ def read_tokenizer(path: epath.Path) -> TokenizerFile:
         tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
     # The library raises bare Exception for a file it cannot parse.
     except Exception as error:
-        raise UsageError(f"{path} is no readable tokenizer.json ({error})") from None
+        raise UsageError(f"{path} is not a readable tokenizer.json ({error})") from None
     return TokenizerFile(tokenizer, read_chat(path.parent))
 
 
@@ -264,20 +264,20 @@ def _wrap(
 
 
 def _prefix(tokenizer: tokenizers.Tokenizer, source: str) -> tuple[int, ...]:
-    """Returns the ids that are put before a text, of which one must be found."""
+    """Returns the ids put before a text, found by encoding some text."""
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     for text in ("a", *vocab):
         try:
             encoding = tokenizer.encode(text)
-        # The library raises bare Exception for a text that it has no ids for.
+        # The library raises bare Exception for text that it has no ids for.
         except Exception:
             continue
         if 0 in encoding.special_tokens_mask:
             prefix = encoding.ids[: encoding.special_tokens_mask.index(0)]
             if unknown := set(prefix) - set(vocab.values()):
                 raise UsageError(
-                    f"{source} lets texts begin with the id {unknown.pop()}, which is "
-                    "none of its own"
+                    f"{source} begins texts with the id {unknown.pop()}, which is not "
+                    "in its vocabulary"
                 )
             return tuple(prefix)
     return ()
