@@ -1,6 +1,6 @@
 """How far the fused loss is from float64: every kind, temperature, scale and dtype.
 
-The loss is the even mixture of soft and hard parts; errors are relative, a gradient's
+The loss is the even mixture of soft and hard parts. Errors are relative; a gradient's
 is the norm of the difference over the norm. The inputs are rounded to the dtype before
 the oracle sees them, so that only the arithmetic is judged.
 """
@@ -21,7 +21,7 @@ CHUNKS = (1, 16, 256)
 GOALS = {"float32": (1e-6, 1e-5), "bfloat16": (5e-3, 5e-3)}  # loss, gradients
 TOKENS, STUDENT_WIDTH, TEACHER_WIDTH, VOCABULARY = 256, 64, 96, 4096
 ALPHA = 0.5
-# Beside every kind's defaults: the ends of ranges and the papers' values.
+# In addition to every kind's defaults: range endpoints and the papers' values.
 ALSO: dict[str, tuple[dict[str, float], ...]] = {
     "jsd": ({"beta": 0.0}, {"beta": 0.1}, {"beta": 1.0}),
     "taid": ({"t": 0.0}, {"t": 1.0}),
@@ -142,7 +142,7 @@ def _fused(kind: str, parameters: Any, chunks: int) -> Any:
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
     def highest(*arguments: Any) -> Any:
-        # An accelerator's default would round float32 inputs before it multiplies.
+        # By default, accelerators round float32 inputs before multiplying.
         with jax.default_matmul_precision("highest"):
             return compiled(*arguments)
 

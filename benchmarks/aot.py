@@ -26,7 +26,7 @@ GIB = 2.0**30
 
 
 class Case(NamedTuple):
-    """One program: what it computes, its sizes, and its mesh."""
+    """One program: its computation, sizes and mesh."""
 
     target: str
     implementation: str = "fused"
@@ -58,7 +58,7 @@ def compilers() -> dict[str, str]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Returns the figures of one program, or {"error": why there are none}."""
+    """Returns the figures of one program, or {"error": reason}."""
     package = targets.PACKAGES[targets.platform(case.target)]
     if compilers()[package] == "absent":
         return {"error": f"{package} is absent"}
@@ -107,7 +107,7 @@ def compile_case(case: Case) -> dict[str, Any]:
 
 
 def _program(case: Case, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """Returns the function of the loss with its gradients, and its arguments."""
+    """Returns the function that computes the loss and gradients, and its arguments."""
 
     def argument(shape: tuple[int, ...], spec: PartitionSpec, dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))

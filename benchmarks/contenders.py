@@ -4,7 +4,7 @@
 
 makes the inputs, runs once to compile, prints a line of JSON, and then answers every
 line on its input with the seconds of one more step (loss and gradients of the student's
-hidden states and head). The peak of resident memory is that of the steps, above what
+hidden states and head). Peak resident memory is that of the steps, in excess of what
 the process held between the first and the second: inputs, libraries, compiled code.
 """
 
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Which implementation computes what, how large."""
+    """The implementation to run, its computation and its sizes."""
 
     name: str
     kind: str
@@ -66,11 +66,11 @@ def make_inputs(request: Request) -> Inputs:
 
 
 def make_step(request: Request) -> tuple[Step, Callable[[], int | None]]:
-    """Returns the step and what tells the accelerator's peak memory in bytes."""
+    """Returns the step and a getter of the accelerator's peak memory in bytes."""
     inputs = make_inputs(request)
     if request.name in OURS:
         return _ours(request, inputs)
-    from benchmarks import peers  # it imports torch, which the others must not carry
+    from benchmarks import peers  # imports torch, which must not count for the others
 
     return peers.make_step(request, inputs)
 
@@ -101,7 +101,7 @@ def _ours(request: Request, inputs: Inputs) -> tuple[Step, Callable[[], int | No
 
 
 def _resident(field: str) -> int | None:
-    """Returns VmRSS or VmHWM in bytes where the system tells (Linux)."""
+    """Returns VmRSS or VmHWM in bytes where the system reports it (Linux)."""
     with contextlib.suppress(OSError), open("/proc/self/status") as status:
         for line in status:
             if line.startswith(field):
@@ -110,7 +110,7 @@ def _resident(field: str) -> int | None:
 
 
 def _forget_peak() -> None:
-    """Hands freed memory back and lets VmHWM start again from what is resident."""
+    """Returns freed memory to the system and resets VmHWM to what is resident."""
     time.sleep(0.5)  # temporaries are freed after the results are ready
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

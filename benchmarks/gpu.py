@@ -1,4 +1,4 @@
-"""A GPU's measured matmul rate, the yardstick for the loss on it."""
+"""A GPU's measured matmul rate, the baseline for the loss on that GPU."""
 
 import jax
 import jax.numpy as jnp

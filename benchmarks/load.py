@@ -2,11 +2,11 @@
 
     python -m benchmarks.load
 
-writes random float32 checkpoints with the shapes of GPT-2 small, whose file holds
-kernels as kdjax does, and of SmolLM2-135M, whose file holds them transposed; then loads
-them in turns with plain reads of the same file, which the system has in memory by then.
-A process of its own tells the peak of anonymous memory (Linux) while it loads, in
-which neither the mapped file nor what was there before counts.
+writes random float32 checkpoints with the shapes of GPT-2 small, whose file stores
+kernels as kdjax does, and of SmolLM2-135M, whose file stores them transposed. It then
+alternates loading them with plain reads of the same file, by then in the page cache.
+A separate process measures the peak of anonymous memory while loading (Linux), which
+excludes the mapped file and whatever was allocated before.
 """
 
 import json
@@ -26,7 +26,7 @@ from kdjax.config import ModelConfig
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Loads and reads of each checkpoint.")
 
-SPEED_OF_READ = 0.7  # asked only of the file without transposed kernels
+SPEED_OF_READ = 0.7  # required only of the file without transposed kernels
 MEMORY_OF_LARGEST = 1.3  # of the largest parameter, above what is kept
 CASES = {
     "GPT-2 small": ModelConfig(
@@ -50,7 +50,7 @@ CASES = {
 
 
 def main(argv: list[str]) -> None:
-    """Runs the benchmark, or, given a checkpoint, tells the memory of loading it."""
+    """Runs the benchmark, or, given a checkpoint, measures the memory to load it."""
     if argv[1:]:
         print(json.dumps(memory(**json.loads(argv[1]))))
         return
@@ -105,8 +105,8 @@ def _figures(path: pathlib.Path, rounds: int) -> dict[str, Any]:
 
 
 def memory(path: str) -> dict[str, float]:
-    """Returns bytes kept, of the largest parameter, and at the peak of loading."""
-    jax.block_until_ready(jax.numpy.zeros(()))  # its threads and pools are not ours
+    """Returns the bytes of what is kept, the largest parameter and the load's peak."""
+    jax.block_until_ready(jax.numpy.zeros(()))  # exclude jax's own threads and pools
     before = peak = _anonymous()
     done = threading.Event()
 

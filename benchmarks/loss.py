@@ -1,12 +1,12 @@
-"""How exact, how big and how fast the loss is, beside the naive path and peers.
+"""Accuracy, memory and speed of the loss, against the naive path and peers.
 
     python -m benchmarks.loss [--only=accuracy,memory,cpu,cycles,gpu]
 
 prints a table of each section with its goals, from one run, and writes
-`benchmarks/results/loss-SECTION-DEVICE.json`, for `cpu` one of every case. Programs for
-TPUs and the H100 are compiled, not run, and need what `pip install -e '.[benchmark]'`
-brings; so do the peers. What is not installed is named, not skipped silently. "gpu"
-runs where jax finds one.
+`benchmarks/results/loss-SECTION-DEVICE.json`, for `cpu` one per case. Programs for TPUs
+and the H100 are compiled, not run; they and the peers need
+`pip install -e '.[benchmark]'`. Whatever is not installed is reported, not skipped
+silently. "gpu" runs where jax finds one.
 """
 
 import math
@@ -28,12 +28,12 @@ _VOCABULARIES = flags.DEFINE_list("vocabularies", ["32768", "131072"], "For `cpu
 _CHUNK = flags.DEFINE_integer("chunk_size", None, "Instead of the loss's own choice.")
 
 FUSED_GIB, NAIVE_GIB = 2.0, 14.0
-# Over several devices each holds its share, and what of a chunk does not shrink.
+# Each of several devices holds its share, plus the unsharded part of a chunk.
 SHARE_OF_ONE = 1.25
 CYCLES_OVER_FLOOR = 1.6
 MILLISECONDS_OVER_FLOOR = 1.5
 MESHES = ((1, 2), (1, 4), (1, 8), (4, 2))  # fsdp, tensor
-# Resharding, as against the head's gather and the reductions of statistics.
+# Resharding, as opposed to gathering the head and reducing statistics.
 RESHARDING = ("all-to-all", "ragged-all-to-all", "collective-permute")
 
 

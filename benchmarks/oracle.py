@@ -1,11 +1,11 @@
 """Every divergence and its gradient in float64 numpy: the reference for the loss.
 
-Shares no code with `kdjax.losses` and uses no automatic differentiation: values are
-the definitions' sums, gradients are derived by hand. Nor does it share any with
-`tests/oracles.py`, the tests' reference, which has values only and also takes ids of
-probability zero; both were derived independently, so each checks the other.
+It shares no code with `kdjax.losses` and uses no automatic differentiation: values are
+sums as defined, and gradients are derived by hand. Nor does it share code with
+`tests/oracles.py`, the tests' reference, which has values only and also accepts ids of
+probability zero. Both were derived independently, so each checks the other.
 
-p is the teacher, q the student, both softened by the temperature; [N, V] throughout.
+p is the teacher's distribution and q the student's, both tempered; [N, V] throughout.
 
 For a divergence written in log q, with u = dD / d(log q) ignoring normalisation, the
 softmax gives dD / d(logits / temperature) = u - q sum(u).
@@ -57,11 +57,11 @@ def distillation(
         labels: The true ids, [N].
         weights: Each token's weight, [N].
         kind: The divergence D.
-        alpha: Its weight.
+        alpha: The weight of D.
         temperature: Softens both distributions.
-        parameters: The divergence's own.
+        parameters: The divergence's own parameters.
         logits: The dtype of the logits; float32 shows how much error float32 logits
-            alone cause, with all else exact.
+            alone cause, all else being exact.
     """
     student, teacher = (
         (hidden.astype(logits) @ kernel.astype(logits)).astype(np.float64)
@@ -115,10 +115,10 @@ def log_softmax(logits: Array) -> Array:
 def smooth(
     inputs: Inputs, *, kind: str, temperature: float, parameters: Mapping[str, float]
 ) -> NDArray[np.bool_]:
-    """Returns which tokens are so far from a kink that float32 cannot cross it.
+    """Returns which tokens are too far from a kink for float32 rounding to cross it.
 
     Total variation has a kink where p = q, and adaptive KL a jump where the mass of the
-    head is mu. Within rounding of such a point either side's gradient is correct.
+    head is mu. Within rounding error of such a point, either side's gradient is correct.
     """
     student = inputs.student_hidden @ inputs.student_kernel / temperature
     teacher = inputs.teacher_hidden @ inputs.teacher_kernel / temperature

@@ -1,8 +1,8 @@
-"""The same loss in other libraries, with torch; `pip install -e '.[benchmark]'`.
+"""The same loss in torch libraries; needs `pip install -e '.[benchmark]'`.
 
 Every peer computes alpha T^2 D + (1 - alpha) CE, its mean over tokens, and the
-gradients of the student's hidden states and head; that all losses agree checks the
-benchmark. The factor T^2 is added here for peers that lack it.
+gradients of the student's hidden states and head. The benchmark is checked by the
+agreement of all losses. The factor T^2 is added here for peers that lack it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from benchmarks.programs import ALPHA, TEMPERATURE
 if TYPE_CHECKING:
     from benchmarks.contenders import Inputs, Request
 
-# Liger's chunk size; its default of 1024 would be all tokens of the CPU benchmark.
+# Liger's chunk size; the default, 1024, would cover all tokens of the CPU benchmark.
 LIGER_CHUNK = 256
 BETA = {"forward_kl": 0.0, "jsd": 0.5}
 

@@ -18,11 +18,11 @@ def loss_with_gradients(
     The gradients are those of the student's hidden states and head.
 
     Args:
-        implementation: "naive" holds the logits of all tokens, "fused" is
+        implementation: "naive" materialises the logits of all tokens, "fused" is
             `linear_distillation`, and "alone" is the four unavoidable products without
             a loss.
         kind: A name in `losses.DIVERGENCES`.
-        chunk_size: Tokens at a time in `linear_distillation`; None: its own choice.
+        chunk_size: Tokens per chunk in `linear_distillation`; None: its own choice.
         sharding: A `losses.LossSharding`, or None on one device.
     """
     mixture: dict[str, Any] = {"alpha": ALPHA, "temperature": TEMPERATURE, "kind": kind}

@@ -1,9 +1,9 @@
 """Time and memory of the loss beside the naive path and peers, on this machine.
 
-Each implementation lives in a process of its own (`benchmarks.contenders`), so that its
-peak of resident memory is its own. On a CPU they take turns, round by round: on a
-machine whose speed drifts only figures of one round compare. On a GPU, whose memory
-they could not share, one runs after the other.
+Each implementation runs in its own process (`benchmarks.contenders`), so that peak
+resident memory is measured separately. On a CPU they take turns, round by round: on a
+machine whose speed drifts, only figures of the same round are comparable. On a GPU,
+whose memory they could not share, they run one after another.
 """
 
 import json
@@ -23,7 +23,7 @@ PEERS = ("TRL", "Liger", "Liger compiled", "torch.compile")
 
 
 class Contender:
-    """A running process that computes one implementation, a step for each call."""
+    """A running process with one implementation; each call runs a step."""
 
     def __init__(self, request: Request, **environment: str) -> None:
         """Starts it and waits for its first step, which compiles."""
@@ -47,7 +47,7 @@ class Contender:
         self.loss: float | None = first.get("loss")
 
     def step(self) -> None:
-        """Runs a step and keeps its figures."""
+        """Runs a step and records its figures."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -75,13 +75,13 @@ class Contender:
 
 
 def run(requests: Sequence[Request], rounds: int, turns: bool) -> list[dict[str, Any]]:
-    """Returns the figures of every implementation; peers that are absent say so.
+    """Returns the figures of every implementation; absent peers are reported as such.
 
     Args:
         requests: What to run.
         rounds: Timed steps of each.
-        turns: Whether they take turns on the CPU, or run one after the other on
-            whatever there is.
+        turns: Whether they take turns on the CPU, or run one after another on the
+            available device.
     """
     if turns:
         alone = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -120,7 +120,7 @@ def requests(kind: str, peers: Sequence[str] = PEERS, **shape: Any) -> list[Requ
 def compare(rows: list[dict[str, Any]], time: str, memory: str) -> dict[str, Any]:
     """Returns the fused path's ratios to the others, with their goals.
 
-    Times are the medians over rounds of the ratio where they took turns.
+    Where they took turns, time ratios are medians over rounds.
     """
     good = {row["name"]: row for row in rows if "error" not in row}
     if "kdjax fused" not in good:

@@ -4,8 +4,8 @@
 
 Prints, from one run, the times of the distillation step, the same student's hard-label
 step and the teacher's forward pass, and the ratio step / (student + teacher): what
-distillation costs beyond the unavoidable work. Then the seconds to compile the
-hard-label step with 4 and with 24 layers, which scanning over layers keeps the same.
+distillation costs beyond the unavoidable work. Then prints the seconds to compile the
+hard-label step with 4 and with 24 layers, which scanning over layers keeps equal.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
     python -m kdjax.main --config=configs/ensemble.py
 
 A wide and a deep teacher, trained on the embedded corpus; the soft targets are the mean
-of their probabilities, with the wide one weighted twice. The student of both is compared
+of their probabilities, the wide one's weighted twice. The student of both is compared
 with a student of each alone (`member_students`) and with the hard-label twin. As in
 `gpt_debug.py`, the models are far too small and too briefly trained for the results to
 mean anything.

@@ -10,7 +10,7 @@ with the 4-bit weights (GGUF, Q4_1) that the package ships. The student keeps 15
 channels. It is then trained on soft targets and labels, and its twin on labels alone.
 
 On 2 CPU cores (Python 3.11.7, jax 0.10.2, 2026-11-22) the first took 23 minutes, the
-second took half an hour. Held-out bits/byte, one seed: teacher (4-bit weights) 1.035; half
+second half an hour. Held-out bits/byte, one seed: teacher (4-bit weights) 1.035; half
 the layers: student 1.172, twin 1.203, both 5.876 before any training; narrow: student
 0.905, twin 0.900, both 1.508 before.
 

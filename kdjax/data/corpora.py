@@ -56,8 +56,8 @@ def open_corpus(config: DataConfig) -> Corpus:
     """Returns the corpus that the config names.
 
     Raises:
-        UsageError: Nothing matches the pattern, or the data set is not prepared or lacks
-            the text feature.
+        UsageError: Nothing matches the pattern, or the data set is not prepared or has
+            no such text feature.
     """
     return CORPORA[config.source.partition(":")[0]](config)
 

@@ -120,8 +120,8 @@ def prepare(
     tokenizer = _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
     if len(tokenizer.prefix) > 1:
         raise UsageError(
-            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, but rows can "
-            "begin with at most one; change the post_processor in its tokenizer.json"
+            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, but rows "
+            "can begin with at most one; change the post_processor in its tokenizer.json"
         )
     if len(tokenizer.prefix) + 2 > data.length:
         raise UsageError(
