@@ -118,7 +118,7 @@ def smooth(
     """Returns which tokens are too far from a kink for float32 rounding to cross it.
 
     Total variation has a kink where p = q, and adaptive KL a jump where the mass of the
-    head is mu. Within rounding error of such a point, either side's gradient is correct.
+    head is mu. Within rounding error of such a point, either gradient is correct.
     """
     student = inputs.student_hidden @ inputs.student_kernel / temperature
     teacher = inputs.teacher_hidden @ inputs.teacher_kernel / temperature

@@ -121,7 +121,8 @@ def prepare(
     if len(tokenizer.prefix) > 1:
         raise UsageError(
             f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, but rows "
-            "can begin with at most one; change the post_processor in its tokenizer.json"
+            "can begin with at most one; change the post_processor in its "
+            "tokenizer.json"
         )
     if len(tokenizer.prefix) + 2 > data.length:
         raise UsageError(
