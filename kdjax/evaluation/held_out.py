@@ -15,7 +15,7 @@ from kdjax.results.measured import CalibrationBin
 from kdjax.targets.online import Predict
 from kdjax.train.task import Task
 
-BINS = 15  # of confidence, as is usual (Guo et al. 2017, arXiv:1706.04599)
+BINS = 15  # of confidence, the usual number (Guo et al. 2017, arXiv:1706.04599)
 
 EvalStep = Callable[[Any, Any, Batch], dict[str, Mean]]
 
@@ -30,12 +30,12 @@ def make_eval_step(
     """Returns `step(params, frozen, batch) -> metrics`, jitted.
 
     The metrics are those of `token_metrics`, except that "confidence" and "correct" are
-    sums in each of `BINS` bins of confidence.
+    summed in each of `BINS` bins of confidence.
 
     Args:
         task: Which labels a batch has.
-        model: From `params` and a batch to the distributions to evaluate.
-        teacher: From `frozen` and a batch to those to compare with.
+        model: Maps `params` and a batch to the distributions to evaluate.
+        teacher: Maps `frozen` and a batch to the distributions to compare with.
         loss_sharding: How the vocabulary is sharded over the mesh.
     """
 
@@ -74,7 +74,7 @@ def _confidence_bins(
 def evaluate(
     eval_step: EvalStep, params: Any, teacher_params: Any, batches: Iterable[Batch]
 ) -> dict[str, Any]:
-    """Returns every metric over all batches, as plain numbers.
+    """Returns every metric over all batches, as Python floats.
 
     The bins of confidence become the expected calibration error and, for the plot,
     "calibration", a tuple of `CalibrationBin`.

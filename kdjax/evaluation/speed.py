@@ -1,4 +1,4 @@
-"""How fast forward passes are."""
+"""Measures the speed of forward passes."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from kdjax.parallel.sharding import Batch
 def forward_speed(
     forwards: Mapping[str, Callable[[Batch], jax.Array]], batch: Batch, rounds: int = 7
 ) -> dict[str, float]:
-    """Returns tokens/s of each function: medians of interleaved runs after a warm-up.
+    """Returns each function's tokens/s: the median of interleaved runs after warm-up.
 
     Interleaving keeps the ratio fair on a machine whose speed drifts.
     """

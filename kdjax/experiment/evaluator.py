@@ -17,9 +17,9 @@ class Evaluator:
         """Compiles nothing yet.
 
         Args:
-            model: From parameters and a batch to what is evaluated.
-            teacher: From frozen parameters and a batch to what that is compared with.
-            setting: What every stage needs.
+            model: Maps parameters and a batch to the distributions to evaluate.
+            teacher: Maps frozen parameters and a batch to those to compare with.
+            setting: The experiment's setting.
         """
         sharding = LossSharding(setting.mesh)
         self._setting = setting
@@ -29,7 +29,7 @@ class Evaluator:
         )
 
     def along_the_run(self, params: Any) -> dict[str, float]:
-        """Returns cross-entropy and headline on some rows, without a teacher."""
+        """Returns cross-entropy and the headline metric on some rows, without a teacher."""
         rows = self._setting.config.evaluate.rows
         found = self._metrics(VALIDATION, rows, self._alone, params, {})
         return {k: found[k] for k in ("cross_entropy", self._setting.task.headline)}

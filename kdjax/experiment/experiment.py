@@ -1,4 +1,4 @@
-"""A whole experiment: data, teachers, students and twins, and what came out."""
+"""Runs a whole experiment: data, teachers, students and twins, and their results."""
 
 import dataclasses
 import datetime
@@ -100,7 +100,7 @@ def run(config: Config, workdir: epath.Path) -> Results:
 
 
 def _prepare(config: Config) -> Prepared:
-    """Returns the rows; the first process makes them and the others wait."""
+    """Returns the rows, which the first process makes while the others wait."""
     cache = cache_directory(config)
 
     def track(documents: Iterable[Document], split: str, size: int) -> Iterator[Any]:
@@ -123,7 +123,7 @@ def _prepare(config: Config) -> Prepared:
 
 
 def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
-    """Yields what students learn from, and of an ensemble its members."""
+    """Yields the teacher's run and, for an ensemble, those of its members."""
     predict, config = teachers.predict(), setting.config
     frozen = teachers.frozen(tuple(teachers.trained))
     members = [
@@ -148,7 +148,7 @@ def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
 def _start_run(
     start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
 ) -> Iterator[Run]:
-    """Yields what students are before any training, unless that is random numbers."""
+    """Yields the student before any training, unless it is initialised at random."""
     if start.params is None:
         return
     first_params = start.params
@@ -171,7 +171,7 @@ def _start_run(
 def _student_runs(
     start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
 ) -> Iterator[Run]:
-    """Yields all students and twins, trained unless they are done."""
+    """Yields all students and twins, training those not finished yet."""
     config = setting.config
     trainers = {
         role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
@@ -222,7 +222,7 @@ def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> R
 def _results(
     setting: Setting, teachers: Teachers, student: Model, runs: list[Run]
 ) -> Results:
-    """Returns what `report.write` takes."""
+    """Returns the results for `report.write`."""
     config, device = setting.config, jax.devices()[0]
     return Results(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -254,7 +254,7 @@ def _results(
 def _models(
     setting: Setting, teachers: Teachers, student: Model
 ) -> dict[str, ModelInfo]:
-    """Returns size and forward speed of the student and every teacher."""
+    """Returns the size and forward speed of the student and of every teacher."""
     rows, size = (
         setting.prepared.splits["validation"],
         setting.config.evaluate.batch_size,
@@ -281,7 +281,7 @@ def _models(
 
 
 def _forward(members: Any) -> Callable[[Any, Any], Any]:
-    """Returns the forward pass of one model, or of several one after another."""
+    """Returns the forward pass of one model, or of several in turn."""
 
     def forward(params: Any, batch: Any) -> Any:
         inputs = batch["tokens"], batch["segments"]

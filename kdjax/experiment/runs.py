@@ -1,4 +1,4 @@
-"""Trainings: what is trained in which role, once for each seed, and kept on disk."""
+"""Training runs: each role's recipe, trained once per seed and kept on disk."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Role(NamedTuple):
     """What a student is for.
 
     Attributes:
-        name: In the report.
-        teachers: From whose soft targets it learns; none: from the labels alone.
+        name: The name in the report.
+        teachers: Whose soft targets it learns from; if empty, labels alone.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Recipe(NamedTuple):
     """How a model is trained, whatever the seed.
 
     Attributes:
-        model: What is trained.
+        model: The model to train.
         objective: What it minimises.
-        teachers: The models that take part in the step, for the count of FLOPs.
+        teachers: The models that run in the step, to count its FLOPs.
         frozen: Their parameters.
-        train: Steps, batch, optimiser.
-        rules: Sharding rules that go before the default ones.
+        train: Steps, batch size and optimiser.
+        rules: Sharding rules that take precedence over the default ones.
     """
 
     model: Model
@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
 
 
 class Trainer:
-    """Trains by one recipe, for one seed after another; it is compiled once."""
+    """Trains one recipe for any number of seeds, compiling it once."""
 
     def __init__(self, recipe: Recipe, evaluator: Evaluator, setting: Setting) -> None:
         """Compiles nothing yet."""
@@ -87,14 +87,14 @@ class Trainer:
         metrics: epath.Path,
         first_params: Callable[[], Any] | None = None,
     ) -> Trained:
-        """Returns the model in the directory, trained to the end if there is none.
+        """Returns the model in the directory, training it first if there is none.
 
         Args:
-            name: The run's, for the user.
-            seed: Of the initialisation and of the order of the data.
+            name: The run's name in messages.
+            seed: The seed of the initialisation and of the order of the data.
             directory: Where the model is kept.
             metrics: Where checkpoints and metrics go.
-            first_params: Gives the parameters to start from; None: drawn at random.
+            first_params: Returns the initial parameters; None: random ones.
         """
         recipe, setting = self._recipe, self._setting
         if native.is_model(directory):
@@ -148,7 +148,7 @@ class Trainer:
         return self._program
 
     def _flops(self) -> float:
-        """Returns those of a step; a backward pass costs two forward ones."""
+        """Returns the FLOPs of a step; a backward pass costs two forward passes."""
         length = self._setting.config.data.length
         token = 3 * forward_flops(self._recipe.model.config, length)
         for teacher in self._recipe.teachers:
@@ -159,7 +159,7 @@ class Trainer:
 def load_trained(
     name: str, directory: epath.Path, model: Model, rules: Rules, setting: Setting
 ) -> Trained:
-    """Returns a model that this experiment, or one that shares its cache, trained."""
+    """Returns a model trained by this experiment or by one that shares its cache."""
     stored = native.NativeModel(directory)
     _, params = stored.load(setting.mesh, rules)
     say(f"{name}: loaded from {directory}")

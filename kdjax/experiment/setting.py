@@ -19,7 +19,7 @@ from kdjax.parallel.sharding import make_placement, shardings
 from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.task import Task
 
-# Parameters and two moments in float32, for each checkpoint and one being written.
+# Parameters and two moments in float32, per checkpoint.
 _BYTES_PER_PARAMETER = 12
 
 
@@ -29,10 +29,10 @@ class Setting(NamedTuple):
     Attributes:
         config: The whole config.
         workdir: The experiment's own directory.
-        prepared: Its rows.
-        mesh: Where models live.
-        task: What is asked of the models.
-        opened: By path, the models on disk that some stage has asked for.
+        prepared: The rows.
+        mesh: The devices.
+        task: What models are trained for and judged on.
+        opened: The models on disk opened so far, by path.
     """
 
     config: Config
@@ -44,16 +44,16 @@ class Setting(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A model with parameters, where it lies, and what is known of it.
+    """A model with its parameters, location and training record.
 
     Attributes:
         model: The model.
         params: Its parameters.
-        directory: Where it lies.
+        directory: Where it is stored.
         sha256: The hash of its parameters; empty on all processes but the first.
-        formats: How a loaded one's weights are stored.
-        curve: Its held-out loss along the training; empty for a loaded one.
-        training: How that went; None for a loaded one.
+        formats: The storage formats of a loaded model's weights.
+        curve: Its held-out loss during training; empty if it was loaded.
+        training: How training went; None if it was loaded.
     """
 
     model: Model
@@ -66,10 +66,10 @@ class Trained(NamedTuple):
 
 
 def open_named(path: str, key: str, setting: Setting) -> StoredModel:
-    """Returns the model on disk that a key of the config names, opened once.
+    """Returns the model on disk that a config key names, opened once per path.
 
     Raises:
-        UsageError: There is none, or it has another tokenizer than the data.
+        UsageError: There is no model, or its tokenizer is not that of the data.
     """
     if path not in setting.opened:
         setting.opened[path] = open_model(path, named=f"{key}.path")
@@ -90,10 +90,10 @@ def make_model(
 
     Args:
         model: Its architecture.
-        key: Where it stands in the config, for messages.
-        rules: Sharding rules that go before the default ones.
-        setting: What every stage needs.
-        is_trained: Whether checkpoints of it will be written.
+        key: Its key in the config, for messages.
+        rules: Sharding rules that take precedence over the default ones.
+        setting: The experiment's setting.
+        is_trained: Whether it is trained here and thus needs space for checkpoints.
 
     Raises:
         UsageError: It does not fit the tokenizer, the rows, the mesh or the disk.
@@ -102,11 +102,11 @@ def make_model(
     path = f"{key}.model"
     rows = setting.prepared.info["splits"].values()
     largest = max(split["largest_id"] for split in rows)
-    # A tokenizer may know tokens that no row holds and the model was made without.
+    # The tokenizer may have more tokens than the model, if no row contains them.
     if (model.vocab_size or size) <= largest:
         raise UsageError(
             f"{path}.vocab_size = {model.vocab_size}, and the rows hold ids up to "
-            f"{largest}; set it to 0, or take the tokenizer that the model knows"
+            f"{largest}; set it to 0, or use the model's own tokenizer"
         )
     model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     check_model(model, config, path)
@@ -122,7 +122,7 @@ def make_model(
 
 
 def parameter_shardings(model: Model, rules: Rules, setting: Setting) -> Any:
-    """Returns where the model's parameters go."""
+    """Returns the shardings of the model's parameters."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return shardings(shapes, setting.mesh, rules)
 
@@ -131,7 +131,7 @@ def check_vocabularies(student: Model, teacher: Model, name: str) -> None:
     """Raises unless the loss can compare two models' distributions.
 
     Raises:
-        UsageError: They know different numbers of ids, by more than padding.
+        UsageError: Their vocabulary sizes differ by more than padding.
     """
     mine, theirs = student.config.vocab_size, teacher.config.vocab_size
     if abs(mine - theirs) > MAX_PADDING:

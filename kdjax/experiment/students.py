@@ -1,4 +1,4 @@
-"""Where students start: at random, from a model on disk, or pruned from the teacher."""
+"""Initialises students: at random, from a model on disk, or by pruning a teacher."""
 
 import json
 from collections.abc import Callable
@@ -33,8 +33,8 @@ class Start(NamedTuple):
 
     Attributes:
         model: Their model.
-        params: Gives the parameters, anew every time; None: they are drawn at random.
-        origin: Where those are from, in words.
+        params: Returns new initial parameters at each call; None: random ones.
+        origin: In words, where the parameters come from.
     """
 
     model: Model
@@ -53,16 +53,16 @@ def plan_student(
 ) -> Model:
     """Returns the student, checked before anything compiles.
 
-    Of one that is pruned, the windows are only right once its layers are chosen.
+    The attention windows of a pruned student are final only once its layers are chosen.
 
     Args:
         teacher: The architecture of the teacher that it may be pruned from.
-        stored: What it starts from, if that is on disk.
-        setting: What every stage needs.
+        stored: The model on disk that it starts from, if any.
+        setting: The experiment's setting.
 
     Raises:
-        UsageError: It is no part of the teacher, or does not fit the tokenizer, the
-            rows, the mesh or the disk.
+        UsageError: It cannot be pruned from the teacher, or does not fit the tokenizer,
+            the rows, the mesh or the disk.
     """
     config = setting.config.student
     if stored is None:
@@ -75,15 +75,15 @@ def plan_student(
 def start_students(
     model: Model, stored: StoredModel | None, teacher: Trained, setting: Setting
 ) -> Start:
-    """Returns where all students and twins start, whenever that is.
+    """Returns where all students and twins start, whether the run is new or resumed.
 
-    What is kept of a teacher is remembered in `cut.json`.
+    The parts kept when pruning a teacher are recorded in `cut.json`.
 
     Args:
-        model: What `plan_student` gave.
-        stored: What they start from, if that is on disk.
-        teacher: What they are pruned from, if they are.
-        setting: What every stage needs.
+        model: The result of `plan_student`.
+        stored: The model on disk that they start from, if any.
+        teacher: The model that they may be pruned from.
+        setting: The experiment's setting.
     """
     config, mesh = setting.config.student, setting.mesh
     if stored is not None:
@@ -116,7 +116,7 @@ def _make(architecture: ModelConfig, setting: Setting) -> Model:
 
 
 def _parts(model: Model, teacher: Trained, setting: Setting) -> prune.Parts:
-    """Returns what the student keeps of the teacher."""
+    """Returns the parts of the teacher that the student keeps."""
     student, config = setting.config.student, teacher.model.config
     layers: prune.Layers = student.layer_map or student.init  # type: ignore[assignment]
 
@@ -130,7 +130,7 @@ def _parts(model: Model, teacher: Trained, setting: Setting) -> prune.Parts:
 
 
 def _measure(teacher: Trained, setting: Setting) -> Importance:
-    """Returns what matters in the teacher, on rows spread over the training split."""
+    """Returns the importance of the teacher's parts, on rows of the training split."""
     config = setting.config
     size, rows = config.evaluate.batch_size, config.student.calibration_rows
     rules = next(iter(config.all_teachers.values())).rules
@@ -143,10 +143,10 @@ def _measure(teacher: Trained, setting: Setting) -> Importance:
 
 
 def remembered(path: epath.Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what an earlier start of the experiment made, or makes and keeps it.
+    """Returns what an earlier start of the experiment stored, or makes and stores it.
 
-    No process finds what another has just written: `make` either needs them all, or
-    makes the same everywhere.
+    Processes need no barrier here: `make` either needs them all, or gives the same
+    result on each.
     """
     if path.exists():
         return dict(json.loads(path.read_text()))

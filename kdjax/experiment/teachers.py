@@ -1,4 +1,4 @@
-"""The experiment's teachers: found or trained, one alone or an ensemble of several."""
+"""The experiment's teachers, loaded or trained: a single model or an ensemble."""
 
 import dataclasses
 import hashlib
@@ -25,10 +25,10 @@ class Candidate(NamedTuple):
     """A teacher that has no parameters yet.
 
     Attributes:
-        name: In the config.
-        config: The config's.
+        name: Its name in the config.
+        config: Its part of the config.
         model: Its model.
-        stored: Where it is loaded from; None: it is trained.
+        stored: The model on disk to load; None: it is trained.
     """
 
     name: str
@@ -38,31 +38,31 @@ class Candidate(NamedTuple):
 
 
 class Teachers(NamedTuple):
-    """All teachers of an experiment, by name, and what each of them counts."""
+    """All teachers of an experiment and their weights, by name."""
 
     trained: Mapping[str, Trained]
     weights: Mapping[str, float]
 
     @property
     def first(self) -> Trained:
-        """The one that students are pruned from."""
+        """The teacher that students are pruned from."""
         return next(iter(self.trained.values()))
 
     def predict(self, names: Sequence[str] = ()) -> Predict:
-        """Returns what computes the soft targets of some teachers; none: of all."""
+        """Returns a function to the soft targets of the named teachers; none: of all."""
         models = {name: self.trained[name].model for name in names or self.trained}
         return of_ensemble(models, self.weights)
 
     def frozen(self, names: Sequence[str]) -> dict[str, Any]:
-        """Returns the parameters of some teachers."""
+        """Returns the parameters of the named teachers."""
         return {name: self.trained[name].params for name in names}
 
 
 def open_teachers(setting: Setting) -> dict[str, StoredModel | None]:
-    """Returns by name the teachers that are loaded, and None for the others.
+    """Returns the teachers on disk by name, with None for those to be trained.
 
     Raises:
-        UsageError: There is no model, or it has another tokenizer than the data.
+        UsageError: There is no model, or its tokenizer is not that of the data.
     """
     config = setting.config
     return {
@@ -76,7 +76,7 @@ def open_teachers(setting: Setting) -> dict[str, StoredModel | None]:
 def teacher_architecture(
     config: TeacherConfig, stored: StoredModel | None
 ) -> ModelConfig:
-    """Returns a teacher's architecture, from the model on disk where one is given."""
+    """Returns a teacher's architecture, from the model on disk if there is one."""
     if stored is None:
         return config.model
     found = stored.config
@@ -108,8 +108,8 @@ def plan_teachers(
 def obtain_teachers(candidates: Sequence[Candidate], setting: Setting) -> Teachers:
     """Returns the teachers with their parameters.
 
-    Each is loaded from where the config says, or from the cache where an earlier
-    experiment trained the same one on the same data, or else trained now.
+    Each is loaded from the path in the config, or else from the cache if an earlier
+    experiment trained the same teacher on the same data, or else trained now.
     """
     models = {c.name: c.model for c in candidates}
     weights = {c.name: c.config.weight for c in candidates}
@@ -137,18 +137,18 @@ def _load(
 ) -> Trained:
     model, params = stored.load(setting.mesh, config.rules, config.dtype or None)
     say(f"{name}: loaded from {stored.path}")
-    # Whose report it is; to hash is to read it all.
+    # Only the first process reports it, and hashing reads the whole file.
     sha256 = stored.fingerprint if jax.process_index() == 0 else ""
     return Trained(model, params, stored.path, sha256, tuple(stored.formats))
 
 
 def _key(config: TeacherConfig, setting: Setting) -> str:
-    """Returns a hash of all that decides what a trained teacher becomes."""
+    """Returns a hash of everything that determines a trained teacher."""
     prepared = setting.prepared
     teacher = dataclasses.asdict(config)
-    del teacher["train"]["chunk_size"]  # what it changes is rounding
-    del teacher["dtype"]  # of one that is loaded
-    del teacher["weight"]  # beside others
+    del teacher["train"]["chunk_size"]  # changes rounding only
+    del teacher["dtype"]  # applies to loaded teachers only
+    del teacher["weight"]  # applies to the ensemble only
     identity = [
         teacher,
         prepared.tokenizer.sha256,

@@ -1,4 +1,4 @@
-"""The directory of one experiment: who owns it, and whether it is finished."""
+"""The directory of one experiment: which config owns it, and whether it finished."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 
 _CONFIG = "config.json"
-# What may change between two starts of one experiment, because it changes where and
-# how long it runs but no result that is already there.
+# Keys that may change between two starts of one experiment: they affect where and how
+# long it runs, but no existing result.
 _FREE = (
     "mesh",
     "seeds",
@@ -27,15 +27,15 @@ _FREE = (
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
-    """Makes the directory this experiment's own, or finds that it is already.
+    """Claims the directory for this experiment, or checks that it already owns it.
 
     Args:
-        workdir: Where the experiment lives.
-        config: What it does.
-        overwrite: Delete a different experiment found there.
+        workdir: The experiment's directory.
+        config: The experiment's config.
+        overwrite: Whether to delete an experiment found there.
 
     Raises:
-        UsageError: It belongs to another config, or cannot be written to.
+        UsageError: The directory belongs to another config or is not writable.
     """
     wanted = _plain(config)
     try:
@@ -43,12 +43,12 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         found = _experiment(workdir)
         if names and found is None:
             raise UsageError(
-                f"{workdir} is not empty and holds no experiment, so nothing there is "
-                "touched; choose another --workdir"
+                f"{workdir} is not empty and holds no experiment, so it is left "
+                "untouched; choose another --workdir"
             )
         if overwrite and names:
             workdir.rmtree()
-        # A start that failed on a mistake leaves its config alone: it binds nobody.
+        # A config alone, left by a start that failed early, claims nothing.
         elif set(names) > {_CONFIG}:
             _check_same(found, wanted, workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
 
 
 def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
-    """Binds the experiment to its rows, or finds that they are still the same.
+    """Records the data of a new experiment, or checks that it has not changed.
 
     Raises:
         UsageError: The text or the tokenizer changed since the experiment began.
@@ -75,14 +75,14 @@ def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
         raise UsageError(
-            f"{workdir} was begun on other data: {', '.join(changed)} changed since "
-            "(another Python has another library); choose another --workdir, or pass "
-            "--overwrite to start anew"
+            f"{workdir} was started on other data: {', '.join(changed)} changed since "
+            "(Python versions differ in their library); choose another --workdir, or "
+            "pass --overwrite to start over"
         )
 
 
 def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
-    """Returns the report's path if this very experiment has been finished here."""
+    """Returns the report's path if this same experiment has finished here."""
     try:
         report = json.loads((workdir / "report" / "report.json").read_text())
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ def check_space(directory: epath.Path, needed: int) -> None:
 
 
 def cache_directory(config: Config) -> epath.Path:
-    """Returns where rows, tokenizers and teachers are shared between experiments."""
+    """Returns the cache of rows, tokenizers and teachers, shared by experiments."""
     if config.cache_dir:
         return epath.Path(config.cache_dir).expanduser()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -120,7 +120,7 @@ def compile_cache(config: Config) -> epath.Path | None:
 
 
 def _plain(config: Config) -> Any:
-    """Returns the config as JSON would give it back (lists for tuples)."""
+    """Returns the config as read back from JSON (with lists for tuples)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -135,9 +135,9 @@ def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]
 
 
 def _experiment(workdir: epath.Path) -> Any:
-    """Returns the config of the experiment that lies there, or None.
+    """Returns the config of the experiment in the directory, or None.
 
-    Model directories hold a config.json as well, and none of these keys.
+    Model directories have a config.json as well, but with none of these keys.
     """
     try:
         found = json.loads((workdir / _CONFIG).read_text())
@@ -150,7 +150,7 @@ def _experiment(workdir: epath.Path) -> Any:
 
 
 def _completed(found: Any, default: Any) -> Any:
-    """Returns a config with defaults for what there was no key for when it ran."""
+    """Returns an older config with defaults for the keys added since."""
     if not isinstance(found, dict) or not isinstance(default, dict):
         return found
     return default | {k: _completed(v, default.get(k)) for k, v in found.items()}
