@@ -1,6 +1,6 @@
 """Exact, sharded knowledge distillation of language models in JAX.
 
-Importing the package imports nothing else, so that the command lines can refuse a
-mistake before a second of import time is spent. Import what you need:
-``kdjax.losses``, ``kdjax.models``, ``kdjax.step``.
+Importing the package imports nothing else, so that the command-line programs can reject
+a mistake before any slow import. Import what you need, such as ``kdjax.losses``,
+``kdjax.models`` or ``kdjax.train``; docs/architecture.md describes all packages.
 """

@@ -2,7 +2,7 @@
 
     python -m kdjax.export --workdir=runs/gpt_small --to=student
 
-Beside the weights lie the tokenizer and a model card with the report's table.
+The tokenizer and a model card with the report's table are written beside the weights.
 """
 
 from absl import flags
@@ -20,13 +20,13 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
     """Writes one model of an experiment in the Hugging Face format.
 
     Args:
-        workdir: The experiment's.
-        run: The directory of the model's run there; empty: the first student's.
-        target: Must not exist, or be empty.
+        workdir: The experiment's directory.
+        run: The name of the model's run in it; empty for the first student's.
+        target: The directory to write; it must be empty or not exist.
 
     Raises:
-        UsageError: The experiment is not finished, has no such run, or `target` is
-            taken; or transformers has no architecture for the model.
+        UsageError: The experiment is not finished or has no such run, `target` is not
+            empty, or transformers has no architecture for the model.
     """
     results = read(workdir / "report" / "report.json")
     run = run or f"student-{results.config.seed}"
@@ -42,7 +42,7 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Exports the model of the flags."""
+    """Exports the model given by the flags."""
     del argv
     values = flags.FLAGS
     target = epath.Path(values.to)
@@ -52,6 +52,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Where the experiment ran.", required=True)
-    flags.DEFINE_string("to", None, "What to write; it must not exist.", required=True)
+    flags.DEFINE_string("to", None, "The directory to write; it must be empty or not exist.", required=True)
     flags.DEFINE_string("run", "", "Which model; default: the first student.")
     cli.run(main)

@@ -5,9 +5,8 @@
     python -m kdjax.generate --checkpoint=model.gguf --prompt=One --prompt=Two
     python -m kdjax.generate --checkpoint=model.gguf --chat --prompt='Who are you?'
 
-The text goes to stdout; what is known of the model and its speed goes to stderr.
-Several prompts are continued together and printed one after another. A text ends at the
-model's end-of-text token or after --max_tokens.
+The text goes to stdout; the model's path and speed go to stderr. Several prompts are
+continued in one batch and printed one after another. A text ends at the model's end-of-text token or after --max_tokens.
 """
 
 from absl import flags
@@ -21,54 +20,54 @@ _LARGEST_SEED = 2**31 - 1
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "The model: a run's workdir (its first student is meant), a directory in it such "
+    "The model: a run's workdir (for its first student), a directory in it such "
     "as RUN/twin-0, a directory in the Hugging Face format, or a .gguf file.",
 )
 _PROMPT = flags.DEFINE_multi_string(
-    "prompt", [], "What is continued; may be given several times."
+    "prompt", [], "The text to continue; may be given several times."
 )
 _CHAT = flags.DEFINE_bool(
     "chat",
     False,
-    "The prompts are messages, put as the tokenizer's chat template says.",
+    "Treat prompts as messages, formatted with the tokenizer's chat template.",
 )
 _MAX_TOKENS = flags.DEFINE_integer(
     "max_tokens",
     128,
-    "How many tokens are made at most.",
+    "The maximum number of tokens to generate.",
     lower_bound=1,
     upper_bound=_MOST_TOKENS,
 )
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
     0.0,
-    "0: always the likeliest token; 1: as the model predicts.",
+    "0: always the likeliest token; 1: the model's own distribution.",
 )
 _TOP_K = flags.DEFINE_integer(
-    "top_k", 0, "Draw from the k likeliest tokens only; 0: from all."
+    "top_k", 0, "Sample from the k likeliest tokens only; 0: from all."
 )
 _TOP_P = flags.DEFINE_float(
     "top_p",
     1.0,
-    "Draw only from the likeliest tokens that together reach this probability.",
+    "Sample only from the likeliest tokens that together reach this probability.",
 )
 _SEED = flags.DEFINE_integer(
     "seed",
     0,
-    "The same seed draws the same text.",
+    "The same seed gives the same text.",
     lower_bound=0,
     upper_bound=_LARGEST_SEED,
 )
 
 
 def main(argv: list[str]) -> None:
-    """Continues the prompts of the flags."""
+    """Continues the prompts given by the flags."""
     del argv
     if _CHECKPOINT.value is None:
         raise UsageError("--checkpoint is missing, such as --checkpoint=runs/gpt_small")
     if not _PROMPT.value:
         raise UsageError("--prompt is missing, such as --prompt='Once upon a time'")
-    # Imported only when needed: a mistake is answered before seconds of imports.
+    # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.generation.sampling import Sampling
 
     sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value)

@@ -3,8 +3,8 @@
     python -m kdjax.main --config=configs/gpt_small.py
 
 Prepares the data, trains or loads the teacher, trains the student and its hard-label
-twin, and writes a report. The same command again resumes a stopped run. Any key
-of the config can be changed: --config.distill.temperature=2
+twin, and writes a report. Run the same command again to resume a stopped run. Any key
+of the config can be overridden: --config.distill.temperature=2
 """
 
 import pathlib
@@ -25,25 +25,25 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default: runs/ and the config's name."
 )
 _OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Delete the experiment found in the workdir and start anew."
+    "overwrite", False, "Delete the experiment found in the workdir and start over."
 )
 
 
 def main(argv: list[str]) -> None:
-    """Runs the experiment of the flags."""
+    """Runs the experiment that the flags describe."""
     del argv
     if _CONFIG.value is None:
         raise UsageError("--config is missing, such as --config=configs/gpt_small.py")
     try:
         settings = validate(_CONFIG.value)
-    except OSError as error:  # kept by ml_collections until the config is looked at
+    except OSError as error:  # ml_collections defers it until the config is read
         raise UsageError(f"--config cannot be read: {error.__cause__}") from None
     directory = epath.Path(_WORKDIR.value or _default_workdir())
     done = workdir.finished_report(directory, settings)
     if done is not None and not _OVERWRITE.value:
         print(f"finished before; the report: {done}")
         return
-    # Imported only when needed: a mistake is answered before seconds of imports.
+    # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.parallel.sharding import join_processes
 
     is_first = join_processes() == 0

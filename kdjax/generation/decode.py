@@ -1,4 +1,4 @@
-"""Continues prompts with a model: prefill, then one token a row and step."""
+"""Continues prompts with a model: prefill, then one token per row and step."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from kdjax.generation.sampling import Sampling, sample
 from kdjax.losses import apply_head
 from kdjax.models import Model
 
-ENDED = -1  # what a row yields once it has come to its end
-_SMALLEST = 16  # positions; sizes are powers of two from here on
+ENDED = -1  # what a row yields after its end
+_SMALLEST = 16  # positions; sizes are powers of two from this one on
 
 
 class Shape(NamedTuple):
-    """What programs are compiled for: rows, slots for prompts and for all."""
+    """The shape of compiled programs: rows, prompt slots, and all cache slots."""
 
     batch: int
     prompt: int
@@ -35,8 +35,8 @@ class Programs(NamedTuple):
 class Generator:
     """Continues prompts with one model.
 
-    Programs are compiled once for each shape. Lengths are padded to powers of two, so
-    that prompts of any length need few of them.
+    Programs are compiled once per shape. Lengths are padded to powers of two, so that
+    prompts of any length need few programs.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Generator:
         """Compiles nothing yet.
 
         Args:
-            model: It must be able to decode.
-            params: Its parameters, where they shall stay.
-            sampling: How tokens are drawn.
+            model: A model with `decode` and `init_cache`.
+            params: Its parameters; they are used where they are placed.
+            sampling: How tokens are sampled.
             stops: Tokens that end a row.
 
         Raises:
@@ -66,28 +66,28 @@ class Generator:
         self._compiled: dict[Shape, Programs] = {}
 
     def shape(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Shape:
-        """Returns what a batch of prompts needs.
+        """Returns the shape that a batch of prompts needs.
 
         Raises:
-            UsageError: A prompt is empty, or the model has not so many positions.
+            UsageError: A prompt is empty, or the model has too few positions.
         """
         limit, longest = self._model.config.max_length, max(map(len, prompts))
         if not all(prompts):
-            raise UsageError("a prompt holds no token; give the model something to say")
+            raise UsageError("a prompt has no tokens; give the model something to continue")
         prompt, length = _padded(longest), _padded(longest + max_tokens)
         if limit:
             if longest + max_tokens > limit:
                 raise UsageError(
                     f"a prompt of {longest} tokens and --max_tokens={max_tokens} "
                     f"exceed the {limit} positions that the model was made for; "
-                    "shorten one of them"
+                    "reduce one of them"
                 )
-            # Where positions are learnt, padding must not look up what is not there.
+            # With learned positions, padding must not index past the end of the table.
             prompt, length = min(prompt, limit), min(length, limit)
         return Shape(len(prompts), prompt, length)
 
     def compile(self, shape: Shape) -> Programs:
-        """Returns the programs of a shape, compiled now if they were not yet."""
+        """Returns the programs of a shape, compiled on first use."""
         if shape not in self._compiled:
             self._compiled[shape] = self._compile(shape)
         return self._compiled[shape]
@@ -117,19 +117,19 @@ class Generator:
     ) -> Iterator[Int[np.ndarray, "B"]]:
         """Yields the next token of every prompt, until all have ended.
 
-        A row depends on its prompt, its number and the key, not on the other rows.
+        A row depends on its prompt, its index and the key, not on the other rows.
 
         Args:
-            prompts: The tokens of each; their lengths may differ.
-            max_tokens: How many are made at most.
-            key: What is drawn follows from it.
+            prompts: The token ids of each prompt; lengths may differ.
+            max_tokens: The maximum number of tokens per row.
+            key: Determines what is sampled.
 
         Yields:
-            A token a row, `ENDED` from the row's end on. Stop tokens are not among
-            them.
+            One token per row, or `ENDED` once the row has ended. Stop tokens are not
+            yielded.
 
         Raises:
-            UsageError: A prompt is empty, or the model has not so many positions.
+            UsageError: A prompt is empty, or the model has too few positions.
         """
         shape = self.shape(prompts, max_tokens)
         programs = self.compile(shape)
@@ -155,7 +155,7 @@ class Generator:
 
 
 def _padded(length: int) -> int:
-    """Returns the next power of two.
+    """Returns the next power of two, at least `_SMALLEST`.
 
     Example:
         >>> [_padded(length) for length in (1, 16, 17)]

@@ -1,4 +1,4 @@
-"""The next token, drawn from logits: greedy, or by temperature, top-k and top-p."""
+"""Sampling the next token from logits: greedy, or by temperature, top-k and top-p."""
 
 import math
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from kdjax.core.errors import UsageError
 
 
 class Sampling(NamedTuple):
-    """How the next token is drawn.
+    """How the next token is sampled.
 
     Attributes:
-        temperature: The logits are divided by it; 0 takes the likeliest token.
-        top_k: Only the k likeliest tokens are drawn; 0: all.
-        top_p: Only the likeliest tokens that together reach this probability are
-            drawn, after the temperature and among the top k; 1: all.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_k: Only the k likeliest tokens can be sampled; 0: all.
+        top_p: Only the likeliest tokens that together reach this probability can be
+            sampled, after the temperature and among the top k; 1: all.
     """
 
     temperature: float = 0.0
@@ -25,10 +25,10 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
 
     def check(self) -> None:
-        """Raises if a value means nothing, or would change nothing.
+        """Raises if a value is invalid or would have no effect.
 
         Raises:
-            UsageError: It says which one, by the name of its flag.
+            UsageError: The message names the flag.
         """
         if not 0 <= self.temperature < math.inf:  # nan fails both comparisons
             raise UsageError(f"--temperature must be at least 0; it is {self[0]}")
@@ -38,20 +38,20 @@ class Sampling(NamedTuple):
             raise UsageError(f"--top_p must be in (0, 1]; it is {self.top_p}")
         if not self.temperature and (self.top_k or self.top_p < 1):
             raise UsageError(
-                "--top_k and --top_p choose what is drawn from, and at --temperature=0 "
-                "nothing is drawn; set --temperature above 0"
+                "--top_k and --top_p restrict sampling, and --temperature=0 does not "
+                "sample; set --temperature above 0"
             )
 
 
 def sample(
     logits: Float[Array, "B V"], keys: Key[Array, "B"], sampling: Sampling
 ) -> Int[Array, "B"]:
-    """Returns one token a row.
+    """Returns one token per row.
 
     Args:
-        logits: In float32; -inf is never drawn.
-        keys: One a row, so that a row does not depend on its neighbours.
-        sampling: How they are drawn.
+        logits: In float32; -inf is never sampled.
+        keys: One per row, so that rows are independent of each other.
+        sampling: How tokens are sampled.
     """
     if not sampling.temperature:
         return jnp.argmax(logits, axis=-1)
@@ -62,9 +62,9 @@ def sample(
 def restrict(
     logits: Float[Array, "*batch V"], sampling: Sampling
 ) -> Float[Array, "*batch V"]:
-    """Returns the logits that are drawn from: tempered, -inf where nothing is drawn.
+    """Returns the logits to sample from, tempered; excluded tokens are -inf.
 
-    Tokens exactly as likely as the last one kept are kept as well.
+    Tokens that tie with the last one kept are kept as well.
 
     Example:
         >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))

@@ -1,4 +1,4 @@
-"""Texts in, continuations out: from what a user types to what a terminal shows."""
+"""Generates text from prompts, piece by piece, as a terminal shows it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from kdjax.generation.sampling import Sampling
 
 
 class Speed(NamedTuple):
-    """How many tokens took how long; what follows a prompt first is the prefill's.
+    """Token counts and times; a row's first new token belongs to the prefill.
 
     Attributes:
-        compile_seconds: Before anything else.
-        prefill_tokens: Those of the prompts.
-        prefill_seconds: Until the first token of each row was there.
-        decode_tokens: Those of all rows after their first ones.
-        decode_seconds: For these.
+        compile_seconds: The time to compile, before anything else.
+        prefill_tokens: The tokens of all prompts.
+        prefill_seconds: The time until each row had its first token.
+        decode_tokens: The tokens of all rows after their first.
+        decode_seconds: The time for these.
     """
 
     compile_seconds: float
@@ -51,20 +51,19 @@ def generate_text(
     write: Callable[[str], object],
     chat: bool = False,
 ) -> Speed:
-    """Writes texts and continuations: the first as it is made, then the others.
+    """Writes texts and continuations: the first as it is generated, then the rest.
 
     Args:
         stored: The model.
-        texts: What it continues, all of them together.
-        max_tokens: How many tokens each continuation has at most.
-        sampling: How they are drawn.
-        seed: What is drawn follows from it.
-        write: Takes the pieces of what is written, none of which ends within a
-            character.
+        texts: The texts to continue, in one batch.
+        max_tokens: The maximum number of tokens in each continuation.
+        sampling: How tokens are sampled.
+        seed: Determines what is sampled.
+        write: Called with each piece of text; no piece ends inside a character.
         chat: Whether a text is a message, which the model answers.
 
     Raises:
-        UsageError: A text is empty, too long or holds what the model does not know.
+        UsageError: A text is empty, too long, or has a token unknown to the model.
     """
     prompts = [encode(stored, text, chat=chat) for text in texts]
     if chat:  # the answer is a text of its own
@@ -97,10 +96,10 @@ def generate_text(
 
 
 def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
-    """Returns the ids of a text that a model shall continue or, with `chat`, answer.
+    """Returns the ids of a text to be continued or, with `chat`, answered.
 
     Raises:
-        UsageError: There are none, or one that the model does not know.
+        UsageError: There are no ids, or one is unknown to the model.
     """
     if chat:
         ids = stored.tokenizer.encode_message(text)
@@ -112,7 +111,7 @@ def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
     if max(ids) >= known:
         token = stored.tokenizer.tokenizer.id_to_token(max(ids))
         raise UsageError(
-            f"the prompt holds {token!r}, whose id is {max(ids)}, and the model knows "
-            f"{known} ids; model and tokenizer do not belong together"
+            f"the prompt has {token!r} with id {max(ids)}, but the model knows only "
+            f"{known} ids; the model and the tokenizer do not match"
         )
     return ids

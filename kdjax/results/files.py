@@ -13,24 +13,24 @@ from kdjax.results.measured import VALIDATION, Results, Run, teacher_role
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """Returns what `from_json` takes, and `json.dumps` writes."""
+    """Returns the results as `json.dumps` can write and `from_json` can read them."""
     return dataclasses.asdict(results)
 
 
 def from_json(values: Any, path: str) -> Results:
-    """Returns the results that a parsed report.json holds, of whatever age.
+    """Returns the results in a parsed report.json, including those of older versions.
 
     Args:
-        values: The content; its "summary", which follows from the rest, is not read.
-        path: What to call it in error messages.
+        values: The content; "summary" is derived from the rest and thus ignored.
+        path: The path shown in error messages.
 
     Raises:
-        UsageError: It holds something else, or contradicts itself.
+        UsageError: The content is something else, or inconsistent.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{path} must hold an object, as a report.json does")
     values = {key: value for key, value in values.items() if key != "summary"}
-    if "teacher" in values and "teachers" not in values:  # there was only ever one
+    if "teacher" in values and "teachers" not in values:  # older: a single one
         values["teachers"] = {"teacher": values.pop("teacher")}
     if isinstance(values.get("runs"), list):
         values["runs"] = [_with_model(run) for run in values["runs"]]
@@ -43,13 +43,13 @@ def read(path: epath.Path) -> Results:
     """Returns the results in a report.json.
 
     Raises:
-        UsageError: There is none, or it is damaged.
+        UsageError: The file is missing or damaged.
     """
     return from_json(_load(path), str(path))
 
 
 def read_run(path: epath.Path) -> Run:
-    """Returns the run in a result.json, which is refused in the same way."""
+    """Returns the run in a result.json; raises as `read` does."""
     run: Run = convert(_with_model(_load(path)), Run, str(path))
     return run
 
@@ -66,7 +66,7 @@ def _load(path: epath.Path) -> Any:
 
 
 def _with_model(run: Any) -> Any:
-    """Returns a run with what was implied when all students had one teacher."""
+    """Returns a run with the keys that were implied when there was one teacher."""
     if not isinstance(run, Mapping) or "model" in run:
         return run
     role = run.get("role")
@@ -78,7 +78,7 @@ def _with_model(run: Any) -> Any:
 
 
 def _check(results: Results, path: str) -> None:
-    """Raises unless a report can be made of the results."""
+    """Raises unless the results suffice for a report."""
     roles = [run.role for run in results.runs]
     for role in ("teacher", "student"):
         if role not in roles:

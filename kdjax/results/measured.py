@@ -10,7 +10,7 @@ import dataclasses
 
 from kdjax.config.schema import Config
 
-VALIDATION = "validation"  # the split that the verdict is about
+VALIDATION = "validation"  # the split that decides the verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,10 @@ class CurvePoint:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a training went; the speeds are medians over all of it.
+    """How training went; speeds are medians over the whole run.
 
     Attributes:
-        tokens_per_second: Of all devices together; None if training was too short.
+        tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
     """
@@ -82,14 +82,14 @@ class Run:
     """One model of the experiment: how it was trained and how good it is.
 
     Attributes:
-        role: What it is for; see above.
+        role: What the run is for; see the module docstring.
         seed: The seed of its initialisation and of the order of its data.
         model: The entry of `Results.models` with its size and speed.
         final: Its metrics on every held-out split, by the split's name.
-        curve: By step; empty for models not trained here.
-        training: None for models not trained here.
-        origin: What a model that was not initialised at random came from, in words.
-        teachers: The entries of `Results.teachers` that it was trained with.
+        curve: Held-out loss by step; empty for models not trained here.
+        training: How training went; None for models not trained here.
+        origin: In words, what the model was initialised from; "" if at random.
+        teachers: The entries of `Results.teachers` that it learned from.
     """
 
     role: str
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run and its directory are called, such as "student-of-wide-0"."""
+        """The name of the run and its directory, such as "student-of-wide-0"."""
         return run_name(self.role, self.seed)
 
 
@@ -121,7 +121,7 @@ class Environment:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerInfo:
-    """The tokenizer of the text, and the ids that it puts before each text."""
+    """The tokenizer, and the ids that it prepends to each text."""
 
     kind: str
     vocab_size: int
@@ -147,7 +147,7 @@ class DataInfo:
 
     source: str
     length: int
-    python: str  # whose standard library the source "stdlib" is
+    python: str  # its version; the source "stdlib" is its standard library
     skipped_files: int
     tokenizer: TokenizerInfo
     splits: dict[str, SplitInfo]
@@ -160,12 +160,12 @@ class TeacherInfo:
     path: str
     sha256: str  # of its parameters
     from_config: bool  # whether it was trained from this config, here or earlier
-    formats: tuple[str, ...] = ()  # of a loaded one's weights, most common first
+    formats: tuple[str, ...] = ()  # of the weights if loaded, most common first
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model's size, padding included, and its speed of inference without a cache."""
+    """A model's size, padding included, and its inference speed without a cache."""
 
     parameters: int
     forward_tokens_per_second: float
@@ -182,7 +182,7 @@ class Results:
         environment: Machine and software.
         data: The text and the rows.
         teachers: By name; a single one is called "teacher".
-        models: By `Run.model`.
+        models: By name, as in `Run.model`.
         runs: All models that were measured, in the order of the report's columns.
     """
 
@@ -197,10 +197,10 @@ class Results:
 
 
 def run_name(role: str, seed: int) -> str:
-    """Returns what a run and its directory are called."""
+    """Returns the name of a run and its directory."""
     return f"{role.replace(' ', '-')}-{seed}"
 
 
 def teacher_role(name: str) -> str:
-    """Returns a teacher's role, which is also its entry of `Results.models`."""
+    """Returns a teacher's role, which is also its key in `Results.models`."""
     return name if name == "teacher" else f"teacher {name}"
