@@ -52,6 +52,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Where the experiment ran.", required=True)
-    flags.DEFINE_string("to", None, "The directory to write; it must be empty or not exist.", required=True)
+    flags.DEFINE_string("to", None, "The directory to write to.", required=True)
     flags.DEFINE_string("run", "", "Which model; default: the first student.")
     cli.run(main)

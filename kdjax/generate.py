@@ -6,7 +6,8 @@
     python -m kdjax.generate --checkpoint=model.gguf --chat --prompt='Who are you?'
 
 The text goes to stdout; the model's path and speed go to stderr. Several prompts are
-continued in one batch and printed one after another. A text ends at the model's end-of-text token or after --max_tokens.
+continued in one batch and printed one after another. A text ends at the model's
+end-of-text token or after --max_tokens.
 """
 
 from absl import flags

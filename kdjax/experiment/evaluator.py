@@ -29,7 +29,7 @@ class Evaluator:
         )
 
     def along_the_run(self, params: Any) -> dict[str, float]:
-        """Returns cross-entropy and the headline metric on some rows, without a teacher."""
+        """Returns cross-entropy and the headline on some rows, without a teacher."""
         rows = self._setting.config.evaluate.rows
         found = self._metrics(VALIDATION, rows, self._alone, params, {})
         return {k: found[k] for k in ("cross_entropy", self._setting.task.headline)}

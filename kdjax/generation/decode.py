@@ -73,7 +73,7 @@ class Generator:
         """
         limit, longest = self._model.config.max_length, max(map(len, prompts))
         if not all(prompts):
-            raise UsageError("a prompt has no tokens; give the model something to continue")
+            raise UsageError("a prompt has no tokens; write something to continue")
         prompt, length = _padded(longest), _padded(longest + max_tokens)
         if limit:
             if longest + max_tokens > limit:

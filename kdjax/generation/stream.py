@@ -111,7 +111,7 @@ def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
     if max(ids) >= known:
         token = stored.tokenizer.tokenizer.id_to_token(max(ids))
         raise UsageError(
-            f"the prompt has {token!r} with id {max(ids)}, but the model knows only "
+            f"the prompt has {token!r} with id {max(ids)}, but the model knows "
             f"{known} ids; the model and the tokenizer do not match"
         )
     return ids
