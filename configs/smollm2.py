@@ -44,9 +44,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = default()
     config.teacher.path = config.tokenizer.path = path
     config.tokenizer.update(kind="file", end_of_text="<|endoftext|>")
-    config.distill.alpha = (
-        0.5  # the labels tell more about this corpus than the teacher
-    )
+    # The labels tell more about this corpus than the teacher does.
+    config.distill.alpha = 0.5
     config.student.train.update(steps=160, batch_size=8)
     config.student.train.optimizer.update(learning_rate=1e-3, weight_decay=0.01)
     if argument == "narrow":

@@ -49,7 +49,7 @@ class Teachers(NamedTuple):
         return next(iter(self.trained.values()))
 
     def predict(self, names: Sequence[str] = ()) -> Predict:
-        """Returns what computes the soft targets of the named teachers; none: of all."""
+        """Returns what computes the named teachers' soft targets; none: of all."""
         models = {name: self.trained[name].model for name in names or self.trained}
         return of_ensemble(models, self.weights)
 
