@@ -45,6 +45,24 @@ def test_a_picture_is_drawn_of_any_number_of_divergences(count):
     assert picture.height == -(-count // 4) * 275
 
 
+def test_the_page_of_config_keys_is_the_schema_s():
+    generator = runpy.run_path(str(DOCS / "config.py"))
+    assert (DOCS / "config.md").read_text() == generator["page"](), (
+        "run: python docs/config.py"
+    )
+
+
+def test_every_config_key_is_explained():
+    """By a comment, unless its name and its section say it all."""
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| ([^|]*) \|$", (DOCS / "config.md").read_text(), re.M
+    )
+    plain = {"kind", "seed", "activation", "rules"}
+    sections = {"data", "tokenizer", "mesh", "teacher", "model", "rope_scaling"}
+    sections |= {"train", "optimizer", "student", "distill", "evaluate", "checkpoint"}
+    assert {key for key, meaning in rows if not meaning} <= plain | sections
+
+
 def test_the_picture_of_the_rooms_shows_what_the_code_imports():
     architecture = runpy.run_path(str(DOCS / "architecture.py"))
     drawn = Image.open(DOCS / "architecture.png").info["Description"]

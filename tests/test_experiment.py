@@ -24,6 +24,7 @@ from kdjax.parallel.sharding import abstract
 from kdjax.report import table
 from kdjax.report.plots import styles
 from kdjax.results.files import from_json
+from kdjax.results.measured import Plan
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.records import read_metrics
@@ -164,6 +165,28 @@ def test_more_seeds_go_on_in_a_finished_workdir(place, straight):
     assert "student-0: done before" in more.stderr
     report = read_report(place / "straight")
     assert [r["seed"] for r in report["runs"] if r["role"] == "twin"] == [0, 1]
+
+
+def test_a_finished_student_is_trained_on_when_the_steps_are_raised(place, straight):
+    longer = "--config.student.train.steps=90"
+    extended = run(place, "straight", longer, "--config.checkpoint.every=30")
+    assert "student-0: resuming at step 80 of 90 (extended from 80" in extended.stderr
+    student, twin = (place / "straight" / role for role in ("student-0", "twin-0"))
+    for directory in (student, twin):
+        records = read_metrics(epath.Path(directory))
+        assert [r["step"] for r in records if "train/loss" in r] == [*range(1, 91)]
+    (found,) = (
+        run
+        for run in from_json(read_report(place / "straight"), "report.json").runs
+        if run.name == "student-0"
+    )
+    assert found.steps == 90
+    assert found.training.plans == (Plan(0, 80), Plan(80, 90))
+    page = (place / "straight" / "report" / "report.html").read_text()
+    assert "student-0 at step 80, from 80 to 90 steps" in page
+    shorter = runs.run(*arguments(place, "straight"), check=False)
+    assert shorter.returncode == 2
+    assert "config.student.train.steps is 90 there and 80 now" in shorter.stderr
 
 
 @pytest.mark.slow

@@ -13,14 +13,19 @@ from kdjax.config import (
     DistillConfig,
     MeshConfig,
     ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
     TrainConfig,
 )
+from kdjax.core.errors import UsageError
 from kdjax.parallel.sharding import abstract, make_mesh, shardings
+from kdjax.results.measured import Plan
 from kdjax.targets.online import of_ensemble
 from kdjax.train.learner import whole_model
 from kdjax.train.loop import Job, Run, prepare, train
 from kdjax.train.objective import distillation
-from kdjax.train.records import read_metrics
+from kdjax.train.records import note_plan, read_metrics
+from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Rows, batch_shapes
 from kdjax.train.task import next_token_task
 
@@ -32,24 +37,29 @@ STORED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def program():
-    """Compiled before any parameter exists."""
+def compiled(config, distill):
+    """Returns a program, compiled before any parameter exists."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     teacher = models.build(CONFIG)
     shapes = jax.eval_shape(teacher.init, jax.random.key(0))
     soft = of_ensemble({"teacher": teacher}, {"teacher": 1.0})
     job = Job(
         learner=whole_model(models.build(CONFIG)),
-        objective=distillation(soft, DistillConfig(temperature=2.0), TRAIN.steps),
+        objective=distillation(soft, distill, config.steps),
         task=next_token_task(),
-        config=TRAIN,
+        config=config,
         rules=(),
         mesh=mesh,
         frozen={"teacher": abstract(shapes, shardings(shapes, mesh))},
-        batch=batch_shapes(STORED, TRAIN.batch_size, mesh),
+        batch=batch_shapes(STORED, config.batch_size, mesh),
     )
     return prepare(job)
+
+
+@pytest.fixture(scope="module")
+def program():
+    ramp = ScheduleConfig(start=4.0, end=2.0)
+    return compiled(TRAIN, DistillConfig(temperature=ramp, alpha=0.25))
 
 
 def test_a_program_tells_its_memory_and_its_flops_before_it_runs(program):
@@ -91,6 +101,65 @@ def test_seeds_of_one_program_differ_and_each_repeats_to_the_bit(program, tmp_pa
     records = [read_metrics(epath.Path(tmp_path / name)) for name in ("0-0", "0-1")]
     losses = [[r["train/loss"] for r in run if "train/loss" in r] for run in records]
     assert losses[0] == losses[1] and len(losses[0]) == TRAIN.steps
+
+
+def test_what_moves_over_the_steps_is_recorded(program, tmp_path):
+    train(program, run_of(program, 0, tmp_path), CheckpointConfig(every=2), 1)
+    records = [r for r in read_metrics(epath.Path(tmp_path)) if "train/loss" in r]
+    assert [r["train/temperature"] for r in records] == [4.0, 3.5, 3.0, 2.5]
+    assert [r["train/alpha"] for r in records] == [0.25] * 4
+    rate = learning_rate(TRAIN.optimizer, TRAIN.steps)
+    expected = [float(rate(step)) for step in range(4)]
+    assert [r["train/learning_rate"] for r in records] == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Of 3 and of 6 steps, with schedules that do not depend on the length."""
+    steady = OptimizerConfig(warmup_steps=2, decay="constant")
+    configs = (TrainConfig(steps=n, batch_size=4, optimizer=steady) for n in (3, 6))
+    return [compiled(config, DistillConfig(temperature=2.0)) for config in configs]
+
+
+def test_an_extended_run_is_a_longer_one_to_the_bit(programs, tmp_path):
+    keep = CheckpointConfig(every=2)
+    straight = train(programs[1], run_of(programs[1], 0, tmp_path / "long"), keep, 1)
+    train(programs[0], run_of(programs[0], 0, tmp_path / "short"), keep, 1)
+    more = run_of(programs[1], 0, tmp_path / "short")._replace(extends=3)
+    extended = train(programs[1], more, keep, 1)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *map(jax.device_get, (extended.params, straight.params)),
+    )
+    losses = [
+        [r["train/loss"] for r in read_metrics(epath.Path(path)) if "train/loss" in r]
+        for path in (tmp_path / "short", tmp_path / "long")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    assert straight.training.plans == (Plan(0, 6),)
+    assert extended.training.plans == (Plan(0, 3), Plan(3, 6))
+
+
+def test_an_extension_without_its_checkpoint_is_refused(programs, tmp_path):
+    run = run_of(programs[1], 0, tmp_path)._replace(extends=3)
+    with pytest.raises(UsageError, match="no checkpoint of step 3"):
+        train(programs[1], run, CheckpointConfig(every=2), 1)
+
+
+def test_a_run_s_plans_survive_kills_and_starts_from_the_beginning(tmp_path):
+    directory = epath.Path(tmp_path)
+
+    def plans(start, steps, extends=0):
+        return note_plan(directory, Plan(start, steps), extends=extends, enabled=True)
+
+    assert plans(0, 10) == plans(4, 10) == (Plan(0, 10),)
+    assert plans(10, 20) == plans(13, 20) == (Plan(0, 10), Plan(10, 20))
+    assert plans(13, 40) == (Plan(0, 10), Plan(10, 20), Plan(13, 40))
+    assert plans(0, 40) == (Plan(0, 40),)
+    (directory / "plans.json").unlink()  # as older versions leave a directory
+    assert plans(5, 10) == (Plan(0, 10),)
+    (directory / "plans.json").unlink()
+    assert plans(10, 20, extends=10) == (Plan(0, 10), Plan(10, 20))
 
 
 def test_a_program_refuses_another_shape_instead_of_compiling_again(program, tmp_path):

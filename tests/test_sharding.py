@@ -22,7 +22,7 @@ from kdjax.parallel.sharding import (
     to_devices,
 )
 from kdjax.train.optimizers import make_optimizer
-from kdjax.train.state import create_state
+from kdjax.train.state import create_state, state_shardings
 
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
 
@@ -85,7 +85,7 @@ def test_every_matrix_has_a_rule_and_is_cut_by_it(name, shape):
 @pytest.mark.parametrize("optimizer", ["adamw", "lion"])
 def test_moments_lie_where_their_parameters_do(optimizer):
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    placed = shardings(state_shapes(wide("neox"), optimizer), mesh)
+    placed = state_shardings(state_shapes(wide("neox"), optimizer), mesh)
     for moment in ("mu", "nu") if optimizer == "adamw" else ("mu",):
         assert optax.tree.get(placed.opt_state, moment) == placed.params
     assert placed.step.spec == P()

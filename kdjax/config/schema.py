@@ -17,8 +17,8 @@ class ScheduleConfig:
     """A value that moves from `start` to `end` over a run's steps."""
 
     kind: Literal["linear", "cosine"] = "linear"
-    start: float = 1.0
-    end: float = 1.0
+    start: float = 1.0  # before the first step
+    end: float = 1.0  # after the last one
 
 
 SOURCES = ("stdlib", "files", "tfds")  # the keys of `data.CORPORA`
@@ -51,9 +51,9 @@ class TokenizerConfig:
 class MeshConfig:
     """Devices along each mesh axis; one of them may be -1, "all remaining devices"."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = -1  # rows of the batch
+    fsdp: int = 1  # rows of the batch, and the parameters that are stored
+    tensor: int = 1  # heads, FFN channels and ids of the vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +71,20 @@ class RopeScalingConfig:
 class ModelConfig:
     """A decoder-only transformer; model families are points in this space."""
 
-    layers: int = 2
-    width: int = 96
-    heads: int = 4
+    layers: int = 2  # blocks
+    width: int = 96  # of the residual stream
+    heads: int = 4  # of the queries
     kv_heads: int = 0  # 0: as many as heads
     head_width: int = 0  # 0: width / heads
     ffn_width: int = 0  # 0: 4 * width
     vocab_size: int = 0  # 0: the tokenizer's
     vocab_multiple: int = 64  # the embedding table is padded to a multiple of this
-    tie_embeddings: bool = True
-    positions: Literal["rope", "learned"] = "rope"
+    tie_embeddings: bool = True  # the head is the table of embeddings
+    positions: Literal["rope", "learned"] = "rope"  # "learned": a table, as GPT-2 has
     # Learned positions: how many there are. RoPE: how many an exported model declares,
     # and where `generate` stops; 0: it declares 2048 and `generate` has no limit.
     max_length: int = 0
-    rope_theta: float = 10_000.0
+    rope_theta: float = 10_000.0  # the base of the wavelengths
     rope_fraction: float = 1.0  # the share of a head's width to rotate (NeoX: 0.25)
     rope_scaling: RopeScalingConfig = RopeScalingConfig()
     # For layers with a window, without scaling (Gemma 3); 0: the same as other layers.
@@ -96,19 +96,20 @@ class ModelConfig:
     attention_softcap: float = 0.0  # c in c * tanh(score / c) (Gemma 2); 0: no cap
     logit_softcap: float = 0.0  # the same for the head's logits
     scale_embeddings: bool = False  # token embeddings times sqrt(width) (Gemma)
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    norm_epsilon: float = 1e-5
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"  # before attention and MLP
+    norm_epsilon: float = 1e-5  # added to the variance
     norm_offset: bool = False  # RMSNorm multiplies by 1 + scale (Gemma)
     sandwich_norm: bool = False  # also normalise attention and MLP outputs (Gemma)
     qk_norm: bool = False  # normalise queries and keys per head (Qwen3)
     parallel_residual: bool = False  # attention and MLP read the same input (NeoX)
-    mlp: Literal["gated", "plain"] = "gated"
+    mlp: Literal["gated", "plain"] = "gated"  # gated: activation(gate(x)) * up(x)
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"
-    qkv_bias: bool = False
+    qkv_bias: bool = False  # of the projections to queries, keys and values
     out_bias: bool = False  # of the attention's output projection
-    mlp_bias: bool = False
+    mlp_bias: bool = False  # of all projections of the MLP
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
     remat: Literal["none", "block", "dots"] = "none"  # what backward recomputes
+    # The kernel of the attention; "auto" chooses by platform and shape.
     attention: Literal["auto", "xla", "cudnn"] = "auto"
 
     @property
@@ -133,18 +134,35 @@ class ModelConfig:
         return (self.windows * times)[: self.layers]
 
 
+# The keys of `train.OPTIMIZERS`, and the parameters below that each of them takes.
+OPTIMIZER_PARAMETERS = {
+    "adamw": ("beta1", "beta2", "epsilon"),
+    "lion": ("beta1", "beta2"),
+    "adafactor": ("beta2_decay",),
+    "muon": ("beta1", "beta2", "epsilon", "momentum", "nesterov"),
+    "sgd": ("momentum", "nesterov"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """An optax optimiser with warm-up, decay and clipping by global norm."""
 
-    name: Literal["adamw", "lion"] = "adamw"
+    name: str = "adamw"  # a name in `OPTIMIZER_PARAMETERS`
     learning_rate: float = 3e-3  # the peak
     warmup_fraction: float = 0.1  # of the steps
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = -1  # in place of the fraction; -1: not used
+    # "wsd" (warm-up, stable, decay) stays at the peak until the decay begins.
+    decay: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    decay_fraction: float = 0.2  # wsd: of the steps, at the end
     final_fraction: float = 0.1  # of the peak, at the end of the decay
-    weight_decay: float = 0.1  # on matrices only
-    beta1: float = 0.9
-    beta2: float = 0.98
+    weight_decay: float = 0.1  # on matrices only, times the learning rate
+    beta1: float = 0.9  # adamw, lion, muon (of what its Adam trains)
+    beta2: float = 0.98  # the same
+    epsilon: float = 1e-8  # adamw, muon
+    beta2_decay: float = 0.8  # adafactor: beta2 is 1 - step**-beta2_decay
+    momentum: float = 0.95  # sgd, muon; 0: none
+    nesterov: bool = True  # sgd, muon
     clip: float = 1.0  # global gradient norm
 
 
@@ -152,9 +170,9 @@ class OptimizerConfig:
 class TrainConfig:
     """How one model is trained."""
 
-    steps: int = 300
+    steps: int = 300  # updates; may be raised later, see README
     batch_size: int = 32  # rows of the global batch
-    micro_batches: int = 1
+    micro_batches: int = 1  # parts of the batch processed in turn, to save memory
     # Tokens whose logits a device holds at a time. 0: so few that they hardly add to
     # its memory use; where memory allows, more are faster.
     chunk_size: int = 0
@@ -210,12 +228,14 @@ class StudentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DistillConfig:
-    """`alpha * temperature**2 * divergence + (1 - alpha) * cross-entropy`."""
+    """`alpha * temperature**2 * divergence + (1 - alpha) * cross-entropy`.
+
+    The keys after `temperature` are parameters of some divergences only.
+    """
 
     kind: str = "forward_kl"  # a name in `losses.DIVERGENCES`
-    alpha: float | ScheduleConfig = 1.0
-    temperature: float | ScheduleConfig = 1.0
-    # Parameters that only some divergences take; `DIVERGENCES` defines them.
+    alpha: float | ScheduleConfig = 1.0  # the weight of the soft loss
+    temperature: float | ScheduleConfig = 1.0  # of both distributions
     beta: float = 0.5  # jsd
     skew: float = 0.1  # skew_forward_kl, skew_reverse_kl
     a: float = 1.0  # alpha_beta, decoupled_kd

@@ -177,14 +177,15 @@ def _student_runs(
         role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
         for role in student_roles(config)
     }
+    steps = config.student.train.steps
     for seed in range(config.seed, config.seed + config.seeds):
         for role, trainer in trainers.items():
             name = role.run(seed)
             directory = setting.workdir / name
             path = directory / "result.json"
-            if path.exists():
+            if path.exists() and (done := read_run(path)).steps >= steps:
                 say(f"{name}: done before")
-                yield read_run(path)
+                yield done
                 continue
             trained = trainer(name, seed, directory / "model", directory, start.params)
             found = Run(

@@ -16,7 +16,12 @@ from kdjax.experiment.setting import Setting, Trained, count_parameters
 from kdjax.models import Model
 from kdjax.models.flops import forward_flops
 from kdjax.parallel.sharding import barrier
-from kdjax.results.measured import CurvePoint, Training, run_name
+from kdjax.results.measured import (
+    CurvePoint,
+    Training,
+    run_name,
+    trained_steps,
+)
 from kdjax.train.learner import Frozen, whole_model
 from kdjax.train.loop import Job, Program, Run, prepare, train
 from kdjax.train.objective import Objective
@@ -87,7 +92,9 @@ class Trainer:
         metrics: epath.Path,
         first_params: Callable[[], Any] | None = None,
     ) -> Trained:
-        """Returns the model in the directory, training it first if there is none.
+        """Returns the model in the directory, trained as long as the recipe says.
+
+        A model that was trained for fewer steps is trained on from its checkpoint.
 
         Args:
             name: The run's name in messages.
@@ -97,7 +104,11 @@ class Trainer:
             first_params: Returns the initial parameters; None: random ones.
         """
         recipe, setting = self._recipe, self._setting
+        trained = 0
         if native.is_model(directory):
+            curve, _ = _record(native.NativeModel(directory))
+            trained = trained_steps(curve)
+        if trained >= recipe.train.steps:
             return load_trained(name, directory, recipe.model, recipe.rules, setting)
         size = count_parameters(recipe.model)
         say(f"{name}: {size:,} parameters; metrics in {metrics}")
@@ -111,6 +122,7 @@ class Trainer:
             evaluate_every=setting.config.evaluate.every,
             flops=self._flops(),
             first_params=first_params,
+            extends=trained,
         )
         config = setting.config
         result = train(self._compiled(), run, config.checkpoint, config.log_every)
@@ -167,12 +179,23 @@ def load_trained(
 
 
 def _trained(model: Model, params: Any, stored: native.NativeModel) -> Trained:
-    card, path = stored.card, f"{stored.path}/model.json"
+    curve, training = _record(stored)
     return Trained(
         model,
         params,
         stored.path,
         stored.fingerprint,
-        curve=convert(card.get("curve", ()), tuple[CurvePoint, ...], f"{path}.curve"),
-        training=convert(card.get("training"), Training | None, f"{path}.training"),
+        curve=curve,
+        training=training,
+    )
+
+
+def _record(
+    stored: native.NativeModel,
+) -> tuple[tuple[CurvePoint, ...], Training | None]:
+    """Returns the record of a model's training in its card."""
+    card, path = stored.card, f"{stored.path}/model.json"
+    return (
+        convert(card.get("curve", ()), tuple[CurvePoint, ...], f"{path}.curve"),
+        convert(card.get("training"), Training | None, f"{path}.training"),
     )

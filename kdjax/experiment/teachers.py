@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from kdjax.checkpoints import StoredModel
-from kdjax.config.schema import ModelConfig, TeacherConfig
+from kdjax.config.schema import ModelConfig, OptimizerConfig, TeacherConfig
 from kdjax.core.logging import say
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.runs import Recipe, Trainer
@@ -19,6 +19,16 @@ from kdjax.models import Model
 from kdjax.results.measured import teacher_role
 from kdjax.targets.online import Predict, of_ensemble, of_model
 from kdjax.train.objective import hard_labels
+
+# Keys that cached teachers of older versions were identified without.
+_ADDED = (
+    "warmup_steps",
+    "decay_fraction",
+    "epsilon",
+    "beta2_decay",
+    "momentum",
+    "nesterov",
+)
 
 
 class Candidate(NamedTuple):
@@ -149,6 +159,10 @@ def _key(config: TeacherConfig, setting: Setting) -> str:
     del teacher["train"]["chunk_size"]  # changes rounding only
     del teacher["dtype"]  # applies to loaded teachers only
     del teacher["weight"]  # applies to the ensemble only
+    optimizer = teacher["train"]["optimizer"]
+    for name in _ADDED:
+        if optimizer[name] == getattr(OptimizerConfig, name):
+            del optimizer[name]
     identity = [
         teacher,
         prepared.tokenizer.sha256,

@@ -17,13 +17,16 @@ _CONFIG = "config.json"
 # Keys that may change between two starts of one experiment: they affect where and how
 # long it runs, but no existing result.
 _FREE = (
-    "mesh",
-    "seeds",
-    "member_students",
-    "cache_dir",
-    "compile_cache",
-    "log_every",
+    "config.mesh",
+    "config.seeds",
+    "config.member_students",
+    "config.cache_dir",
+    "config.compile_cache",
+    "config.log_every",
+    "config.evaluate.every",
+    "config.checkpoint",
 )
+_STEPS = "config.student.train.steps"  # may be raised: students are trained on
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
@@ -125,11 +128,13 @@ def _plain(config: Config) -> Any:
 
 
 def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]:
+    if path in _FREE:
+        return
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted(found.keys() | wanted.keys()):
-            if path == "config" and key in _FREE:
-                continue
             yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}")
+    elif path == _STEPS and found < wanted:
+        return
     elif found != wanted:
         yield f"{path} is {found!r} there and {wanted!r} now"
 

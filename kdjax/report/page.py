@@ -14,7 +14,13 @@ from kdjax.core.files import write_bytes, write_json
 from kdjax.report.plots import calibration, curves, styles
 from kdjax.report.summary import Summary, summarise
 from kdjax.report.tables import tables
-from kdjax.report.words import origin, setting, stored_weights
+from kdjax.report.words import (
+    extensions,
+    optimizer,
+    origin,
+    setting,
+    stored_weights,
+)
 from kdjax.results.files import to_json
 from kdjax.results.measured import Results
 
@@ -56,6 +62,7 @@ def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["optimizer"] = optimizer
     environment.filters["setting"] = setting
     environment.filters["stored_weights"] = stored_weights
     looks = styles(summary.roles)
@@ -67,5 +74,6 @@ def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> 
         images={name: base64.b64encode(png).decode() for name, png in images.items()},
         colors={role: look["color"] for role, look in looks.items()},
         origin=origin(results),
+        extensions=extensions(results),
         config_json=json.dumps(dataclasses.asdict(results.config), indent=2),
     )

@@ -1,9 +1,10 @@
 """Results in words, for the page and the model card."""
 
+import itertools
 import re
 from collections.abc import Sequence
 
-from kdjax.config.schema import ScheduleConfig
+from kdjax.config.schema import ScheduleConfig, TrainConfig
 from kdjax.results.measured import Results, TeacherInfo
 
 
@@ -23,6 +24,39 @@ def bits(formats: Sequence[str]) -> str:
     """Returns the bits of the most common format: "4-bit" for Q4_1."""
     found = re.match(r"\D+(\d+)", formats[0])
     return f"{found[1]}-bit" if found else formats[0]
+
+
+def optimizer(config: TrainConfig) -> str:
+    """Returns an optimiser and its learning rate in words.
+
+    Example:
+        >>> optimizer(TrainConfig())
+        'adamw, learning rate 0.003 (cosine to 10%, warm-up over 10% of the steps)'
+    """
+    found = config.optimizer
+    warmup = f"{found.warmup_fraction:.0%} of the steps"
+    if found.warmup_steps >= 0:
+        warmup = f"{found.warmup_steps:,} steps"
+    decay: str = found.decay
+    if decay != "constant":
+        decay += f" to {found.final_fraction:.0%}"
+    return (
+        f"{found.name}, learning rate {found.learning_rate:g} ({decay}, warm-up over "
+        f"{warmup})"
+    )
+
+
+def extensions(results: Results) -> str:
+    """Returns which runs were made longer than planned, in words; "" if none was."""
+    found = []
+    for run in results.runs:
+        plans = run.training.plans if run.training else ()
+        for before, after in itertools.pairwise(plans):
+            found.append(
+                f"{run.name} at step {after.start:,}, from {before.steps:,} to "
+                f"{after.steps:,} steps"
+            )
+    return "; ".join(found)
 
 
 def setting(value: float | ScheduleConfig) -> str:

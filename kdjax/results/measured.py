@@ -7,6 +7,7 @@ are the models compared; "student of NAME" is a student of that member alone.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from kdjax.config.schema import Config
 
@@ -63,6 +64,19 @@ class CurvePoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a run was meant to be, which all its schedules depend on.
+
+    Attributes:
+        start: The step after which the plan applied.
+        steps: The number of steps of the whole run.
+    """
+
+    start: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """How training went; speeds are medians over the whole run.
 
@@ -70,11 +84,13 @@ class Training:
         tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
+        plans: Several if the run was extended; empty for runs of older versions.
     """
 
     tokens_per_second: float | None
     mfu: float | None
     skipped_steps: int
+    plans: tuple[Plan, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +121,11 @@ class Run:
     def name(self) -> str:
         """The name of the run and its directory, such as "student-of-wide-0"."""
         return run_name(self.role, self.seed)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the model was trained for; 0 if it was not trained here."""
+        return trained_steps(self.curve)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +215,11 @@ class Results:
     teachers: dict[str, TeacherInfo]
     models: dict[str, ModelInfo]
     runs: tuple[Run, ...]
+
+
+def trained_steps(curve: Sequence[CurvePoint]) -> int:
+    """Returns how many steps a finished run took: its last step is evaluated."""
+    return curve[-1].step if curve else 0
 
 
 def run_name(role: str, seed: int) -> str:

@@ -4,7 +4,8 @@
 side effects come in sequence.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,18 +15,25 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
+from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
 from kdjax.losses import LossSharding
-from kdjax.parallel.sharding import abstract, shardings
-from kdjax.results.measured import CurvePoint, Training
+from kdjax.parallel.sharding import abstract
+from kdjax.results.measured import CurvePoint, Plan, Training
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.learner import Frozen, Learner
 from kdjax.train.meter import Meter, curve, summary
 from kdjax.train.objective import Objective
 from kdjax.train.optimizers import make_optimizer
-from kdjax.train.records import read_metrics
+from kdjax.train.records import note_plan, read_metrics
+from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Source
-from kdjax.train.state import TrainState, create_state, start_state
+from kdjax.train.state import (
+    TrainState,
+    create_state,
+    start_state,
+    state_shardings,
+)
 from kdjax.train.step import make_train_step
 from kdjax.train.task import Task
 
@@ -86,6 +94,7 @@ class Run(NamedTuple):
         flops: FLOPs of one step.
         first_params: Returns the initial parameters, which the run then owns; None:
             the learner's initialisation.
+        extends: The steps of the finished run that it continues; 0: it is new.
     """
 
     name: str
@@ -97,6 +106,7 @@ class Run(NamedTuple):
     evaluate_every: int
     flops: float
     first_params: Callable[[], Any] | None = None
+    extends: int = 0
 
 
 class Result(NamedTuple):
@@ -112,8 +122,9 @@ def prepare(job: Job) -> Program:
     optimizer = make_optimizer(job.config.optimizer, job.config.steps)
     create = partial(create_state, job.learner.init, optimizer)
     shapes = jax.eval_shape(create, jax.random.key(0))
-    placed = shardings(shapes, job.mesh, job.rules)
+    placed = state_shardings(shapes, job.mesh, job.rules)
     shapes = abstract(shapes, placed)
+    rate = learning_rate(job.config.optimizer, job.config.steps)
     step: Any = make_train_step(
         job.learner,
         optimizer,
@@ -123,6 +134,7 @@ def prepare(job: Job) -> Program:
         state_shardings=placed,
         loss_sharding=LossSharding(job.mesh),
         chunk_size=job.config.chunk_size or None,
+        schedules={"learning_rate": rate, **job.objective.schedules},
     )
     return Program(
         job,
@@ -146,14 +158,26 @@ def train(
 
     Raises:
         FloatingPointError: Loss or gradients stayed non-finite for several steps.
+        UsageError: The checkpoint of the run that it extends is gone.
     """
     steps, headline = program.job.config.steps, program.job.task.headline
     saved = Checkpoints(run.directory / "checkpoints", checkpoints)
     start = saved.latest() or 0
+    if start < run.extends:
+        raise UsageError(
+            f"{run.directory}/checkpoints has no checkpoint of step {run.extends:,}, "
+            "from which training would continue; choose another --workdir"
+        )
+    plans = note_plan(
+        run.directory,
+        Plan(start, steps),
+        extends=run.extends,
+        enabled=jax.process_index() == 0,
+    )
     if start:
         state, position = saved.restore(start, program.shapes)
         run.source.restore(position)
-        say(f"{run.name}: resuming at step {start:,} of {steps:,}")
+        say(f"{run.name}: resuming at step {start:,} of {steps:,}{_changed(plans)}")
     elif run.first_params is not None:
         state = program.start(run.first_params())
     else:
@@ -185,4 +209,12 @@ def train(
                     saved.save(step, state, position, held_out[headline])
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
-    return Result(params, curve(records), summary(records))
+    training = dataclasses.replace(summary(records), plans=plans)
+    return Result(params, curve(records), training)
+
+
+def _changed(plans: Sequence[Plan]) -> str:
+    """Returns a remark for the user if a run is longer than it was meant to be."""
+    if len(plans) < 2:
+        return ""
+    return f" (extended from {plans[-2].steps:,}; schedules follow the new length)"

@@ -42,6 +42,26 @@ class Objective(NamedTuple):
     soft: Mapping[str, SoftSchedules]
     targets: Callable[[Mapping[str, Any], Batch], Mapping[str, Targets]]
 
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """What moves over the steps, by the name under which it is recorded."""
+        found: dict[str, Schedule] = {}
+        for name, soft in self.soft.items():
+            named = {"alpha": soft.weight, "temperature": soft.temperature}
+            for key, value in {**named, **soft.parameters}.items():
+                found[of_target(key, name)] = value
+        return found
+
+
+def of_target(metric: str, target: str) -> str:
+    """Returns the name of a target's metric; the teacher's has no suffix.
+
+    Example:
+        >>> of_target("soft", "teacher"), of_target("soft", "peer")
+        ('soft', 'soft_peer')
+    """
+    return metric if target == "teacher" else f"{metric}_{target}"
+
 
 def hard_labels() -> Objective:
     """Returns the cross-entropy with the labels alone."""

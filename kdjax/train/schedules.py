@@ -29,13 +29,21 @@ def make_schedule(value: float | ScheduleConfig, steps: int) -> Schedule:
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> Schedule:
-    """Returns the learning rate: linear warm-up, then decay to `final_fraction`."""
-    peak, warmup = config.learning_rate, round(config.warmup_fraction * steps)
+    """Returns the learning rate: linear warm-up, then decay to `final_fraction`.
+
+    The decay of "wsd", warm-up, stable and decay (Hu et al. 2024, arXiv:2404.06395), is
+    linear and begins when `decay_fraction` of the steps are left.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if warmup < 0:
+        warmup = round(config.warmup_fraction * steps)
     rest, final = max(1, steps - warmup), config.final_fraction
+    last = min(rest, max(1, round(config.decay_fraction * steps)))
     decay = {
         "constant": optax.schedules.constant_schedule(peak),
         "linear": optax.schedules.linear_schedule(peak, final * peak, rest),
         "cosine": optax.schedules.cosine_decay_schedule(peak, rest, final),
+        "wsd": optax.schedules.linear_schedule(peak, final * peak, last, rest - last),
     }[config.decay]
     if not warmup:
         return decay

@@ -7,7 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
+
+from kdjax.config.schema import Rules
+from kdjax.parallel.sharding import shardings
 
 
 @jax.tree_util.register_dataclass
@@ -44,3 +49,53 @@ def create_state(
 def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
     """Returns the state before the first step, with given parameters."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def state_shardings(shapes: TrainState, mesh: Mesh, rules: Rules = ()) -> TrainState:
+    """Returns where a train state lives: an optimiser's moments like their parameters.
+
+    A moment that lacks one of its parameter's dimensions, as Adafactor's do, is sharded
+    along the others. All other state is replicated.
+
+    Args:
+        shapes: The train state's shapes.
+        mesh: The device mesh.
+        rules: Sharding rules that take precedence over the default ones.
+
+    Raises:
+        UsageError: A parameter matches no rule, or cannot be sharded by it.
+    """
+    params = shardings(shapes.params, mesh, rules)
+    specs = {
+        path: (leaf.shape, tuple(sharding.spec))
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes.params),
+            jax.tree.leaves(params),
+            strict=True,
+        )
+    }
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        # The path of a moment ends with that of its parameter.
+        ends = (path[start:] for start in range(len(path)))
+        shape, spec = next((specs[end] for end in ends if end in specs), ((), ()))
+        return NamedSharding(mesh, P(*_of_part(leaf.shape, shape, spec)))
+
+    return TrainState(
+        step=NamedSharding(mesh, P()),
+        params=params,
+        opt_state=jax.tree_util.tree_map_with_path(place, shapes.opt_state),
+    )
+
+
+def _of_part(
+    part: tuple[int, ...], whole: tuple[int, ...], spec: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Returns the axes of an array with all dimensions of another, or all but one."""
+    if part == whole:
+        return spec
+    spec += (None,) * (len(whole) - len(spec))
+    for i in range(len(whole)):
+        if part == whole[:i] + whole[i + 1 :]:
+            return spec[:i] + spec[i + 1 :]
+    return ()

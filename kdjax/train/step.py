@@ -4,7 +4,7 @@ Student and teachers run in one jitted program. Frozen parameters are an argumen
 neither closed over, nor donated, nor differentiated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ from kdjax.core.metrics import Mean
 from kdjax.losses import LossSharding, fused_loss
 from kdjax.parallel.sharding import Batch
 from kdjax.train.learner import Frozen, Learner
-from kdjax.train.objective import Objective
+from kdjax.train.objective import Objective, of_target
+from kdjax.train.schedules import Schedule
 from kdjax.train.state import TrainState
 from kdjax.train.task import Task
 
@@ -33,6 +34,7 @@ def make_train_step(
     state_shardings: Any = None,
     loss_sharding: LossSharding | None = None,
     chunk_size: int | None = None,
+    schedules: Mapping[str, Schedule] = {},
 ) -> TrainStep:
     """Returns `step(state, frozen, batch) -> (state, metrics)`, jitted.
 
@@ -51,6 +53,7 @@ def make_train_step(
         loss_sharding: How the loss is sharded over the mesh; None for one device.
         chunk_size: For how many tokens a device holds logits at a time; None chooses by
             the memory they take.
+        schedules: Values over the steps, by the names of the metrics that record them.
     """
 
     def weighted_sum(
@@ -69,7 +72,7 @@ def make_train_step(
             sharding=loss_sharding,
         )
         by_target: Any = parts.soft
-        soft = {_metric(name): values for name, values in by_target.items()}
+        soft = {of_target("soft", name): values for name, values in by_target.items()}
         means = {
             k: Mean.of(v, weights) for k, v in {"hard": parts.hard, **soft}.items()
         }
@@ -100,15 +103,12 @@ def make_train_step(
         one = jnp.ones(())
         metrics["grad_norm"] = Mean(grad_norm, one)
         metrics["skipped"] = Mean(1.0 - finite, one)
+        for name, value in schedules.items():
+            metrics[name] = Mean(jnp.asarray(value(state.step), jnp.float32), one)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     shardings = None if state_shardings is None else (state_shardings, None)
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
-
-
-def _metric(target: str) -> str:
-    """Returns the name of a target's metric: "soft" for the teacher's."""
-    return "soft" if target == "teacher" else f"soft_{target}"
 
 
 def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
