@@ -4,3 +4,5 @@ Importing the package imports nothing else, so that the command-line programs ca
 a mistake before any slow import. Import what you need, such as ``kdjax.losses``,
 ``kdjax.models`` or ``kdjax.train``; docs/architecture.md describes all packages.
 """
+
+__version__ = "0.1.0"
