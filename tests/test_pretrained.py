@@ -472,7 +472,7 @@ def test_a_wrong_tensor_is_refused_by_name(checkpoint, change, words):
         ({"vocab_size": 10**9}, ("sizes up to 1000000000",)),
         ({"num_key_value_heads": 3}, ("kv_heads = 3",)),
         ({"rms_norm_eps": math.nan}, ("rms_norm_eps",)),
-        ({"rms_norm_eps": 0}, ("norm_epsilon",)),
+        ({"rms_norm_eps": 0}, ("rms_norm_eps must be more than 0",)),
         ({"hidden_act": "mish"}, ("hidden_act must be one of silu", "'mish'")),
         ({"tie_word_embeddings": "no"}, ("true or false; it is 'no'",)),
         ({"rope_parameters": 3}, ("rope_parameters must be an object; it is 3",)),
