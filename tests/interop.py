@@ -1,21 +1,26 @@
-"""Models of random configurations, and what transformers computes with their files.
+"""Models and files at random, and what transformers computes with them.
 
-Only `their_logits` imports torch and transformers.
+`outcomes.json` holds what becomes of them in kdjax; `make_outcomes.py` writes it. Only
+`their_logits` imports torch and transformers.
 """
 
 import contextlib
+import json
 import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.checkpoints.hf.translate import canonical, read_config
+from kdjax import models
+from kdjax.checkpoints.hf.translate import canonical, read_config, write_config
 from kdjax.config import ModelConfig, RopeScalingConfig
 from kdjax.config.model_rules import check_architecture
 from kdjax.core.errors import UsageError
 
-LENGTH, PROMPT = 20, 11  # tokens in a row, and how many of them are read at once
+COUNT = 200  # random models
+TOLERANCE = 1e-4  # of logits, as a share of the largest
+LENGTH, PROMPT = 20, 14  # tokens in a row, and how many of them are read at once
 SIZES = {
     "layers": 3,
     "width": 32,
@@ -239,9 +244,10 @@ def other_values(key, value):
         local = [{"sliding_attention": {"rope_theta": 50.0, "rope_type": "default"}}]
         return [None, {}, *_ROPES, *nested, *local]
     if key == "layer_types":
-        layers = len(value or "ab")
-        full, local = "full_attention", "sliding_attention"
-        return [None, [full] * layers, [local] * layers, [full] + [local] * (layers - 1)]
+        full, local = ["full_attention"], ["sliding_attention"]
+        others = len(value or "ab") - 1
+        lists = [full + others * full, local + others * local, full + others * local]
+        return [None, *lists]
     if key in ("hidden_act", "hidden_activation", "activation_function"):
         return [None, *_ACTIVATIONS, "quick_gelu"]
     if isinstance(value, bool):
@@ -273,10 +279,69 @@ def mutations(values, defaults):
             yield key, {name: old for name, old in values.items() if name != key}
 
 
-def mutated_outcome(values, original):
-    """Returns what `read_config` makes of a file: refused, the same or changed."""
+def reading(values):
+    """Returns the architecture that a file describes; None: it is refused."""
     try:
-        found = canonical(read_config(values, "")[1])
+        return canonical(read_config(values, "")[1])
     except UsageError:
-        return "r"
-    return "s" if found == canonical(read_config(original, "")[1]) else "c"
+        return None
+
+
+def readings(values, defaults):
+    """Returns, for each key, how its mutations are read, one letter for each.
+
+    r: refused, s: the same model as before, c: a changed one.
+    """
+    before, letters = reading(values), {}
+    for key, edited in mutations(values, defaults):
+        found = reading(edited)
+        letter = "r" if found is None else "s" if found == before else "c"
+        letters[key] = letters.get(key, "") + letter
+    return letters
+
+
+def export_outcome(config):
+    """Returns the family that a model is written as, or how the nearest differs."""
+    try:
+        return write_config(config)[0].name
+    except UsageError as error:
+        return str(error).partition("the nearest, ")[2]
+
+
+def check_export(config, directory):
+    """Raises unless transformers computes what kdjax does with what kdjax writes."""
+    model = models.build(config)
+    params = loud_params(model)
+    models.save_pretrained(directory, model, params, tokenizer=None, card="")
+    tokens = rows(config.vocab_size)
+    ours = our_logits(model, params, tokens)
+    for theirs in their_logits(directory, tokens):
+        assert difference(ours, theirs) < TOLERANCE, config
+
+
+def check_reading(directory, original, edited, known):
+    """Raises unless an edited config.json means the same to kdjax and transformers.
+
+    Args:
+        directory: A checkpoint, whose config.json is overwritten.
+        original: Its own config.json.
+        edited: Another one, with a key changed.
+        known: A dict of kdjax's logits by architecture, which this fills.
+    """
+    (directory / "config.json").write_text(json.dumps(edited))
+    config, tokens = reading(edited), rows()
+    if config is None:
+        return
+    try:
+        if config not in known:
+            model, params = models.load_pretrained(directory)
+            known[config] = our_logits(model, params, tokens)
+    except UsageError:  # the tensors' shapes are those of `original`
+        return
+    try:
+        theirs = their_logits(directory, tokens)
+    except Exception:  # transformers refuses it, for its own strict types for example
+        return
+    changed = {k: v for k, v in edited.items() if original.get(k, "absent") != v}
+    for logits in theirs:
+        assert difference(known[config], logits) < TOLERANCE, (directory, changed)

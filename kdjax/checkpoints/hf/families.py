@@ -43,6 +43,8 @@ class Family(NamedTuple):
         required: Keys with the only value, or tuple of values, that kdjax supports.
         must_divide: Whether the heads must divide the width, whatever their own width.
         ignored: Pattern of tensors that are not parameters.
+        aliases: Other names of tensors: each with the one in `tensors`, both without
+            the prefix.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Family(NamedTuple):
     required: Mapping[str, Any] = {}
     must_divide: bool = True
     ignored: str = r"rotary_emb(_local)?\.inv_freq$"
+    aliases: Mapping[str, str] = {}
 
 
 # Keys that transformers reads for any family, none of which kdjax knows.
@@ -269,6 +272,7 @@ FAMILIES = {
             rope=Rope(fraction=0.25, older=("rotary_emb_base", "rotary_pct")),
             required={"head_dim": None},
             ignored=r"attention\.((masked_)?bias|rotary_emb\.inv_freq)$",
+            aliases={"lm_head.weight": "embed_out.weight"},
         ),
         Family(
             name="opt",

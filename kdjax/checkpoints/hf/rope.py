@@ -41,15 +41,13 @@ def read_rope(hf: Fields, family: Rope, length: int) -> dict[str, Any]:
         length: The longest text that the file declares.
     """
     new, old = hf.mapping(_NEW), hf.mapping(_OLD)
-    inside = hf.nested(new, _NEW)
+    inside, values, name = hf.nested(new, _NEW), old or new, _OLD if old else _NEW
     if family.local:
         if flat := sorted(new.keys() - {FULL, LOCAL}):
             inside.refuse(flat[0], f"has no effect there; move it to {FULL}")
         values, name = {**inside.mapping(FULL), **old}, f"{_NEW}.{FULL}"
-    else:
-        if nested := sorted(new.keys() & {FULL, LOCAL}):
-            inside.refuse(nested[0], "has no place; all layers of the family rotate")
-        values, name = old or new, _OLD if old else _NEW
+    elif nested := sorted(new.keys() & {FULL, LOCAL}):
+        inside.refuse(nested[0], "has no place: all layers of the family rotate alike")
     rope = hf.nested(values, name)
     theta, fraction = family.older
     fields: dict[str, Any] = {

@@ -64,9 +64,8 @@ def read_windows(hf: Fields, layers: int, family: Windows | None) -> tuple[int, 
         family: The family's rules; None: it has no windows.
     """
     types = hf.words("layer_types", layers)
-    if types is not None:
-        if unknown := set(types) - {FULL, LOCAL}:
-            hf.refuse("layer_types", f"may hold {FULL} and {LOCAL}", unknown.pop())
+    if unknown := set(types or ()) - {FULL, LOCAL}:
+        hf.refuse("layer_types", f"may hold {FULL} and {LOCAL}", unknown.pop())
     if family is None:
         # No layer looks at it, but the cache of transformers does, when it generates.
         hf.require({"sliding_window": None})
@@ -79,9 +78,9 @@ def read_windows(hf: Fields, layers: int, family: Windows | None) -> tuple[int, 
     pattern = family.pattern(hf, layers)
     if types is not None:
         pattern = [name == LOCAL for name in types]
-    if family.has_switch and not hf.boolean("use_sliding_window", False):
-        if any(pattern):
-            hf.refuse("use_sliding_window", "must be true: layer_types has windows")
+    is_off = family.has_switch and not hf.boolean("use_sliding_window", False)
+    if is_off and any(pattern):
+        hf.refuse("use_sliding_window", "must be true: layer_types has windows")
     if not window and (family.is_required or any(pattern)):
         hf.refuse("sliding_window", "must be a number in this family")
     windows = tuple(window if is_local else 0 for is_local in pattern)
