@@ -83,6 +83,7 @@ def test_logits_are_those_of_transformers(name):
     ("name", "change"),
     [
         ("mistral", {"windows": (6,)}),
+        ("ministral", {"windows": (5, 5, 5)}),
         ("qwen2", {"windows": (5, 0)}),
         ("qwen3", {"norm_epsilon": 1e-2}),
         ("gemma", {"norm_offset": False}),

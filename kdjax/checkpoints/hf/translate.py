@@ -61,9 +61,13 @@ def _family(values: Mapping[str, Any], path: str) -> Family:
     if name == "mistral" and "layer_types" in values:
         name = "ministral"
     if not isinstance(name, str) or name not in FAMILIES:
+        text = values.get("text_config")
+        inner = text.get("model_type") if isinstance(text, Mapping) else None
+        is_known = isinstance(inner, str) and inner in FAMILIES
+        part = f"; its text model is a {inner}: save that alone" if is_known else ""
         raise UsageError(
             f"{path}: model_type {str(name)[:60]!r} is no family that kdjax loads; "
-            f"those are {', '.join(FAMILIES)}"
+            f"those are {', '.join(FAMILIES)}{part}"
         )
     if values.get("quantization_config"):
         raise UsageError(
