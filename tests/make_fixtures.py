@@ -1,6 +1,6 @@
 """Makes tests/fixtures: a tiny random checkpoint of every family, and its logits.
 
-    pip install -e '.[interop]' && python tests/make_fixtures.py
+    pip install -e '.[interop]' && python tests/make_fixtures.py [name ...]
 
 The logits are those of transformers in float32, for a full row, a row padded at its end
 and one padded at its start. The weights are large enough for every effect to show:
@@ -8,6 +8,7 @@ under the usual initialisation most of a model could be left out unnoticed.
 """
 
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -70,6 +71,11 @@ FAMILIES = {
         rms_norm_eps=1e-5,
     ),
     "mistral": transformers.MistralConfig(**GATED, sliding_window=5),
+    "ministral": transformers.MinistralConfig(
+        **GATED | {"num_hidden_layers": 3},
+        sliding_window=5,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+    ),
     "qwen2": transformers.Qwen2Config(
         **{k: v for k, v in GATED.items() if k != "head_dim"},
         use_sliding_window=True,
@@ -120,10 +126,11 @@ def batch() -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes every fixture."""
+    """Writes the fixtures that are named, or every one."""
     rows = batch()
     real = torch.tensor(rows["segments"])
-    for name, config in FAMILIES.items():
+    for name in sys.argv[1:] or FAMILIES:
+        config = FAMILIES[name]
         config._attn_implementation = "eager"
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
         model.float()

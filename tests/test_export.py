@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import interop
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,7 @@ from kdjax.text import same_ids
 from kdjax.text.chat import Chat
 from kdjax.text.tokenizer import load_tokenizer, train_tokenizer
 
+OUTCOMES = pathlib.Path(__file__).parent / "outcomes.json"
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 NAMES = sorted(path.name for path in FIXTURES.iterdir())
 CARD = "# A student\n"
@@ -91,6 +93,14 @@ def test_a_sharded_model_is_written_whole(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
+def test_what_is_exported_is_what_transformers_was_seen_to_compute():
+    """`make_outcomes.py` has compared the logits of all that are not refused."""
+    outcomes = json.loads(OUTCOMES.read_text())["exports"]
+    configs = interop.random_configs(len(outcomes))
+    assert [interop.export_outcome(config) for config in configs] == outcomes
+    assert {o for o in outcomes if " " not in o} == interop.FAMILIES.keys()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_point_that_tests_use_has_an_architecture_in_transformers(name):
     family, values = write_config(FAMILIES[name])
@@ -105,7 +115,12 @@ def test_every_point_that_tests_use_has_an_architecture_in_transformers(name):
         ({"rope_fraction": 0.25, "parallel_residual": True}, "parallel_residual"),
         ({"windows": (8, 4)}, "windows"),
         ({"norm": "layernorm"}, "norm"),
-        ({"width": 98, "head_width": 16}, "width (which heads must divide there)"),
+        (
+            {"width": 98, "head_width": 16, "mlp_bias": True},
+            "width (which heads must divide there)",
+        ),
+        ({"rope_fraction": 0.5}, "rope_fraction"),
+        ({"query_scalar": 20.5}, "query_scalar"),
         ({"logit_softcap": 30.0}, "llama, differs in logit_softcap"),
         (
             {
@@ -210,6 +225,23 @@ class TestTransformers:
         real = expected["segments"] > 0
         found = self.logits(tmp_path / "out", expected)
         np.testing.assert_allclose(found[real], expected["logits"][real], atol=1e-5)
+
+    def random_export(self, tmp_path, number):
+        config = interop.random_configs(interop.COUNT)[number]
+        if " " in interop.export_outcome(config):
+            return
+        interop.check_export(config, tmp_path / "out")
+
+    @pytest.mark.parametrize("number", range(len(interop.FAMILIES)))
+    def test_transformers_computes_a_random_model_of_each_family(
+        self, tmp_path, number
+    ):
+        self.random_export(tmp_path, number)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("number", range(len(interop.FAMILIES), interop.COUNT))
+    def test_transformers_computes_random_models(self, tmp_path, number):
+        self.random_export(tmp_path, number)
 
     def test_a_student_of_ours_speaks_in_transformers(self, tmp_path, tokenizer):
         model = models.build(ModelConfig(vocab_size=280))

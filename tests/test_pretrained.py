@@ -83,6 +83,7 @@ def test_logits_are_those_of_transformers(name):
     ("name", "change"),
     [
         ("mistral", {"windows": (6,)}),
+        ("ministral", {"windows": (5, 5, 5)}),
         ("qwen2", {"windows": (5, 0)}),
         ("qwen3", {"norm_epsilon": 1e-2}),
         ("gemma", {"norm_offset": False}),
@@ -472,7 +473,7 @@ def test_a_wrong_tensor_is_refused_by_name(checkpoint, change, words):
         ({"vocab_size": 10**9}, ("sizes up to 1000000000",)),
         ({"num_key_value_heads": 3}, ("kv_heads = 3",)),
         ({"rms_norm_eps": math.nan}, ("rms_norm_eps",)),
-        ({"rms_norm_eps": 0}, ("norm_epsilon",)),
+        ({"rms_norm_eps": 0}, ("rms_norm_eps must be more than 0",)),
         ({"hidden_act": "mish"}, ("hidden_act must be one of silu", "'mish'")),
         ({"tie_word_embeddings": "no"}, ("true or false; it is 'no'",)),
         ({"rope_parameters": 3}, ("rope_parameters must be an object; it is 3",)),

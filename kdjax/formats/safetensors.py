@@ -32,6 +32,7 @@ _UNREADABLE = (
     AttributeError,
     RecursionError,
 )
+_LFS = b"version https://git-lfs"  # how a pointer begins that stands for a file
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -73,8 +74,11 @@ def _no_weights(directory: epath.Path) -> str:
                 f"AutoTokenizer): c.from_pretrained('{directory}').save_pretrained("
                 f"'{directory}-safetensors')"
             )
+    others = sorted(path.name for path in directory.glob("*.safetensors"))
+    found = f" (it has {', '.join(others)[:120]})" if others else ""
     return (
-        f"{directory} contains neither {SINGLE} nor {INDEX}; choose another directory"
+        f"{directory} contains neither {SINGLE} nor {INDEX}{found}; choose another "
+        "directory"
     )
 
 
@@ -102,6 +106,8 @@ def _open_shards(directory: epath.Path) -> dict[str, Stored]:
 
 
 def _open_file(path: epath.Path) -> dict[str, Stored]:
+    if not path.exists():
+        raise UsageError(f"{path} is missing, though the index names it; download it")
     try:
         # The library checks the header against the file. Its slices are copies,
         # though, so the data are memory-mapped here.
@@ -139,6 +145,9 @@ def _damage(path: epath.Path, error: Exception) -> str:
     The library checks the sizes and offsets of all tensors, but does not say which
     tensor is the first that a truncated file lacks.
     """
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            return f"{path} is a pointer of Git LFS; run git lfs pull"
     reason = " ".join(str(error).split())[:200]
     message = f"{path} cannot be read ({reason}); download it again"
     with contextlib.suppress(*_UNREADABLE):

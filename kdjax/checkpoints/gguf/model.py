@@ -173,10 +173,12 @@ def _config(
             "sliding_window": whole("attention.sliding_window"),
             "attn_logit_softcapping": meta.number(
                 f"{name}.attn_logit_softcapping", 50.0 if name == "gemma2" else 0.0
-            ),
+            )
+            or None,
             "final_logit_softcapping": meta.number(
                 f"{name}.final_logit_softcapping", 30.0 if name == "gemma2" else 0.0
-            ),
+            )
+            or None,
             "rope_local_base_freq": meta.number(f"{name}.rope.freq_base_swa", 1e4),
         }
     elif whole("attention.sliding_window", 0):

@@ -16,6 +16,7 @@ from kdjax.formats.safetensors import Stored, open_weights
 from kdjax.text import TokenizerFile, read_tokenizer
 
 CONFIG, _GENERATION = "config.json", "generation_config.json"
+_ADAPTER = "adapter_config.json"
 
 
 class HuggingFaceModel(PretrainedModel):
@@ -24,15 +25,30 @@ class HuggingFaceModel(PretrainedModel):
     @functools.cached_property
     def _config(self) -> dict[str, Any]:
         """The content of `config.json`."""
+        if self._is_adapter:
+            base = read_json(self.path / _ADAPTER).get("base_model_name_or_path")
+            raise UsageError(
+                f"{self.path} holds an adapter of {str(base)[:80]!r}, not a whole "
+                "model; merge it with peft: AutoPeftModelForCausalLM.from_pretrained("
+                f"'{self.path}').merge_and_unload().save_pretrained("
+                f"'{self.path}-merged')"
+            )
         return read_json(self.path / CONFIG)
 
     @property
     def is_claimed(self) -> bool:
         """Whether `config.json` describes a model; runs have a `config.json` too."""
+        if self._is_adapter:
+            return True  # to be refused with what to do about it
         try:
             return "model_type" in self._config
         except UsageError:
             return False
+
+    @property
+    def _is_adapter(self) -> bool:
+        """Whether transformers would load an adapter, even beside a whole model."""
+        return (self.path / _ADAPTER).exists()
 
     @functools.cached_property
     def _architecture(self) -> tuple[Family, ModelConfig]:

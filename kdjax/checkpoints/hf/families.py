@@ -1,28 +1,35 @@
 """One entry per family: how its `config.json` maps to `ModelConfig`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdjax.checkpoints.hf.config_json import Fields
+from kdjax.checkpoints.hf.rope import Rope
 from kdjax.checkpoints.hf.tensor_names import GEMMA, GPT2, LLAMA, NEOX, OPT, Tensors
+from kdjax.checkpoints.hf.windows import Windows, every, late, whole
 
 
 class Key(NamedTuple):
     """The key in `config.json` of a field of `ModelConfig`.
 
     Attributes:
-        names: Separated by spaces, the newest first, which is the one written.
+        names: Separated by spaces; the first is the one written. They must agree.
         default: The value if the key is absent. None: the key is required.
         null: The value if the key is null. None: the default.
+        is_whole: Whether transformers takes whole numbers only, for a float.
     """
 
     names: str
     default: Any = None
     null: Any = None
+    is_whole: bool = False
 
 
 class Family(NamedTuple):
     """Everything that kdjax knows of a family.
+
+    A key that transformers reads for the family, and that changes what its models
+    compute, must be in `keys`, `rope`, `windows` or `required`: what a model has that
+    none of them holds, transformers would leave out.
 
     Attributes:
         name: `model_type` in `config.json`.
@@ -31,11 +38,13 @@ class Family(NamedTuple):
         keys: The key of each field.
         fixed: The fields that all models of the family share.
         tensors: Each parameter's tensor, with {} for the layer, and layout.
-        rope: Default (theta, fraction, theta of windowed layers); None: positions are
-            learned.
-        windows: Which layers have a window by default; None: none.
+        rope: How it rotates; None: positions are learned.
+        windows: Which layers have a window; None: none.
         required: Keys with the only value, or tuple of values, that kdjax supports.
+        must_divide: Whether the heads must divide the width, whatever their own width.
         ignored: Pattern of tensors that are not parameters.
+        aliases: Other names of tensors: each with the one in `tensors`, both without
+            the prefix.
     """
 
     name: str
@@ -44,12 +53,28 @@ class Family(NamedTuple):
     keys: Mapping[str, Key]
     fixed: Mapping[str, Any]
     tensors: Tensors
-    rope: tuple[float, float, float] | None = (10_000.0, 1.0, 0.0)
-    windows: Callable[[Fields, int], Sequence[bool]] | None = None
+    rope: Rope | None = Rope()
+    windows: Windows | None = None
     required: Mapping[str, Any] = {}
-    ignored: str = r"rotary_emb\.inv_freq$"
+    must_divide: bool = True
+    ignored: str = r"rotary_emb(_local)?\.inv_freq$"
+    aliases: Mapping[str, str] = {}
 
 
+# Keys that transformers reads for any family, none of which kdjax knows.
+COMMON: Mapping[str, Any] = {
+    "is_causal": True,
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "use_bidirectional_attention": (False, None),
+    "attention_chunk_size": None,
+    "per_layer_config": None,
+    "kv_sharing_modes": None,
+    "text_config": None,
+    "text_encoder": None,
+    "decoder": None,
+    "generator": None,
+}
 _SIZES = {
     "layers": Key("num_hidden_layers"),
     "width": Key("hidden_size"),
@@ -76,33 +101,23 @@ _GEMMA_KEYS = {
 _LATER_GEMMA_KEYS = {
     **_GEMMA_KEYS,
     "kv_heads": Key("num_key_value_heads", 4),
-    "activation": Key("hidden_activation hidden_act", "gelu_pytorch_tanh"),
-    "query_scalar": Key("query_pre_attn_scalar", 256.0),
+    "activation": Key("hidden_activation", "gelu_pytorch_tanh"),
+    "query_scalar": Key("query_pre_attn_scalar", 256.0, is_whole=True),
+    "logit_softcap": Key("final_logit_softcapping", 0.0),
+}
+_MISTRAL_KEYS = {
+    **_LLAMA_KEYS,
+    "max_length": Key("max_position_embeddings", 131_072),
+    "kv_heads": Key("num_key_value_heads", 8, null=0),
+}
+_QWEN_KEYS = {
+    **_LLAMA_KEYS,
+    "max_length": Key("max_position_embeddings", 32_768),
+    "kv_heads": Key("num_key_value_heads", 32, null=0),
 }
 _LAYERNORM = {"norm": "layernorm", "mlp": "plain"}
 _BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True}
 _GEMMA = {"scale_embeddings": True, "norm_offset": True, "sandwich_norm": True}
-
-
-def _every(period: int) -> Callable[[Fields, int], list[bool]]:
-    """Returns the pattern in which every `period`-th layer has full attention."""
-
-    def pattern(hf: Fields, layers: int) -> list[bool]:
-        every = hf.integer("sliding_window_pattern _sliding_window_pattern", period)
-        return [bool((layer + 1) % max(every, 1)) for layer in range(layers)]
-
-    return pattern
-
-
-def _late(hf: Fields, layers: int) -> list[bool]:
-    """Returns Qwen's pattern: windows, if used at all, from some layer on."""
-    is_used = hf.boolean("use_sliding_window", False)
-    first = hf.integer("max_window_layers", 28)
-    return [is_used and layer >= first for layer in range(layers)]
-
-
-def _all(hf: Fields, layers: int) -> list[bool]:
-    return [True] * layers
 
 
 # A config that fits several families is written as the first of them.
@@ -126,34 +141,47 @@ FAMILIES = {
             name="mistral",
             architecture="MistralForCausalLM",
             prefix="model.",
-            keys={**_LLAMA_KEYS, "kv_heads": Key("num_key_value_heads", 8, null=0)},
+            keys=_MISTRAL_KEYS,
             fixed={},
             tensors=LLAMA,
-            windows=_all,
+            windows=Windows(whole, is_listed=False),
+            must_divide=False,
+        ),
+        # What transformers makes of a mistral whose file has `layer_types`.
+        Family(
+            name="ministral",
+            architecture="MinistralForCausalLM",
+            prefix="model.",
+            keys=_MISTRAL_KEYS,
+            fixed={},
+            tensors=LLAMA,
+            windows=Windows(whole, is_required=True),
+            must_divide=False,
         ),
         Family(
             name="qwen2",
             architecture="Qwen2ForCausalLM",
             prefix="model.",
-            keys={**_LLAMA_KEYS, "kv_heads": Key("num_key_value_heads", 32, null=0)},
+            keys=_QWEN_KEYS,
             fixed={"qkv_bias": True},
             tensors=LLAMA,
-            windows=_late,
+            windows=Windows(late, has_switch=True),
+            must_divide=False,
         ),
         Family(
             name="qwen3",
             architecture="Qwen3ForCausalLM",
             prefix="model.",
             keys={
-                **_LLAMA_KEYS,
-                "kv_heads": Key("num_key_value_heads", 32, null=0),
+                **_QWEN_KEYS,
                 "head_width": Key("head_dim", 128, null=0),
                 "qkv_bias": Key("attention_bias", False),
                 "out_bias": Key("attention_bias", False),
             },
             fixed={"qk_norm": True},
             tensors=LLAMA,
-            windows=_late,
+            windows=Windows(late, has_switch=True),
+            must_divide=False,
         ),
         Family(
             name="gemma",
@@ -167,11 +195,11 @@ FAMILIES = {
             },
             tensors=LLAMA,
             required={
-                "use_bidirectional_attention": False,
                 # "gelu" in these files means the latter, in transformers too.
                 "hidden_act": ("gelu", "gelu_pytorch_tanh"),
-                "hidden_activation": ("gelu", "gelu_pytorch_tanh"),
+                "hidden_activation": ("gelu", "gelu_pytorch_tanh", None),
             },
+            must_divide=False,
         ),
         Family(
             name="gemma2",
@@ -184,8 +212,8 @@ FAMILIES = {
             },
             fixed=_GEMMA,
             tensors=GEMMA,
-            windows=_every(2),
-            required={"use_bidirectional_attention": False},
+            windows=Windows(every(2), is_required=True),
+            required={"sliding_window_pattern": 2},
         ),
         Family(
             name="gemma3_text",
@@ -193,26 +221,26 @@ FAMILIES = {
             prefix="model.",
             keys={
                 **_LATER_GEMMA_KEYS,
-                "attention_softcap": Key("attn_logit_softcapping", 0.0),
-                "logit_softcap": Key("final_logit_softcapping", 0.0),
+                "max_length": Key("max_position_embeddings", 131_072),
             },
             fixed={**_GEMMA, "qk_norm": True},
             tensors=GEMMA,
-            rope=(1_000_000.0, 1.0, 10_000.0),
-            windows=_every(6),
-            required={"use_bidirectional_attention": False},
+            rope=Rope(theta=1_000_000.0, local=10_000.0),
+            windows=Windows(every(6, "sliding_window_pattern"), is_required=True),
+            # transformers reads it and never applies it.
+            required={"attn_logit_softcapping": (None, 0)},
         ),
         Family(
             name="gpt2",
             architecture="GPT2LMHeadModel",
             prefix="transformer.",
             keys={
-                "layers": Key("n_layer"),
-                "width": Key("n_embd"),
-                "heads": Key("n_head"),
+                "layers": Key("n_layer num_hidden_layers"),
+                "width": Key("n_embd hidden_size"),
+                "heads": Key("n_head num_attention_heads"),
                 "ffn_width": Key("n_inner", 0),
                 "vocab_size": Key("vocab_size"),
-                "max_length": Key("n_positions"),
+                "max_length": Key("n_positions max_position_embeddings"),
                 "tie_embeddings": Key("tie_word_embeddings", True),
                 "norm_epsilon": Key("layer_norm_epsilon", 1e-5),
                 "activation": Key("activation_function", "gelu_new"),
@@ -223,7 +251,6 @@ FAMILIES = {
             required={
                 "scale_attn_weights": True,
                 "scale_attn_by_inverse_layer_idx": False,
-                "add_cross_attention": False,
             },
             ignored=r"\.attn\.(masked_)?bias$",
         ),
@@ -242,8 +269,10 @@ FAMILIES = {
             },
             fixed={**_LAYERNORM, "mlp_bias": True},
             tensors=NEOX,
-            rope=(10_000.0, 0.25, 0.0),
+            rope=Rope(fraction=0.25, older=("rotary_emb_base", "rotary_pct")),
+            required={"head_dim": None},
             ignored=r"attention\.((masked_)?bias|rotary_emb\.inv_freq)$",
+            aliases={"lm_head.weight": "embed_out.weight"},
         ),
         Family(
             name="opt",
@@ -251,6 +280,8 @@ FAMILIES = {
             prefix="model.",
             keys={
                 **_SIZES,
+                # Another width of the embeddings is that of OPT-350m.
+                "width": Key("hidden_size word_embed_proj_dim"),
                 "ffn_width": Key("ffn_dim"),
                 "tie_embeddings": Key("tie_word_embeddings", True),
                 "activation": Key("activation_function", "relu"),

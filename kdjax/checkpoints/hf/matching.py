@@ -3,13 +3,14 @@
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.layouts import Layout, parse
+from kdjax.checkpoints.hf.naming import Names, tied
 from kdjax.config.schema import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.formats.safetensors import Stored
@@ -51,36 +52,32 @@ def match(
             f"{max(sizes.values())}; the {len(tensors)} tensors, of at most {limit} "
             "elements, are another model's"
         )
-    name_in_file = _naming(family, tensors)
+    names = Names(family, tensors)
+    embedding, head = (family.tensors[p][0] for p in ("embed/tokens", "head/kernel"))
+    stand_in = tied(names, embedding, head) if config.tie_embeddings else {}
     sources, used = {}, set()
     leaves, _ = jax.tree_util.tree_flatten_with_path(parameter_shapes(config))
     for path in (name_of(path) for path, _ in leaves):
         name, text = family.tensors[path]
         is_stacked = path.startswith("layers/")
-        names = tuple(
-            name_in_file(name.format(layer))
-            for layer in range(config.layers if is_stacked else 1)
-        )
-        layout = parse(text)
-        for name in names:
-            _check_tensor(name, tensors.get(name), layout.file_shape(sizes))
-        stored = tuple(tensors[name] for name in names)
-        sources[path] = Source(names, stored, layout, is_stacked)
-        used |= set(names)
-    head, embedding = (
-        name_in_file(family.tensors[path][0])
-        for path in ("head/kernel", "embed/tokens")
-    )
+        layout, found = parse(text), []
+        for layer in range(config.layers if is_stacked else 1):
+            usual = name.format(layer)
+            stored = stand_in.get(usual) or names(usual)
+            if stored is None:
+                raise UsageError(names.missing(usual, head))
+            _check_tensor(stored, tensors[stored], layout.file_shape(sizes))
+            found.append(stored)
+        parts = tuple(tensors[stored] for stored in found)
+        sources[path] = Source(tuple(found), parts, layout, is_stacked)
+        used |= set(found)
     for name in sorted(tensors.keys() - used):
         if re.search(family.ignored, name):
             continue
-        if name == head and config.tie_embeddings:
-            _check_tied(name, tensors[name], tensors[embedding])
+        if name == names(head) and config.tie_embeddings:
+            _check_tied(name, tensors[name], sources["embed/tokens"].stored[0])
             continue
-        raise UsageError(
-            f"the tensor {name[:80]!r} has no place in a {family.name} model with this "
-            "config"
-        )
+        raise UsageError(names.unexpected(name))
     return sources
 
 
@@ -103,16 +100,7 @@ def parameter_shapes(config: ModelConfig) -> Any:
     return jax.eval_shape(build(config).init, jax.random.key(0))
 
 
-def _naming(family: Family, tensors: Mapping[str, Stored]) -> Callable[[str], str]:
-    """Returns the renaming for files that hold only a base model."""
-    if any(name.startswith(family.prefix) for name in tensors):
-        return lambda name: name
-    return lambda name: name.removeprefix(family.prefix)
-
-
-def _check_tensor(name: str, found: Stored | None, shape: tuple[int, ...]) -> None:
-    if found is None:
-        raise UsageError(f"the tensor {name!r} is missing; fetch the checkpoint again")
+def _check_tensor(name: str, found: Stored, shape: tuple[int, ...]) -> None:
     if found.shape != shape:
         raise UsageError(
             f"the tensor {name!r} has the shape {found.shape}; its config makes it "

@@ -5,16 +5,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from kdjax.checkpoints.hf.config_json import (
-    MOST,
-    MOST_LAYERS,
-    Fields,
-    read_rope,
-    read_windows,
-    write_rope,
-    write_windows,
-)
-from kdjax.checkpoints.hf.families import FAMILIES, Family
+from kdjax.checkpoints.hf.config_json import MOST, MOST_LAYERS, Fields
+from kdjax.checkpoints.hf.families import COMMON, FAMILIES, Family, Key
+from kdjax.checkpoints.hf.rope import read_rope, write_rope
+from kdjax.checkpoints.hf.windows import read_windows, write_windows
 from kdjax.config.model_rules import check_architecture
 from kdjax.config.schema import ModelConfig, RopeScalingConfig
 from kdjax.core.errors import UsageError
@@ -47,39 +41,54 @@ def read_config(values: Mapping[str, Any], path: str) -> tuple[Family, ModelConf
         UsageError: The family is unknown, or a value is missing, invalid or
             unsupported.
     """
+    family, hf = _family(values, path), Fields(values, path)
+    hf.require({**COMMON, **family.required})
+    fields = {field: _read(hf, field, key) for field, key in family.keys.items()}
+    for field, most in (("layers", MOST_LAYERS), ("vocab_size", MOST)):
+        if not 1 <= fields[field] <= most:
+            hf.refuse(family.keys[field].names, "is out of range", fields[field])
+    if family.rope is not None:
+        fields |= read_rope(hf, family.rope, fields["max_length"])
+    fields["windows"] = read_windows(hf, fields["layers"], family.windows)
+    config = ModelConfig(**family.fixed, **fields)
+    check_architecture(config, path)
+    return family, config
+
+
+def _family(values: Mapping[str, Any], path: str) -> Family:
+    """Returns the family that transformers takes the file for."""
     name = values.get("model_type")
+    if name == "mistral" and "layer_types" in values:
+        name = "ministral"
     if not isinstance(name, str) or name not in FAMILIES:
+        text = values.get("text_config")
+        inner = text.get("model_type") if isinstance(text, Mapping) else None
+        is_known = isinstance(inner, str) and inner in FAMILIES
+        part = f"; its text model is a {inner}: save that alone" if is_known else ""
         raise UsageError(
             f"{path}: model_type {str(name)[:60]!r} is no family that kdjax loads; "
-            f"those are {', '.join(FAMILIES)}"
+            f"those are {', '.join(FAMILIES)}{part}"
         )
     if values.get("quantization_config"):
         raise UsageError(
             f"{path}: the weights are quantised (quantization_config); choose a "
             "checkpoint in float32, float16 or bfloat16"
         )
-    family, hf = FAMILIES[name], Fields(values, path)
-    hf.require(family.required)
-    fields = {field: _read(hf, field, *key) for field, key in family.keys.items()}
-    for field, most in (("layers", MOST_LAYERS), ("vocab_size", MOST)):
-        if not 1 <= fields[field] <= most:
-            hf.refuse(family.keys[field].names, "is out of range", fields[field])
-    if family.rope is not None:
-        fields |= read_rope(hf, *family.rope)
-    if family.windows is not None:
-        default = family.windows(hf, fields["layers"])
-        fields["windows"] = read_windows(hf, fields["layers"], default)
-    config = ModelConfig(**family.fixed, **fields)
-    check_architecture(config, path)
-    return family, config
+    return FAMILIES[name]
 
 
-def _read(hf: Fields, field: str, names: str, default: Any, null: Any) -> Any:
+def _read(hf: Fields, field: str, key: Key) -> Any:
     """Returns the value of one field, in its type in `ModelConfig`."""
     if field == "activation":
-        return hf.choice(names, _ACTIVATIONS, default)
+        return hf.choice(key.names, _ACTIVATIONS, key.default)
     readers = {int: hf.integer, float: hf.number, bool: hf.boolean}
-    return readers[_HINTS[field]](names, default, null)
+    value = readers[_HINTS[field]](key.names, key.default, key.null)
+    if _HINTS[field] is not bool and not value and hf.gives(key.names):
+        # A 0 in `ModelConfig` stands for a default, or for "off".
+        hf.refuse(key.names, "must be more than 0", value)
+    if key.is_whole and value != int(value):
+        hf.refuse(key.names, "must be a whole number", value)
+    return value
 
 
 def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
@@ -102,7 +111,7 @@ def write_config(config: ModelConfig) -> tuple[Family, dict[str, Any]]:
         except UsageError:  # a key is missing without which the sizes are invalid
             continue
         lacking = _differences(found, wanted)
-        if config.width % config.heads:
+        if family.must_divide and config.width % config.heads:
             lacking.append("width (which heads must divide there)")
         if not lacking:
             return family, values
@@ -133,14 +142,12 @@ def _write(family: Family, config: ModelConfig) -> dict[str, Any]:
             value = _WRITTEN.get(value, value)
         elif field in _OFF_IS_NULL:
             value = value or None
-        elif field == "query_scalar" and value == int(value):
+        elif key.is_whole:
             value = int(value)
         values[key.names.split()[0]] = value
     if family.rope is not None:
-        values |= write_rope(config, local=family.rope[2] > 0)
-    if family.windows is not None:
-        values |= write_windows(config)
-    return values
+        values |= write_rope(config, family.rope)
+    return values | write_windows(config, family.windows)
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
