@@ -105,7 +105,7 @@ TEMPLATE = """{% for message in messages %}
 
 
 def test_a_message_is_put_as_the_chat_template_says(by_bytes):
-    tokenizer = by_bytes._replace(chat=Chat(TEMPLATE))
+    tokenizer = by_bytes._replace(chat=Chat(TEMPLATE, eos_token="<|endoftext|>"))
     ids = tokenizer.encode_message(" Café? ")
     assert by_bytes.end_of_text in ids
     text = by_bytes.tokenizer.decode(ids, skip_special_tokens=False)
@@ -229,7 +229,8 @@ def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
     for path in (own, exported):
         stored = open_model(path)
         assert stored.stop_tokens == (0, 2)
-        assert stored.tokenizer.chat == Chat(TEMPLATE, "<s>", "</s>")
+        padding = (("pad_token", "<pad>"),)
+        assert stored.tokenizer.chat == Chat(TEMPLATE, "<s>", "</s>", padding)
         assert 2 in stored.tokenizer.encode_message("the theory")
         pieces, speed = continuation(stored, ["the theory"], chat=True)
         assert pieces[0] == "the theory\n"

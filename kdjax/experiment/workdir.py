@@ -15,7 +15,7 @@ from kdjax.core.files import write_json
 
 _CONFIG = "config.json"
 # Keys that may change between two starts of one experiment: they affect where and how
-# long it runs, but no existing result.
+# long it runs, but no existing result. For the last three, `check_data` tells.
 _FREE = (
     "mesh",
     "seeds",
@@ -23,6 +23,9 @@ _FREE = (
     "cache_dir",
     "compile_cache",
     "log_every",
+    "tokenizer.bos",
+    "tokenizer.lost_fraction",
+    "data.special_tokens",
 )
 
 
@@ -67,11 +70,15 @@ def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
     """
     wanted = {name: size["sha256"] for name, size in info["splits"].items()}
     wanted |= {"tokenizer": info["tokenizer"]["sha256"]}
+    spelled = {"special_tokens": info.get("special_tokens", "")}
+    wanted |= spelled if any(spelled.values()) else {}
     stored = workdir / "data.json"
     if not stored.exists():
         write_json(stored, wanted)
         return
-    found = json.loads(stored.read_text())
+    # Older versions parsed special tokens in texts, and did not say so.
+    older = {"special_tokens": "parse"} if "special_tokens" in wanted else {}
+    found = older | json.loads(stored.read_text())
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
         raise UsageError(
@@ -127,7 +134,7 @@ def _plain(config: Config) -> Any:
 def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted(found.keys() | wanted.keys()):
-            if path == "config" and key in _FREE:
+            if f"{path}.{key}".removeprefix("config.") in _FREE:
                 continue
             yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}")
     elif found != wanted:
