@@ -4,7 +4,7 @@
 
 For each layout of `tokenizer_layouts.py`: the ids of texts with special tokens parsed
 and not parsed, what stands before a text, the tokens with a role, the size of the
-vocabulary, and rendered messages with their ids, also of one that spells control tokens.
+vocabulary, and rendered messages with their ids, also of one with control tokens.
 """
 
 import json

@@ -93,12 +93,25 @@ def test_messages_are_put_as_transformers_does(loaded, name):
         with pytest.raises(UsageError, match="chat template"):
             tokenizer.encode_message("hello")
         return
+    controls = {tokenizer.tokenizer.token_to_id(t) for t in tokenizer.encoder.controls}
+    written = []
     for message, chat in zip(MESSAGES, chats, strict=True):
         assert tokenizer.chat.render(message) == chat["text"]
         assert tokenizer.encoder.prompt(chat["text"], "parse") == chat["ids"]
         ids = tokenizer.encode_message(message)
-        if chat["safe"] is not None:
+        if chat["safe"] is not None:  # else transformers gives up
             assert ids == chat["safe"], tokenizer.tokenizer.decode(ids)
+        written.append([number for number in ids if number in controls])
+    assert written[0] == written[1]  # the template's own, and none of the message's
+
+
+def test_stops_are_those_of_all_files(loaded):
+    stops = loaded("stops_in_generation_config").stops
+    tokenizer = loaded("stops_in_generation_config").tokenizer
+    names = [tokenizer.id_to_token(number) for number in stops]
+    assert names == ["<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"]
+    chatml = loaded("tokens_in_config")
+    assert chatml.tokenizer.token_to_id("<|im_end|>") in chatml.stops
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

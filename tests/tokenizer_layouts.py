@@ -35,6 +35,7 @@ TEXTS = (
     "hello world",
     " hello  world\n\n\thello",
     "a</s>a <s>hello</s>",
+    "hello </s> world",
     "<|im_start|>user\nhello<|im_end|> <|endoftext|>",
     "naïve 日本 12345 don't!!",
     "[UNK] [CLS] <unk> <pad> <think> <image> \u2581hello",

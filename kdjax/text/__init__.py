@@ -2,6 +2,7 @@
 
 from kdjax.text.agreement import same_ids
 from kdjax.text.coverage import Lost, changes, coverage
+from kdjax.text.encoding import SpecialTokens
 from kdjax.text.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.text.tokenizer import (
     TextTokenizer,
@@ -14,6 +15,7 @@ from kdjax.text.tokenizer import (
 
 __all__ = [
     "Lost",
+    "SpecialTokens",
     "TextTokenizer",
     "TokenizerFile",
     "changes",
