@@ -387,6 +387,26 @@ def test_a_model_written_with_a_tokenizer_has_it_again(name):
         tokenizer = again
 
 
+def test_a_model_of_an_older_version_is_read_as_it_was_written():
+    """It wrote roles whose tokens had no ids, as of a chat model's `<|im_end|>`."""
+    tokenizer = load_tokenizer(save(tokenizer_layouts.byte_level("</s>")), "</s>")
+    card = {
+        "model": dataclasses.asdict(ModelConfig(layers=1, width=16, heads=2)),
+        "end_of_text": "</s>",
+        "tokenizer": tokenizer.sha256,
+    }
+    path = epath.Path("model")
+    path.mkdir()
+    tokenizer.save_files(path)
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    config |= {"eos_token": "<|im_end|>", "pad_token": "[PAD]"}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    native.save_model(path, {"w": np.ones(1)}, card)
+    model = native.NativeModel(path)
+    assert model.tokenizer.sha256 == tokenizer.sha256
+    assert model.stop_tokens == (tokenizer.end_of_text,)
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -10,7 +10,6 @@ from kdjax.checkpoints import StoredModel
 from kdjax.core.errors import UsageError
 from kdjax.generation.decode import ENDED, Generator
 from kdjax.generation.sampling import Sampling
-from kdjax.text import SpecialTokens
 
 
 class Speed(NamedTuple):
@@ -51,7 +50,7 @@ def generate_text(
     seed: int,
     write: Callable[[str], object],
     chat: bool = False,
-    special_tokens: SpecialTokens = "text",
+    special_tokens: Literal["text", "parse"] = "text",
 ) -> Speed:
     """Writes texts and continuations: the first as it is generated, then the rest.
 
@@ -105,7 +104,7 @@ def encode(
     text: str,
     *,
     chat: bool = False,
-    special_tokens: SpecialTokens = "text",
+    special_tokens: Literal["text", "parse"] = "text",
 ) -> list[int]:
     """Returns the ids of a text to be continued or, with `chat`, answered.
 

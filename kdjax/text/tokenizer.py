@@ -20,6 +20,10 @@ from kdjax.text.gguf_tokenizer import read_gguf_tokenizer
 from kdjax.text.older import read_older
 from kdjax.text.text_tokenizer import TextTokenizer
 
+# Beside the tokenizers that kdjax writes with a model: they have all their tokens, and
+# the model's card has their hash.
+_NATIVE = "model.json"
+
 __all__ = [
     "TextTokenizer",
     "TokenizerFile",
@@ -147,7 +151,8 @@ def read_tokenizer(path: epath.Path) -> TokenizerFile:
             ) from None
     else:
         tokenizer = read_older(path, beside)
-    add_tokens(tokenizer, beside, path.parent)
+    if not (path.parent / _NATIVE).exists():
+        add_tokens(tokenizer, beside, path.parent)
     chat = beside.chat
     if tokenizer.padding and "pad_token" not in chat.named:
         padding = ("pad_token", str(tokenizer.padding["pad_token"]))
