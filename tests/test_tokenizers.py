@@ -9,15 +9,18 @@ import pytest
 import tokenizer_layouts
 import tokenizers
 from etils import epath
+from measurements import make_results
 from runs import run
 
 from kdjax import config as configs
+from kdjax import report
 from kdjax.checkpoints import native
 from kdjax.checkpoints.hf.directory import HuggingFaceModel
 from kdjax.config import Config, DataConfig, ModelConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import prepare
 from kdjax.experiment.workdir import check_data, claim
+from kdjax.results.files import read
 from kdjax.results.measured import SplitInfo
 from kdjax.text import (
     Lost,
@@ -198,6 +201,25 @@ def test_a_report_without_the_count_is_older_and_does_not_claim_zero():
     assert SplitInfo(1, 1, 1, 1, "").lost_bytes is None
 
 
+def test_the_page_shows_what_was_lost_changed_and_kept(tmp_path):
+    results = make_results(student=[1.2], twin=[1.3])
+    plain = report.write(results, epath.Path(tmp_path / "plain")).read_text()
+    data = results.data
+    split = dataclasses.replace(data.splits["train"], lost_bytes=12345)
+    tokenizer = dataclasses.replace(data.tokenizer, changes=("NFC", "Lowercase"))
+    data = dataclasses.replace(
+        data,
+        splits={**data.splits, "train": split},
+        tokenizer=tokenizer,
+        special_tokens="text",
+    )
+    results = dataclasses.replace(results, data=data)
+    page = report.write(results, epath.Path(tmp_path / "page")).read_text()
+    for words in ("12,345 bytes without an id", "NFC, Lowercase", "kept as text"):
+        assert words in page and words not in plain
+    assert read(epath.Path(tmp_path / "page" / "report.json")).data == data
+
+
 def test_dropout_truncation_and_padding_are_switched_off():
     library = tokenizer_layouts.byte_level("</s>", "<pad>")
     plain = load_tokenizer(save(library), "</s>")
@@ -335,6 +357,13 @@ def test_a_model_whose_files_contradict_each_other_says_what_it_follows(capsys):
         tokenizer = HuggingFaceModel(path.parent).tokenizer
         assert bool(tokenizer.prefix) == begins
         assert "following the latter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bos", [None, ""])
+def test_without_a_bos_token_none_can_be_missing(bos):
+    library = tokenizer_layouts.byte_level("</s>")
+    path = save(library, add_bos_token=True, bos_token=bos, eos_token="</s>")
+    assert load_tokenizer(path, "</s>").prefix == ()
 
 
 def test_bos_needs_a_token_and_a_file():

@@ -68,12 +68,15 @@ def read_beside(directory: epath.Path) -> Beside:
             )
             for token, number in older.items()
         }
-    add_bos = values.get("add_bos_token")
+    chat, add_bos = _chat(directory, config, _named(values)), None
+    if isinstance(stated := values.get("add_bos_token"), bool):
+        # Without such a token it cannot be added, which is no contradiction.
+        add_bos = stated if chat.bos_token or not stated else None
     return Beside(
-        chat=_chat(directory, config, _named(values)),
+        chat=chat,
         added=dict(sorted(added.items())),
         special=tuple(dict.fromkeys(_extra(values))),
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        add_bos=add_bos,
         kind=str(config.get("tokenizer_class") or "").removesuffix("Fast"),
         add_prefix_space=config.get("add_prefix_space") is True,
         is_older="added_tokens_decoder" not in config,

@@ -17,7 +17,7 @@ from kdjax.text.controls import is_byte_level, steps_of
 # white space only, which is not counted.
 _KEEPING = {
     *("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "ByteLevel", "Metaspace"),
-    *("Digits", "UnicodeScripts", "FixedLength"),
+    *("Digits", "UnicodeScripts", "FixedLength", "Strip"),
     *("Whitespace", "WhitespaceSplit", "BertPreTokenizer"),
 }
 # Normalizers from whose output the text can be restored.
