@@ -129,17 +129,7 @@ def prepare(
                 "change config.data.validation_fraction"
             )
     tokenizer = file or _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
-    if len(tokenizer.prefix) > 1:
-        raise UsageError(
-            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, but rows "
-            "can begin with at most one; change the post_processor in its "
-            "tokenizer.json"
-        )
-    if len(tokenizer.prefix) + 2 > data.length:
-        raise UsageError(
-            f"config.data.length = {data.length} leaves no room for text after the id "
-            "that the tokenizer begins with; raise it"
-        )
+    _check_prefix(tokenizer.prefix, data.length)
     info = {
         "source": data.source,
         "length": data.length,
@@ -153,14 +143,8 @@ def prepare(
         },
         "splits": sizes,
     }
-    is_total = coverage(tokenizer.tokenizer).is_total
-    key: Any = info
-    # What makes no difference to the rows leaves them where older versions put them.
     if any("control_tokens" in size for size in sizes.values()):
         info["special_tokens"] = data.special_tokens
-        key = [info, sorted(tokenizer.encoder.controls)]
-    if not is_total:
-        key = [key, "lost_bytes"]
 
     def rows(split: str) -> Iterator[Row]:
         size = sizes[split]
@@ -174,7 +158,7 @@ def prepare(
     builder = PackedRows(
         info=info,
         rows={split: lambda split=split: rows(split) for split in sizes},  # type: ignore[misc]
-        data_dir=str(cache_dir / "rows" / _key(key)),
+        data_dir=str(cache_dir / "rows" / _key(_identity(info, tokenizer))),
     )
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints download messages
@@ -224,6 +208,32 @@ def pack(
 
 def _empty(length: int) -> Row:
     return {name: np.zeros(length, np.int32) for name in ("tokens", "segments")}
+
+
+def _check_prefix(prefix: Sequence[int], length: int) -> None:
+    if len(prefix) > 1:
+        raise UsageError(
+            f"the tokenizer begins texts with {len(prefix)} ids, but rows can begin "
+            "with at most one; change the post_processor in its tokenizer.json"
+        )
+    if len(prefix) + 2 > length:
+        raise UsageError(
+            f"config.data.length = {length} leaves no room for text after the id "
+            "that the tokenizer begins with; raise it"
+        )
+
+
+def _identity(info: dict[str, Any], tokenizer: TextTokenizer) -> Any:
+    """Returns what the rows depend on, as a key of the cache.
+
+    What makes no difference to them leaves them where older versions put them.
+    """
+    identity: Any = info
+    if "special_tokens" in info:
+        identity = [info, sorted(tokenizer.encoder.controls)]
+    if not coverage(tokenizer.tokenizer).is_total:
+        identity = [identity, "lost_bytes"]  # older rows were not checked
+    return identity
 
 
 def _described(
