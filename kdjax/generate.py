@@ -32,6 +32,12 @@ _CHAT = flags.DEFINE_bool(
     False,
     "Treat prompts as messages, formatted with the tokenizer's chat template.",
 )
+_PARSE = flags.DEFINE_bool(
+    "parse_special_tokens",
+    False,
+    "Read a token such as </s> in a prompt as that token, not as text. In a message "
+    "it is always text.",
+)
 _MAX_TOKENS = flags.DEFINE_integer(
     "max_tokens",
     128,
@@ -86,6 +92,7 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         write=_write,
         chat=_CHAT.value,
+        special_tokens="parse" if _PARSE.value else "text",
     )
     say(f"{stored.path}: {speed}")
 

@@ -105,7 +105,7 @@ TEMPLATE = """{% for message in messages %}
 
 
 def test_a_message_is_put_as_the_chat_template_says(by_bytes):
-    tokenizer = by_bytes._replace(chat=Chat(TEMPLATE))
+    tokenizer = by_bytes._replace(chat=Chat(TEMPLATE, eos_token="<|endoftext|>"))
     ids = tokenizer.encode_message(" Café? ")
     assert by_bytes.end_of_text in ids
     text = by_bytes.tokenizer.decode(ids, skip_special_tokens=False)
@@ -214,7 +214,10 @@ def test_an_exported_student_says_what_it_said_before(run, tmp_path):
 
 def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
     """Not only where a document does; a run and an export keep it."""
-    config = {"chat_template": TEMPLATE, "eos_token": "</s>", "bos_token": "<s>"}
+    # In words that the small tokenizer has ids for.
+    template = TEMPLATE.replace("<{{ message.role }}>", "the ")
+    template = template.replace("<assistant>", "then")
+    config = {"chat_template": template, "eos_token": "</s>", "bos_token": "<s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     small.save(str(tmp_path / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path / "tokenizer.json", "<pad>")
@@ -229,7 +232,8 @@ def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
     for path in (own, exported):
         stored = open_model(path)
         assert stored.stop_tokens == (0, 2)
-        assert stored.tokenizer.chat == Chat(TEMPLATE, "<s>", "</s>")
+        padding = (("pad_token", "<pad>"),)
+        assert stored.tokenizer.chat == Chat(template, "<s>", "</s>", padding)
         assert 2 in stored.tokenizer.encode_message("the theory")
         pieces, speed = continuation(stored, ["the theory"], chat=True)
         assert pieces[0] == "the theory\n"

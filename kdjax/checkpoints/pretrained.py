@@ -15,6 +15,7 @@ from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.load import load_tensors
 from kdjax.config.schema import ModelConfig, Rules
+from kdjax.core.logging import say
 from kdjax.formats.safetensors import Stored
 from kdjax.models.model import Model, Params
 from kdjax.text import TextTokenizer, TokenizerFile, same_ids
@@ -59,9 +60,17 @@ class PretrainedModel(StoredModel):
 
     @functools.cached_property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer stored with the weights."""
+        """The tokenizer stored with the weights.
+
+        Where its files contradict each other on the BOS token, `add_bos_token` counts,
+        as in a GGUF file, and a line says so.
+        """
         path, end = str(self.tokenizer_path), self.stop_tokens[0]
-        return self._tokenizer_file.ended_by(end, path)
+        file = self._tokenizer_file
+        if not (conflict := file.contradiction(path)):
+            return file.ended_by(end, path)
+        say(f"{conflict}; following the latter")
+        return file.ended_by(end, path, "always" if file.add_bos else "never")
 
     @functools.cached_property
     def formats(self) -> list[str]:

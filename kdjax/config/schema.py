@@ -35,6 +35,8 @@ class DataConfig:
     allow_download: bool = False  # for "tfds:<name>": download if not prepared
     validation_fraction: float = 0.05  # of the files (if few, of parts of them)
     length: int = 128  # tokens in a row
+    # A token such as </s>, spelled in a text: the ids of its letters, or that token.
+    special_tokens: Literal["text", "parse"] = "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,12 @@ class TokenizerConfig:
     vocab_size: int = 1024  # for "bpe": number of ids, end of text included
     path: str = ""  # for "file": a Hugging Face tokenizer.json, or a .gguf file
     end_of_text: str = "<|endoftext|>"  # the token that ends a document
+    # For "file": whether texts begin with the BOS token; "auto": as the files say,
+    # unless they contradict each other.
+    bos: Literal["auto", "always", "never"] = "auto"
+    # The share of a split's bytes, white space apart, that may have no id or an unknown
+    # token's. bits/byte, which is per byte of the text, is too low by about as much.
+    lost_fraction: float = 0.001
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,6 +100,12 @@ def _check_data(config: Config) -> None:
             "config.tokenizer.path is empty; set it to a tokenizer.json, "
             "or choose config.tokenizer.kind = 'bpe'"
         )
+    if tokenizer.kind != "file" and tokenizer.bos != "auto":
+        raise UsageError(
+            f"config.tokenizer.bos = {tokenizer.bos!r} is for a tokenizer from a file; "
+            "those trained here begin no text with a token"
+        )
+    between(tokenizer.lost_fraction, 0.0, 1.0, "config.tokenizer.lost_fraction")
     if tokenizer.kind == "bpe" and tokenizer.vocab_size < 257:
         raise UsageError(
             "config.tokenizer.vocab_size must be at least 257 (every byte and the end "

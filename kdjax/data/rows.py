@@ -10,7 +10,8 @@ import hashlib
 import io
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,15 @@ from etils import epath
 from kdjax.config.schema import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data.corpora import Corpus, Document, open_corpus
-from kdjax.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from kdjax.text import (
+    Lost,
+    TextTokenizer,
+    changes,
+    coverage,
+    load_tokenizer,
+    train_tokenizer,
+    training_key,
+)
 
 Row = dict[str, np.ndarray]
 Track = Callable[[Iterable[Document], str, int], Iterable[Document]]
@@ -110,25 +119,17 @@ def prepare(
         UsageError: The corpus or the tokenizer cannot be read, or a split is empty.
     """
     corpus = open_corpus(data)
-    sizes = {name: _measure(walk()) for name, walk in corpus.splits.items()}
+    file = _tokenizer_file(tokenizer_config)
+    controls = file.encoder.pattern if file else re.escape(tokenizer_config.end_of_text)
+    sizes = {name: _measure(walk(), controls) for name, walk in corpus.splits.items()}
     for name, size in sizes.items():
         if not size["bytes"]:
             raise UsageError(
                 f"the {name} split of {data.source!r} is empty; provide more text or "
                 "change config.data.validation_fraction"
             )
-    tokenizer = _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
-    if len(tokenizer.prefix) > 1:
-        raise UsageError(
-            f"the tokenizer begins texts with {len(tokenizer.prefix)} ids, but rows "
-            "can begin with at most one; change the post_processor in its "
-            "tokenizer.json"
-        )
-    if len(tokenizer.prefix) + 2 > data.length:
-        raise UsageError(
-            f"config.data.length = {data.length} leaves no room for text after the id "
-            "that the tokenizer begins with; raise it"
-        )
+    tokenizer = file or _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
+    _check_prefix(tokenizer.prefix, data.length)
     info = {
         "source": data.source,
         "length": data.length,
@@ -142,21 +143,27 @@ def prepare(
         },
         "splits": sizes,
     }
+    if any("control_tokens" in size for size in sizes.values()):
+        info["special_tokens"] = data.special_tokens
 
     def rows(split: str) -> Iterator[Row]:
-        tracked = track(corpus.splits[split](), split, sizes[split]["bytes"])
-        ids = tokenizer.encode(d.text for d in tracked)
-        return pack(ids, data.length, tokenizer.prefix)
+        size = sizes[split]
+        lost = Lost(split, size["bytes"], tokenizer_config.lost_fraction)
+        tracked = track(corpus.splits[split](), split, size["bytes"])
+        texts = (document.text for document in tracked)
+        ids = tokenizer.encode(texts, data.special_tokens, lost)
+        yield from pack(ids, data.length, tokenizer.prefix)
+        size["lost_bytes"] = lost.bytes
 
     builder = PackedRows(
         info=info,
         rows={split: lambda split=split: rows(split) for split in sizes},  # type: ignore[misc]
-        data_dir=str(cache_dir / "rows" / _key(info)),
+        data_dir=str(cache_dir / "rows" / _key(_identity(info, tokenizer))),
     )
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints download messages
         builder.download_and_prepare()
-    stored = dict(builder.info.metadata)
+    stored = _described(builder.info.metadata, tokenizer, tokenizer_config)
     sources = {split: builder.as_data_source(split=split) for split in sizes}
     return Prepared(tokenizer, sources, stored)
 
@@ -203,15 +210,72 @@ def _empty(length: int) -> Row:
     return {name: np.zeros(length, np.int32) for name in ("tokens", "segments")}
 
 
-def _measure(documents: Iterable[Document]) -> dict[str, Any]:
-    """Returns a split's document count, size in bytes and content hash."""
-    digest, count, size = hashlib.sha256(), 0, 0
+def _check_prefix(prefix: Sequence[int], length: int) -> None:
+    if len(prefix) > 1:
+        raise UsageError(
+            f"the tokenizer begins texts with {len(prefix)} ids, but rows can begin "
+            "with at most one; change the post_processor in its tokenizer.json"
+        )
+    if len(prefix) + 2 > length:
+        raise UsageError(
+            f"config.data.length = {length} leaves no room for text after the id "
+            "that the tokenizer begins with; raise it"
+        )
+
+
+def _identity(info: dict[str, Any], tokenizer: TextTokenizer) -> Any:
+    """Returns what the rows depend on, as a key of the cache.
+
+    What makes no difference to them leaves them where older versions put them.
+    """
+    identity: Any = info
+    if "special_tokens" in info:
+        identity = [info, sorted(tokenizer.encoder.controls)]
+    if not coverage(tokenizer.tokenizer).is_total:
+        identity = [identity, "lost_bytes"]  # older rows were not checked
+    return identity
+
+
+def _described(
+    metadata: Mapping[str, Any], tokenizer: TextTokenizer, config: TokenizerConfig
+) -> dict[str, Any]:
+    """Returns the rows' metadata with what follows from the tokenizer alone.
+
+    Raises:
+        UsageError: The rows were made when they could lose more of the text.
+    """
+    splits = {name: dict(split) for name, split in metadata["splits"].items()}
+    for name, split in splits.items():
+        split.setdefault("lost_bytes", 0)  # older rows, of a tokenizer that loses none
+        Lost(name, split["bytes"], config.lost_fraction).check(split["lost_bytes"])
+    steps = list(changes(tokenizer.tokenizer))
+    described = {**metadata["tokenizer"], "changes": steps}
+    return {**metadata, "tokenizer": described, "splits": splits}
+
+
+def _measure(
+    documents: Iterable[Document], controls: str | re.Pattern[str]
+) -> dict[str, Any]:
+    """Returns a split's document count, size in bytes and content hash.
+
+    If texts spell control tokens, it also returns how many do.
+    """
+    digest, count, size, spelled = hashlib.sha256(), 0, 0, 0
     for document in documents:
         content = document.text.encode()
         digest.update(f"{document.name}\0{len(content)}\0".encode())
         digest.update(content)
         count, size = count + 1, size + len(content)
-    return {"documents": count, "bytes": size, "sha256": digest.hexdigest()}
+        spelled += re.search(controls, document.text) is not None
+    found = {"documents": count, "bytes": size, "sha256": digest.hexdigest()}
+    return found | ({"control_tokens": spelled} if spelled else {})
+
+
+def _tokenizer_file(config: TokenizerConfig) -> TextTokenizer | None:
+    """Returns the tokenizer if the config names a file."""
+    if config.kind != "file":
+        return None
+    return load_tokenizer(epath.Path(config.path), config.end_of_text, config.bos)
 
 
 def _tokenizer(
@@ -220,11 +284,9 @@ def _tokenizer(
     train: dict[str, Any],
     cache_dir: epath.Path,
 ) -> TextTokenizer:
-    """Returns the tokenizer that the config names, trained only if not cached."""
-    if config.kind == "file":
-        return load_tokenizer(epath.Path(config.path), config.end_of_text)
+    """Returns a tokenizer trained on the corpus, but only if it is not cached."""
     content = "" if config.kind == "bytes" else train["sha256"]
-    path = cache_dir / "tokenizers" / f"{_key([repr(config), content])}.json"
+    path = cache_dir / "tokenizers" / f"{_key([training_key(config), content])}.json"
     if path.exists():
         return load_tokenizer(path, config.end_of_text)
     tokenizer = train_tokenizer((d.text for d in corpus.splits["train"]()), config)

@@ -118,7 +118,11 @@ def _prepare(config: Config) -> Prepared:
     if jax.process_index() != 0:
         prepared = rows()
     for name, size in prepared.info["splits"].items():
-        say(f"data: {name}: {size['rows']:,} rows, {size['bytes'] / 1e6:.1f} MB")
+        lost = f", {size['lost_bytes']:,} bytes without an id"
+        say(
+            f"data: {name}: {size['rows']:,} rows, {size['bytes'] / 1e6:.1f} MB"
+            + (lost if size["lost_bytes"] else "")
+        )
     return prepared
 
 

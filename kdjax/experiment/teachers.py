@@ -168,5 +168,7 @@ def _key(config: TeacherConfig, setting: Setting) -> str:
         prepared.tokenizer.sha256,
         prepared.info["splits"]["train"]["sha256"],
         setting.config.data.length,
+        # Only where the text spells control tokens; see `prepare`.
+        *filter(None, [prepared.info.get("special_tokens")]),
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

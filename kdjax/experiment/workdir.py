@@ -15,7 +15,7 @@ from kdjax.core.files import write_json
 
 _CONFIG = "config.json"
 # Keys that may change between two starts of one experiment: they affect where and how
-# long it runs, but no existing result.
+# long it runs, but no existing result. For the last three, `check_data` tells.
 _FREE = (
     "config.mesh",
     "config.seeds",
@@ -25,6 +25,9 @@ _FREE = (
     "config.log_every",
     "config.evaluate.every",
     "config.checkpoint",
+    "config.tokenizer.bos",
+    "config.tokenizer.lost_fraction",
+    "config.data.special_tokens",
 )
 _STEPS = "config.student.train.steps"  # may be raised: students are trained on
 
@@ -70,11 +73,15 @@ def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
     """
     wanted = {name: size["sha256"] for name, size in info["splits"].items()}
     wanted |= {"tokenizer": info["tokenizer"]["sha256"]}
+    spelled = {"special_tokens": info.get("special_tokens", "")}
+    wanted |= spelled if any(spelled.values()) else {}
     stored = workdir / "data.json"
     if not stored.exists():
         write_json(stored, wanted)
         return
-    found = json.loads(stored.read_text())
+    # Older versions parsed special tokens in texts, and did not say so.
+    older = {"special_tokens": "parse"} if "special_tokens" in wanted else {}
+    found = older | json.loads(stored.read_text())
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
         raise UsageError(

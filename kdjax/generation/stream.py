@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -50,6 +50,7 @@ def generate_text(
     seed: int,
     write: Callable[[str], object],
     chat: bool = False,
+    special_tokens: Literal["text", "parse"] = "text",
 ) -> Speed:
     """Writes texts and continuations: the first as it is generated, then the rest.
 
@@ -61,11 +62,14 @@ def generate_text(
         seed: Determines what is sampled.
         write: Called with each piece of text; no piece ends inside a character.
         chat: Whether a text is a message, which the model answers.
+        special_tokens: Whether control tokens in other texts are text or are parsed.
 
     Raises:
         UsageError: A text is empty, too long, or has a token unknown to the model.
     """
-    prompts = [encode(stored, text, chat=chat) for text in texts]
+    prompts = [
+        encode(stored, text, chat=chat, special_tokens=special_tokens) for text in texts
+    ]
     if chat:  # the answer is a text of its own
         texts = [f"{text}\n" for text in texts]
     model, params = stored.load()
@@ -95,7 +99,13 @@ def generate_text(
     return Speed(compiled - began, total, first - compiled, count, ended - first)
 
 
-def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
+def encode(
+    stored: StoredModel,
+    text: str,
+    *,
+    chat: bool = False,
+    special_tokens: Literal["text", "parse"] = "text",
+) -> list[int]:
     """Returns the ids of a text to be continued or, with `chat`, answered.
 
     Raises:
@@ -104,7 +114,7 @@ def encode(stored: StoredModel, text: str, *, chat: bool = False) -> list[int]:
     if chat:
         ids = stored.tokenizer.encode_message(text)
     else:
-        ids = stored.tokenizer.encode_prompt(text)
+        ids = stored.tokenizer.encode_prompt(text, special_tokens)
     if not ids:
         raise UsageError("the prompt is empty; give the model something to continue")
     known = stored.config.vocab_size

@@ -2,11 +2,9 @@
 
 import datetime
 import json
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
-from etils import epath
 from jinja2 import ext, sandbox
 
 from kdjax.core.errors import UsageError
@@ -19,11 +17,25 @@ class Chat(NamedTuple):
         template: The chat template, in Jinja; empty if there is none.
         bos_token: The token with which the template may begin a conversation.
         eos_token: The token that ends an answer; if empty, the end-of-text token does.
+        tokens: Further tokens by role, such as ("pad_token", "<pad>").
+        stops: Ids at which the model should stop as well.
+        others: The names of further templates, which are not used.
     """
 
     template: str = ""
     bos_token: str = ""
     eos_token: str = ""
+    tokens: tuple[tuple[str, str], ...] = ()
+    stops: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The tokens by role; a role of no token is undefined in the template."""
+        roles = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        return {role: token for role, token in roles.items() if token} | dict(
+            self.tokens
+        )
 
     def render(self, message: str) -> str:
         """Returns a user's message as a prompt, up to where the answer begins.
@@ -34,6 +46,12 @@ class Chat(NamedTuple):
         Raises:
             UsageError: There is no template, or it fails.
         """
+        if not self.template and self.others:
+            raise UsageError(
+                "the model's tokenizer has no default chat template, only "
+                f"{', '.join(self.others)}; put the right one as chat_template.jinja "
+                "beside its tokenizer.json"
+            )
         if not self.template:
             raise UsageError(
                 "the model's tokenizer has no chat template; drop --chat, or put a "
@@ -52,8 +70,7 @@ class Chat(NamedTuple):
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
-                bos_token=self.bos_token,
-                eos_token=self.eos_token,
+                **self.named,
             )
         # Expressions in a template can raise anything.
         except Exception as error:
@@ -61,44 +78,6 @@ class Chat(NamedTuple):
             raise UsageError(
                 f"the tokenizer's chat template fails ({reason}); drop --chat"
             ) from None
-
-
-def read_chat(directory: epath.Path) -> Chat:
-    """Returns the chat template of a Hugging Face directory, old layout or new.
-
-    Raises:
-        UsageError: `chat_template.jinja` cannot be read.
-    """
-    newer = directory / "chat_template.jinja"
-    config = directory / "tokenizer_config.json"
-    try:
-        found = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    if not isinstance(found, Mapping):
-        found = {}
-    template = found.get("chat_template")
-    if isinstance(template, list):  # several named templates
-        pairs = [item for item in template if isinstance(item, dict)]
-        named = {item.get("name"): item.get("template") for item in pairs}
-        template = named.get("default")
-    if newer.exists():
-        try:
-            template = newer.read_text("utf-8")
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{newer} cannot be read ({error})") from None
-    return Chat(
-        template if isinstance(template, str) else "",
-        _token(found.get("bos_token")),
-        _token(found.get("eos_token")),
-    )
-
-
-def _token(value: Any) -> str:
-    """Returns a token's text, which some files wrap in an object."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""
 
 
 class _Generation(ext.Extension):

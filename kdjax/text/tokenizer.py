@@ -2,172 +2,36 @@
 
 import hashlib
 import json
-import operator
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, SupportsIndex
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import numpy as np
 import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from kdjax.config.schema import TokenizerConfig
 from kdjax.core.errors import UsageError
-from kdjax.core.files import write_bytes
 from kdjax.formats.gguf import read_header
-from kdjax.text.chat import Chat, read_chat
+from kdjax.text.beginning import Bos, contradiction, find_prefix, with_beginning
+from kdjax.text.beside import add_tokens, read_beside
+from kdjax.text.chat import Chat
+from kdjax.text.controls import with_special
 from kdjax.text.gguf_tokenizer import read_gguf_tokenizer
+from kdjax.text.older import read_older
+from kdjax.text.text_tokenizer import TextTokenizer
 
-_BATCH = 256  # documents handed to the library's threads at once
+# Beside the tokenizers that kdjax writes with a model: they have all their tokens, and
+# the model's card has their hash.
+_NATIVE = "model.json"
 
-
-class TextTokenizer(NamedTuple):
-    """A tokenizer, the id that ends a document, and the hash of its content.
-
-    Attributes:
-        tokenizer: The library's object.
-        end_of_text: The id that ends a document.
-        sha256: The hash of everything that determines a document's ids.
-        prefix: The ids that the tokenizer puts before a text, such as that of `<bos>`.
-        chat: The chat template and its special tokens.
-    """
-
-    tokenizer: tokenizers.Tokenizer
-    end_of_text: int
-    sha256: str
-    prefix: tuple[int, ...] = ()
-    chat: Chat = Chat()
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id, since some tokenizers skip ids."""
-        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
-
-    @property
-    def end_of_text_token(self) -> str:
-        """The token that ends a document."""
-        return str(self.tokenizer.id_to_token(self.end_of_text))
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """The ids that end a text: of a document and, if different, of an answer."""
-        ends = (self.end_of_text, self.tokenizer.token_to_id(self.chat.eos_token))
-        return tuple(dict.fromkeys(end for end in ends if end is not None))
-
-    def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """Yields each text's ids, ended by `end_of_text`; uses all cores.
-
-        The ids come without `prefix`: `pack` puts it before every piece into which it
-        splits a document.
-        """
-        batch: list[str] = []
-        for text in texts:
-            batch.append(text)
-            if len(batch) == _BATCH:
-                yield from self._encode_batch(batch)
-                batch = []
-        yield from self._encode_batch(batch)
-
-    def _encode_batch(self, batch: list[str]) -> Iterator[np.ndarray]:
-        for encoding in self.tokenizer.encode_batch_fast(
-            batch, add_special_tokens=False
-        ):
-            yield np.array([*encoding.ids, self.end_of_text], np.int32)
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """Returns the ids of the beginning of a document, with `prefix` before them.
-
-        Raises:
-            UsageError: The text is not Unicode.
-        """
-        return [*self.prefix, *self._encode_one(text)]
-
-    def encode_message(self, message: str) -> list[int]:
-        """Returns the ids of a user's message, up to where the answer begins.
-
-        Raises:
-            UsageError: There is no chat template, it fails, or the text is not Unicode.
-        """
-        eos_token = self.chat.eos_token or self.end_of_text_token
-        text = self.chat._replace(eos_token=eos_token).render(message)
-        # The template has already inserted the special tokens.
-        return self._encode_one(text)
-
-    def _encode_one(self, text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"the prompt {text!r} is not valid UTF-8") from None
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """Returns the text of ids; special tokens, such as `end_of_text`, are left out.
-
-        Example:
-            >>> tokenizer = train_tokenizer((), TokenizerConfig(kind="bytes"))
-            >>> tokenizer.decode([*tokenizer.encode_prompt("naïve"), 0])
-            'naïve'
-        """
-        # The library does not accept numpy integers.
-        plain = [operator.index(token) for token in ids]
-        return self.tokenizer.decode(plain, skip_special_tokens=True)
-
-    def make_stream(self, context: Iterable[int]) -> Callable[[int], str]:
-        """Returns a function from ids, one by one, to the text that each completes.
-
-        A character whose bytes span several tokens comes with the last of them. Special
-        tokens produce no text.
-
-        Args:
-            context: The preceding ids; their text is not repeated.
-        """
-        stream, last = decoders.DecodeStream(skip_special_tokens=True), -1
-        added = self.tokenizer.get_added_tokens_decoder()
-
-        def step(token: int) -> str:
-            nonlocal stream, last
-            try:
-                piece = stream.step(self.tokenizer, token)
-            # The library raises bare Exception where invalid bytes change how the
-            # preceding text decodes.
-            except Exception:
-                stream = decoders.DecodeStream(skip_special_tokens=True)
-                stream.step(self.tokenizer, last)  # else it starts a text
-                piece = stream.step(self.tokenizer, token)
-            if token not in added and self.tokenizer.id_to_token(token) is not None:
-                last = token
-            return piece or ""
-
-        for token in context:
-            step(token)
-        return step
-
-    def files(self) -> dict[str, str]:
-        """Returns the contents of the files that transformers expects, by name."""
-        end, chat = self.end_of_text_token, self.chat
-        config: dict[str, Any] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": chat.eos_token or end,
-            "pad_token": end,
-            "clean_up_tokenization_spaces": False,
-        }
-        if chat.bos_token:
-            config["bos_token"] = chat.bos_token
-        if chat.template:
-            config["chat_template"] = chat.template
-        return {
-            "tokenizer.json": self.tokenizer.to_str(),
-            "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-        }
-
-    def save_files(self, directory: epath.Path) -> None:
-        """Writes all files, each atomically."""
-        for name, text in self.files().items():
-            write_bytes(directory / name, text.encode())
-
-    def save(self, path: epath.Path) -> None:
-        """Writes a tokenizer.json, atomically."""
-        write_bytes(path, self.tokenizer.to_str().encode())
+__all__ = [
+    "TextTokenizer",
+    "TokenizerFile",
+    "load_tokenizer",
+    "read_tokenizer",
+    "train_tokenizer",
+    "training_key",
+]
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokenizer:
@@ -187,19 +51,35 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
     return _wrap(tokenizer, config.end_of_text, "the trained tokenizer")
 
 
-def load_tokenizer(path: epath.PathLike, end_of_text: str | int) -> TextTokenizer:
+def training_key(config: TokenizerConfig) -> str:
+    """Returns what of a config the training of a tokenizer depends on.
+
+    Caches are keyed by it, in the words of the first version.
+    """
+    return (
+        f"TokenizerConfig(kind={config.kind!r}, vocab_size={config.vocab_size!r}, "
+        f"path={config.path!r}, end_of_text={config.end_of_text!r})"
+    )
+
+
+def load_tokenizer(
+    path: epath.PathLike, end_of_text: str | int, bos: Bos = "auto"
+) -> TextTokenizer:
     """Returns the tokenizer in a tokenizer.json or a GGUF file.
 
-    The chat template comes from that file or from those beside it.
+    What the tokenizer.json lacks, such as the chat template, comes from the files
+    beside it.
 
     Args:
-        path: The file.
+        path: The file, or its directory.
         end_of_text: The token that ends a document, or its id.
+        bos: Whether texts begin with the BOS token; "auto": as the files say.
 
     Raises:
-        UsageError: The file is missing or not a tokenizer, or has no such token.
+        UsageError: The file is missing or not a tokenizer, has no such token, or the
+            files contradict each other.
     """
-    return read_tokenizer(epath.Path(path)).ended_by(end_of_text, str(path))
+    return read_tokenizer(epath.Path(path)).ended_by(end_of_text, str(path), bos)
 
 
 class TokenizerFile(NamedTuple):
@@ -208,39 +88,76 @@ class TokenizerFile(NamedTuple):
     Attributes:
         tokenizer: The library's object.
         chat: The chat template and its special tokens.
+        add_bos: Whether a file beside it says that texts begin with the BOS token.
+        special: Further tokens that no text should reach.
     """
 
     tokenizer: tokenizers.Tokenizer
     chat: Chat
+    add_bos: bool | None = None
+    special: tuple[str, ...] = ()
 
-    def ended_by(self, end_of_text: str | int, source: str) -> TextTokenizer:
+    def contradiction(self, source: str) -> str:
+        """Returns how the files disagree on the BOS token, or an empty string."""
+        return contradiction(self.tokenizer, self.add_bos, source)
+
+    def ended_by(
+        self, end_of_text: str | int, source: str, bos: Bos = "auto"
+    ) -> TextTokenizer:
         """Returns the tokenizer whose documents end with a token.
 
         Args:
             end_of_text: The token, or its id.
             source: Names the file in error messages.
+            bos: Whether texts begin with the BOS token; "auto": as the files say.
 
         Raises:
-            UsageError: There is no such token.
+            UsageError: There is no such token, or the files contradict each other.
         """
-        found = _wrap(self.tokenizer, end_of_text, source)
-        return found._replace(chat=self.chat)
+        if bos == "auto" and (conflict := self.contradiction(source)):
+            raise UsageError(
+                f"{conflict}; set config.tokenizer.bos to 'always' or 'never'"
+            )
+        tokenizer = with_beginning(self.tokenizer, bos, self.chat.bos_token, source)
+        found = _wrap(tokenizer, end_of_text, source)
+        names = (*self.chat.named.values(), *self.special)
+        return found._replace(
+            tokenizer=with_special(found.tokenizer, names), chat=self.chat
+        )
 
 
 def read_tokenizer(path: epath.Path) -> TokenizerFile:
     """Reads a tokenizer.json with the files beside it, or a GGUF file.
+
+    Args:
+        path: The file, or its directory. Without a tokenizer.json, a vocab.json and a
+            merges.txt are read instead, where they suffice.
 
     Raises:
         UsageError: The file is missing or not a tokenizer.
     """
     if path.suffix == ".gguf":
         return TokenizerFile(*read_gguf_tokenizer(read_header(path).metadata, path))
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
-    # The library raises bare Exception for a file it cannot parse.
-    except Exception as error:
-        raise UsageError(f"{path} is not a readable tokenizer.json ({error})") from None
-    return TokenizerFile(tokenizer, read_chat(path.parent))
+    if path.is_dir():
+        path /= "tokenizer.json"
+    beside = read_beside(path.parent)
+    if path.exists():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+        # The library raises bare Exception for a file it cannot parse.
+        except Exception as error:
+            raise UsageError(
+                f"{path} is not a readable tokenizer.json ({error})"
+            ) from None
+    else:
+        tokenizer = read_older(path, beside)
+    if not (path.parent / _NATIVE).exists():
+        add_tokens(tokenizer, beside, path.parent)
+    chat = beside.chat
+    if tokenizer.padding and "pad_token" not in chat.named:
+        padding = ("pad_token", str(tokenizer.padding["pad_token"]))
+        chat = chat._replace(tokens=(padding, *chat.tokens))
+    return TokenizerFile(tokenizer, chat, beside.add_bos, beside.special)
 
 
 def _wrap(
@@ -248,6 +165,8 @@ def _wrap(
 ) -> TextTokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None) is not None:
+        tokenizer.model.dropout = None  # a text has one sequence of ids
     if isinstance(end_of_text, str):
         end = tokenizer.token_to_id(end_of_text)
     else:
@@ -257,27 +176,7 @@ def _wrap(
             f"{source} has no token {end_of_text!r}; set config.tokenizer.end_of_text "
             "to the token that ends a document"
         )
-    prefix = _prefix(tokenizer, source)
-    identity = [json.loads(tokenizer.to_str()), end, *prefix]
-    content = json.dumps(identity, sort_keys=True).encode()
-    return TextTokenizer(tokenizer, end, hashlib.sha256(content).hexdigest(), prefix)
-
-
-def _prefix(tokenizer: tokenizers.Tokenizer, source: str) -> tuple[int, ...]:
-    """Returns the ids put before a text, found by encoding some text."""
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
-    for text in ("a", *vocab):
-        try:
-            encoding = tokenizer.encode(text)
-        # The library raises bare Exception for text that it has no ids for.
-        except Exception:
-            continue
-        if 0 in encoding.special_tokens_mask:
-            prefix = encoding.ids[: encoding.special_tokens_mask.index(0)]
-            if unknown := set(prefix) - set(vocab.values()):
-                raise UsageError(
-                    f"{source} begins texts with the id {unknown.pop()}, which is not "
-                    "in its vocabulary"
-                )
-            return tuple(prefix)
-    return ()
+    prefix, content = find_prefix(tokenizer, source), tokenizer.to_str()
+    identity = [json.loads(content), end, *prefix]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return TextTokenizer(tokenizer, end, digest, prefix, content=content)

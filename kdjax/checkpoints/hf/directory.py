@@ -65,25 +65,30 @@ class HuggingFaceModel(PretrainedModel):
 
     @functools.cached_property
     def _tokenizer_file(self) -> TokenizerFile:
-        path = self.path
-        if not self.tokenizer_path.exists():
-            raise UsageError(
-                f"{self.tokenizer_path} is missing; write it with transformers: "
-                f"AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}')"
-            )
         return read_tokenizer(self.tokenizer_path)
 
     @functools.cached_property
     def stop_tokens(self) -> tuple[int, ...]:
-        """The ids in the first file that names any, in transformers' order."""
+        """The ids in the first file that names any, in transformers' order.
+
+        The token that ends an answer, by the tokenizer's files, follows them.
+        """
         for values in (self._generation, self._config):
             found = values.get("eos_token_id")
             if stops := ids_among(found if isinstance(found, list) else [found]):
-                return stops
+                return ids_among([*stops, self._end_of_answer])
         raise UsageError(
             f"{self.path / CONFIG} names no end of text; add eos_token_id, the "
             "token's id"
         )
+
+    @property
+    def _end_of_answer(self) -> int | None:
+        try:
+            tokenizer, chat = self._tokenizer_file[:2]
+        except UsageError:  # whoever asks for the tokenizer is told
+            return None
+        return tokenizer.token_to_id(chat.eos_token)
 
     @property
     def _generation(self) -> dict[str, Any]:
