@@ -23,9 +23,10 @@ from tensorflow_datasets.core.download import downloader
 from kdjax.config import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import held_out_batches, open_corpus, prepare, training_batches
-from kdjax.data.corpora import is_held_out
-from kdjax.data.rows import pack
+from kdjax.data.documents import is_held_out
+from kdjax.data.packing import pack
 from kdjax.text import load_tokenizer
+from kdjax.text.streams import Ids
 from kdjax.text.tokenizer import train_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def test_packing_keeps_every_token_once_in_order_and_knows_its_document(seed):
     length = int(rng.integers(2, 12))
     sizes = rng.integers(1, 3 * length, size=rng.integers(1, 20))
     documents = [rng.integers(1, 1000, size) for size in sizes]
-    rows = list(pack(documents, length))
+    rows = list(pack(map(Ids, documents), length))
     tokens = np.concatenate([row["tokens"] for row in rows])
     segments = np.concatenate([row["segments"] for row in rows])
 
@@ -93,7 +94,7 @@ def test_every_piece_begins_with_the_prefix_and_no_token_is_lost(seed):
     prefix = [1000, 1001][: 1 + seed % 2]
     length = int(rng.integers(len(prefix) + 1, 12))
     documents = [rng.integers(1, 1000, size) for size in rng.integers(1, 30, 20)]
-    rows = list(pack(documents, length, prefix))
+    rows = list(pack(map(Ids, documents), length, prefix))
     rest = []
     for row in rows:
         for segment in range(1, row["segments"].max() + 1):
@@ -427,7 +428,8 @@ def test_rows_and_their_description_are_right(texts):
     for split, documents in walk(files(texts)).items():
         ids = prepared.tokenizer.encode(d.text for d in documents)
         expected = [
-            (r["tokens"].tolist(), r["segments"].tolist()) for r in pack(ids, 16)
+            (r["tokens"].tolist(), r["segments"].tolist())
+            for r in pack(map(Ids, ids), 16)
         ]
         assert content(prepared)[split] == expected
         info = prepared.info["splits"][split]

@@ -151,6 +151,7 @@ class DataInfo:
     skipped_files: int
     tokenizer: TokenizerInfo
     splits: dict[str, SplitInfo]
+    skipped_records: int = 0  # lines, rows or examples
 
 
 @dataclasses.dataclass(frozen=True)
