@@ -139,27 +139,6 @@ def test_the_standard_library_s_splits_share_nothing():
     assert not [topic.name for topic in splits["prose"] if topic.text in everything]
 
 
-def test_the_kinds_of_files_are_read_each_in_its_way():
-    path = pathlib.Path("corpus")
-    (path / "deep").mkdir(parents=True)
-    (path / "a.txt").write_text("plain é", encoding="utf-8")
-    (path / "deep" / "b.md").write_text("# mark")
-    (path / "c.jsonl").write_text('{"text": "one"}\n\n{"text": "two", "id": 2}\n')
-    (path / "d.py").write_text("no_text = True")
-    splits = walk(files("corpus/**/*"))
-    documents = itertools.chain(splits["train"], splits["validation"])
-    assert sorted(d.text for d in documents) == ["# mark", "one", "plain é", "two"]
-
-
-def test_line_separators_inside_a_json_string_do_not_end_the_line():
-    # JSON lets them stand unescaped, and many a tool writes them so.
-    text = "a\u2028b\u2029c\x85d"
-    line = json.dumps({"text": text}, ensure_ascii=False)
-    pathlib.Path("a.jsonl").write_text(line + "\n", encoding="utf-8")
-    splits = walk(files("a.jsonl"))
-    assert [d.text for d in splits["train"] + splits["validation"]] == [text]
-
-
 @pytest.mark.parametrize("name", ["a.txt", "shakespeare.md", "corpus.txt", "x.md"])
 def test_one_file_of_a_megabyte_still_has_a_held_out_split(name):
     pathlib.Path(name).write_text("All the world's a stage. " * 42_000)
@@ -190,16 +169,6 @@ def test_an_unreadable_file_is_refused_by_name_or_skipped_and_counted(texts, bad
     prepared = prepare(skipping, BYTES, epath.Path("cache"))
     assert prepared.info["skipped_files"] == 1
     assert sum(s["documents"] for s in prepared.info["splits"].values()) == 40
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["nonsense", '{"txt": "a"}', '{"text": 3}', '["text"]', "3", r'{"text": "\ud800"}'],
-)
-def test_a_line_that_is_no_json_with_text_is_named(line):
-    pathlib.Path("a.jsonl").write_text(f'{{"text": "good"}}\n{line}\n')
-    with pytest.raises(UsageError, match=r"a\.jsonl line 2 .*text_field"):
-        prepare(files("a.jsonl"), BYTES, epath.Path("cache"))
 
 
 # tensorflow-datasets.

@@ -7,7 +7,7 @@ from functools import partial
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
 from kdjax.data.documents import Corpus, Document, Skipped, is_held_out
-from kdjax.data.json_files import json_array, json_lines, start
+from kdjax.data.json_files import has_lines, is_json_array, json_array, json_lines
 from kdjax.data.matching import LINES, TEXT, Found, find
 from kdjax.data.paragraphs import paragraphs
 from kdjax.data.parquet_files import parquet_texts
@@ -72,7 +72,9 @@ class _Reader:
                 yield from self._record(file, f"row {row}", row, text, split)
         else:
             with unpacked(file.path, file.packing) as stream:
-                is_array = start(stream) == "[" and file.kind not in LINES
+                is_array = is_json_array(stream) and file.kind not in LINES
+                if file.kind == ".json" and not (is_array or has_lines(stream)):
+                    raise Unreadable("has neither an array nor one object a line")
                 read = json_array if is_array else json_lines
                 for record in read(stream, wanted):
                     where = f"{'element' if is_array else 'line'} {record.number}"

@@ -184,7 +184,8 @@ def text_in(value: Any, field: str) -> str:
         name, holder = name.removeprefix(f"{head}."), holder[head]
     text = holder[name]
     if not isinstance(text, str):
-        raise Unreadable(f"has {kind_of(text)} in {field!r}, not text")
+        choices = "" if text is None else _choices(value)
+        raise Unreadable(f"has {kind_of(text)} in {field!r}, not text{choices}")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -202,8 +203,8 @@ def kind_of(value: Any) -> str:
 
 def _choices(value: dict[str, Any]) -> str:
     texts = [repr(name) for name, found in value.items() if isinstance(found, str)]
-    listed = ", ".join(texts[:8])
-    return f"; set config.data.text_field, such as to {listed}" if texts else ""
+    such = f", such as to {', '.join(texts[:5])}" if texts else ""
+    return f"; set config.data.text_field{such}"
 
 
 def _long_text(file: io.TextIOWrapper, field: str) -> Iterator[str]:
@@ -214,10 +215,26 @@ def _long_text(file: io.TextIOWrapper, field: str) -> Iterator[str]:
         raise Unreadable(not_utf8(error.object[error.start], error.start)) from None
 
 
-def start(file: io.BufferedReader) -> str:
-    """Passes over a byte-order mark and returns the first character, if not a space."""
+def is_json_array(file: io.BufferedReader) -> bool:
+    """Passes over a byte-order mark and returns whether an array follows.
+
+    Raises:
+        Unreadable: The mark is that of UTF-16.
+    """
     if file.peek(3).startswith(codecs.BOM_UTF8):
         file.read(3)
-    if (begin := file.peek(2)[:2]) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise Unreadable(not_utf8(begin[0], 0, begin))
-    return file.peek(PIECE)[:PIECE].lstrip()[:1].decode("ascii", "replace")
+    mark = file.peek(2)[:2]
+    if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise Unreadable(not_utf8(mark[0], 0, mark))
+    return file.peek(PIECE).lstrip().startswith(b"[")
+
+
+def has_lines(file: io.BufferedReader) -> bool:
+    """Returns whether the first line is JSON, as far as can be seen."""
+    line, newline, _ = file.peek(PIECE).lstrip().partition(b"\n")
+    if newline:
+        try:
+            parse(line)
+        except Unreadable:
+            return False
+    return True

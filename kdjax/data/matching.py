@@ -79,17 +79,20 @@ def _found(match: str) -> Found | None:
 
 def _once(files: list[Found]) -> list[Found]:
     """Leaves out the further names of a file, which links give it."""
+    unread: list[Found] = []
     seen: dict[tuple[int, int], Found] = {}
     for file in files:
         try:
             status = os.stat(file.name)
-        except OSError:  # said when it is read
+        except OSError:
+            # A directory with a link to itself gives a file names without end.
+            if not os.path.exists(os.path.realpath(file.name)):
+                unread.append(file)  # why is said when it is read
             continue
-        key = (status.st_dev, status.st_ino)
+        key = status.st_dev, status.st_ino
         if key not in seen or len(file.name) < len(seen[key].name):
             seen[key] = file
-    kept = set(map(id, seen.values()))
-    return [f for f in files if id(f) in kept or not os.path.exists(f.name)]
+    return sorted([*seen.values(), *unread])
 
 
 def _listed(names: list[str]) -> str:

@@ -51,7 +51,7 @@ def _lines(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
     for chunk in chunks:
         *lines, rest = (rest + chunk).split("\n")
         yield from ((line, True) for line in lines)
-        if len(rest) > PIECE:
+        if len(rest) > PIECE and not rest.isspace():  # else it may be a blank line
             yield rest, False
             rest = ""
     yield rest, True

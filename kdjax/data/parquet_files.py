@@ -73,8 +73,8 @@ def _steps(schema: pa.Schema, field: str) -> list[str]:
         rest = rest[len(step) + 1 :]
     if rest:
         texts = [repr(m.name) for m in schema if _is_text(m.type)]
-        such = f"; set config.data.text_field, such as to {', '.join(texts[:8])}"
-        raise Unreadable(f"has no column {field!r}{such if texts else ''}")
+        such = f", such as to {', '.join(texts[:5])}" if texts else ""
+        raise Unreadable(f"has no column {field!r}; set config.data.text_field{such}")
     if not _is_text(kind):
         raise Unreadable(f"has {kind} in the column {field!r}, not text")
     return steps

@@ -227,7 +227,7 @@ def _is_good(tokenizer: TextTokenizer, text: str, start: int, place: int) -> boo
     context = text[max(start, place - _CONTEXT) : place]
     before = text[max(start, place - 4 * _CONTEXT) : place]
     after = text[place : place + _CONTEXT]
-    # What strips spaces, such as some special tokens, may reach over any number of them.
+    # What strips spaces, as some special tokens do, may reach over any number of them.
     if context.isspace() or after.isspace():
         return False
     return _agree(*plain_ids(tokenizer, (before, context, context + after)))
