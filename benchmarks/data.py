@@ -10,6 +10,7 @@ the imports take, and the megabytes of text per second of CPU time, beside those
 tokenizer's library alone.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -100,11 +101,16 @@ def _lines(size: int) -> Iterator[str]:
     rng = random.Random(0)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     words = ["".join(rng.choices(letters, k=rng.randint(1, 10))) for _ in range(20_000)]
-    weights = [1 / rank for rank in range(1, len(words) + 1)]
-    while size > 0:
-        line = " ".join(rng.choices(words, weights, k=14)) + ".\n"
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, 20_001)))
+    lines = [
+        " ".join(rng.choices(words, cum_weights=weights, k=14)) + ".\n"
+        for _ in range(20_000)
+    ]
+    for line in itertools.cycle(lines):
         yield line
         size -= len(line)
+        if size <= 0:
+            return
 
 
 def measured(path: str, kind: str) -> dict[str, Any]:

@@ -1,13 +1,19 @@
 """Text to batches: nothing lost, nothing twice, nothing leaked, nothing done again."""
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import math
+import os
 import pathlib
+import platform
 import signal
+import sys
+import sysconfig
 import time
+import types
 
 import numpy as np
 import pytest
@@ -86,6 +92,23 @@ def test_packing_keeps_every_token_once_in_order_and_knows_its_document(seed):
         here = owner[row * length : (row + 1) * length]
         found = segments[row * length : row * length + len(here)]
         np.testing.assert_array_equal(found, here - here[0] + 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_packing_in_pieces_is_packing_the_whole(seed):
+    rng = np.random.default_rng(seed)
+    prefix = [1000] * (seed % 2)
+    length = int(rng.integers(len(prefix) + 1, 12))
+    documents = [rng.integers(1, 1000, size) for size in rng.integers(0, 30, 20)]
+    pieces = []
+    for ids in documents:
+        cuts = sorted(rng.integers(0, len(ids) + 1, rng.integers(0, 5)))
+        parts = np.split(ids, cuts)
+        pieces += [Ids(part, index == 0) for index, part in enumerate(parts)]
+    whole, found = (
+        list(pack(i, length, prefix)) for i in (map(Ids, documents), pieces)
+    )
+    np.testing.assert_equal(found, whole)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -224,6 +247,64 @@ def test_a_prepared_tfds_data_set_is_split_and_read_as_text(poems):
     assert not train & validation
     texts = sorted(d.text for d in splits["train"] + splits["validation"])
     assert texts == sorted(f"été {year}" for year in range(100))
+
+
+class KdjaxScraps(tfds.core.GeneratorBasedBuilder):
+    """Texts in groups, some of them missing or not UTF-8, one very long."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    TEXTS = ("one", b"caf\xe9", None, "long " * 50_000)
+
+    def _info(self):
+        features = {
+            "translation": tfds.features.Translation(["en", "de"]),
+            "raw": tfds.features.Text(optional=True),
+            "label": tfds.features.Tensor(shape=(), dtype=np.str_),
+        }
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples() for name in ("train", "test")}
+
+    def _generate_examples(self):
+        for index, text in enumerate(self.TEXTS):
+            groups = {"en": f"en {index}", "de": f"de {index}"}
+            yield index, {"translation": groups, "raw": text, "label": f"label {index}"}
+
+
+@pytest.fixture
+def scraps(home, tfds_home):
+    builder = KdjaxScraps(data_dir=home / "tfds", file_format="array_record")
+    builder.download_and_prepare()
+    return DataConfig(source="tfds:kdjax_scraps", text_field="raw")
+
+
+@pytest.mark.parametrize(
+    ("field", "first"),
+    [("translation.en", "en 0"), ("translation/de", "de 0"), ("label", "label 0")],
+)
+def test_features_in_groups_and_strings_are_texts(scraps, field, first):
+    splits = walk(dataclasses.replace(scraps, text_field=field))
+    assert [split[0].text for split in splits.values()] == [first] * 2
+    with pytest.raises(UsageError, match=r"has: translation.en, translation.de, raw"):
+        open_corpus(dataclasses.replace(scraps, text_field="translation"))
+
+
+def test_examples_without_text_are_refused_by_number_or_skipped(scraps):
+    says = r"kdjax_scraps: example 1 of train has bytes that are not UTF-8.*'skip'"
+    with pytest.raises(UsageError, match=says):
+        walk(scraps)
+    skipping = dataclasses.replace(scraps, unreadable="skip")
+    splits = walk(skipping)
+    for split in splits.values():
+        assert [document.text for document in split] == ["one", "long " * 50_000]
+    prepared = prepare(
+        dataclasses.replace(skipping, length=1024), BYTES, epath.Path("cache")
+    )
+    assert prepared.info["skipped_records"] == 4
 
 
 @pytest.mark.parametrize("field", ["text", "year"])
@@ -389,6 +470,31 @@ def test_tokenising_is_done_once_per_text_tokenizer_and_length(texts):
     assert count == 40
     assert changed.info["splits"] != first.info["splits"]
     assert prepared_as(files(texts, length=24))[1] == 40
+
+
+def test_the_standard_library_s_rows_and_their_key_stay_what_they_are(monkeypatch):
+    """Cached rows and runs in progress belong to them."""
+    for number in range(40):
+        path = pathlib.Path(f"library/package{number % 3}/module{number}.py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = f"é = {number}\r\nprint('<|endoftext|>')\n\n\n"
+        path.write_bytes((line * (3 + 900 * (number == 7))).encode())
+    pathlib.Path("library/latin.py").write_bytes(b"caf\xe9")
+    topics = types.SimpleNamespace(
+        topics={"if": "The if statement", "else": "x" * 9000}
+    )
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", topics)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": "library"})
+    monkeypatch.setattr(platform, "python_version", lambda: "3.11.7")
+    config = DataConfig(length=32, validation_fraction=0.2)
+    prepared, count = prepared_as(config, TokenizerConfig(vocab_size=300))
+    assert count == 42
+    (key,) = os.listdir("cache/rows")
+    found = json.dumps(prepared.info, sort_keys=True) + json.dumps(content(prepared))
+    assert (key, hashlib.sha256(found.encode()).hexdigest()) == (
+        "a7d67f1d107001b3",
+        "7884656606f42589bd1a4971cc5946047108a52d92e35848168f14164034261c",
+    )
 
 
 def test_rows_and_their_description_are_right(texts):
