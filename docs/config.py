@@ -60,7 +60,7 @@ def _sections() -> dict[type, list[str]]:
             for nested in (hint, *typing.get_args(hint)):
                 if nested is schema.ScheduleConfig:  # a value of several keys
                     found.setdefault(nested, ["a schedule"])
-                elif dataclasses.is_dataclass(nested):
+                elif isinstance(nested, type) and dataclasses.is_dataclass(nested):
                     is_free = nested is not hint
                     visit(nested, f"{path}.{name}" + (".NAME" if is_free else ""))
 
@@ -98,7 +98,8 @@ def _default(value: object, path: str) -> str:
 
 def _comment(lines: list[str], node: ast.AnnAssign) -> str:
     """Returns the comment lines above a field and the comment behind it."""
-    above, number = [], node.lineno - 2
+    above: list[str] = []
+    number = node.lineno - 2
     while lines[number].strip().startswith("#"):
         above.insert(0, lines[number].strip().lstrip("# "))
         number -= 1

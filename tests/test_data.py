@@ -1,13 +1,19 @@
 """Text to batches: nothing lost, nothing twice, nothing leaked, nothing done again."""
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import math
+import os
 import pathlib
+import platform
 import signal
+import sys
+import sysconfig
 import time
+import types
 
 import numpy as np
 import pytest
@@ -23,9 +29,10 @@ from tensorflow_datasets.core.download import downloader
 from kdjax.config import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import held_out_batches, open_corpus, prepare, training_batches
-from kdjax.data.corpora import is_held_out
-from kdjax.data.rows import pack
+from kdjax.data.documents import is_held_out
+from kdjax.data.packing import pack
 from kdjax.text import load_tokenizer
+from kdjax.text.streams import Ids
 from kdjax.text.tokenizer import train_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -72,7 +79,7 @@ def test_packing_keeps_every_token_once_in_order_and_knows_its_document(seed):
     length = int(rng.integers(2, 12))
     sizes = rng.integers(1, 3 * length, size=rng.integers(1, 20))
     documents = [rng.integers(1, 1000, size) for size in sizes]
-    rows = list(pack(documents, length))
+    rows = list(pack(map(Ids, documents), length))
     tokens = np.concatenate([row["tokens"] for row in rows])
     segments = np.concatenate([row["segments"] for row in rows])
 
@@ -88,12 +95,29 @@ def test_packing_keeps_every_token_once_in_order_and_knows_its_document(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
+def test_packing_in_pieces_is_packing_the_whole(seed):
+    rng = np.random.default_rng(seed)
+    prefix = [1000] * (seed % 2)
+    length = int(rng.integers(len(prefix) + 1, 12))
+    documents = [rng.integers(1, 1000, size) for size in rng.integers(0, 30, 20)]
+    pieces = []
+    for ids in documents:
+        cuts = sorted(rng.integers(0, len(ids) + 1, rng.integers(0, 5)))
+        parts = np.split(ids, cuts)
+        pieces += [Ids(part, index == 0) for index, part in enumerate(parts)]
+    whole, found = (
+        list(pack(i, length, prefix)) for i in (map(Ids, documents), pieces)
+    )
+    np.testing.assert_equal(found, whole)
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_every_piece_begins_with_the_prefix_and_no_token_is_lost(seed):
     rng = np.random.default_rng(seed)
     prefix = [1000, 1001][: 1 + seed % 2]
     length = int(rng.integers(len(prefix) + 1, 12))
     documents = [rng.integers(1, 1000, size) for size in rng.integers(1, 30, 20)]
-    rows = list(pack(documents, length, prefix))
+    rows = list(pack(map(Ids, documents), length, prefix))
     rest = []
     for row in rows:
         for segment in range(1, row["segments"].max() + 1):
@@ -138,27 +162,6 @@ def test_the_standard_library_s_splits_share_nothing():
     assert not [topic.name for topic in splits["prose"] if topic.text in everything]
 
 
-def test_the_kinds_of_files_are_read_each_in_its_way():
-    path = pathlib.Path("corpus")
-    (path / "deep").mkdir(parents=True)
-    (path / "a.txt").write_text("plain é", encoding="utf-8")
-    (path / "deep" / "b.md").write_text("# mark")
-    (path / "c.jsonl").write_text('{"text": "one"}\n\n{"text": "two", "id": 2}\n')
-    (path / "d.py").write_text("no_text = True")
-    splits = walk(files("corpus/**/*"))
-    documents = itertools.chain(splits["train"], splits["validation"])
-    assert sorted(d.text for d in documents) == ["# mark", "one", "plain é", "two"]
-
-
-def test_line_separators_inside_a_json_string_do_not_end_the_line():
-    # JSON lets them stand unescaped, and many a tool writes them so.
-    text = "a\u2028b\u2029c\x85d"
-    line = json.dumps({"text": text}, ensure_ascii=False)
-    pathlib.Path("a.jsonl").write_text(line + "\n", encoding="utf-8")
-    splits = walk(files("a.jsonl"))
-    assert [d.text for d in splits["train"] + splits["validation"]] == [text]
-
-
 @pytest.mark.parametrize("name", ["a.txt", "shakespeare.md", "corpus.txt", "x.md"])
 def test_one_file_of_a_megabyte_still_has_a_held_out_split(name):
     pathlib.Path(name).write_text("All the world's a stage. " * 42_000)
@@ -189,16 +192,6 @@ def test_an_unreadable_file_is_refused_by_name_or_skipped_and_counted(texts, bad
     prepared = prepare(skipping, BYTES, epath.Path("cache"))
     assert prepared.info["skipped_files"] == 1
     assert sum(s["documents"] for s in prepared.info["splits"].values()) == 40
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["nonsense", '{"txt": "a"}', '{"text": 3}', '["text"]', "3", r'{"text": "\ud800"}'],
-)
-def test_a_line_that_is_no_json_with_text_is_named(line):
-    pathlib.Path("a.jsonl").write_text(f'{{"text": "good"}}\n{line}\n')
-    with pytest.raises(UsageError, match=r"a\.jsonl line 2 .*text_field"):
-        prepare(files("a.jsonl"), BYTES, epath.Path("cache"))
 
 
 # tensorflow-datasets.
@@ -254,6 +247,64 @@ def test_a_prepared_tfds_data_set_is_split_and_read_as_text(poems):
     assert not train & validation
     texts = sorted(d.text for d in splits["train"] + splits["validation"])
     assert texts == sorted(f"été {year}" for year in range(100))
+
+
+class KdjaxScraps(tfds.core.GeneratorBasedBuilder):
+    """Texts in groups, some of them missing or not UTF-8, one very long."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    TEXTS = ("one", b"caf\xe9", None, "long " * 50_000)
+
+    def _info(self):
+        features = {
+            "translation": tfds.features.Translation(["en", "de"]),
+            "raw": tfds.features.Text(optional=True),
+            "label": tfds.features.Tensor(shape=(), dtype=np.str_),
+        }
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples() for name in ("train", "test")}
+
+    def _generate_examples(self):
+        for index, text in enumerate(self.TEXTS):
+            groups = {"en": f"en {index}", "de": f"de {index}"}
+            yield index, {"translation": groups, "raw": text, "label": f"label {index}"}
+
+
+@pytest.fixture
+def scraps(home, tfds_home):
+    builder = KdjaxScraps(data_dir=home / "tfds", file_format="array_record")
+    builder.download_and_prepare()
+    return DataConfig(source="tfds:kdjax_scraps", text_field="raw")
+
+
+@pytest.mark.parametrize(
+    ("field", "first"),
+    [("translation.en", "en 0"), ("translation/de", "de 0"), ("label", "label 0")],
+)
+def test_features_in_groups_and_strings_are_texts(scraps, field, first):
+    splits = walk(dataclasses.replace(scraps, text_field=field))
+    assert [split[0].text for split in splits.values()] == [first] * 2
+    with pytest.raises(UsageError, match=r"has: translation.en, translation.de, raw"):
+        open_corpus(dataclasses.replace(scraps, text_field="translation"))
+
+
+def test_examples_without_text_are_refused_by_number_or_skipped(scraps):
+    says = r"kdjax_scraps: example 1 of train has bytes that are not UTF-8.*'skip'"
+    with pytest.raises(UsageError, match=says):
+        walk(scraps)
+    skipping = dataclasses.replace(scraps, unreadable="skip")
+    splits = walk(skipping)
+    for split in splits.values():
+        assert [document.text for document in split] == ["one", "long " * 50_000]
+    prepared = prepare(
+        dataclasses.replace(skipping, length=1024), BYTES, epath.Path("cache")
+    )
+    assert prepared.info["skipped_records"] == 4
 
 
 @pytest.mark.parametrize("field", ["text", "year"])
@@ -421,13 +472,43 @@ def test_tokenising_is_done_once_per_text_tokenizer_and_length(texts):
     assert prepared_as(files(texts, length=24))[1] == 40
 
 
+def test_the_standard_library_s_rows_and_their_key_stay_what_they_are(monkeypatch):
+    """Cached rows and runs in progress belong to them."""
+    for number in range(40):
+        path = pathlib.Path(f"library/package{number % 3}/module{number}.py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = f"é = {number}\r\nprint('endoftext')\n\n\n"
+        path.write_bytes((line * (3 + 900 * (number == 7))).encode())
+    pathlib.Path("library/latin.py").write_bytes(b"caf\xe9")
+    topics = types.SimpleNamespace(
+        topics={"if": "The if statement", "else": "x" * 9000}
+    )
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", topics)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": "library"})
+    monkeypatch.setattr(platform, "python_version", lambda: "3.11.7")
+    config = DataConfig(length=32, validation_fraction=0.2)
+    prepared, count = prepared_as(config, TokenizerConfig(vocab_size=300))
+    assert count == 42
+    (key,) = os.listdir("cache/rows")
+    sizes = {
+        split: [size[k] for k in ("bytes", "documents", "largest_id", "rows", "tokens")]
+        for split, size in prepared.info["splits"].items()
+    }
+    found = json.dumps([sizes, content(prepared)], sort_keys=True)
+    assert (key, hashlib.sha256(found.encode()).hexdigest()) == (
+        "07cc8aabf4b7a028",
+        "f6eba50d7c2b26aa5509642c037d2a2f3e7088a32df13de27c464c0d56467f81",
+    )
+
+
 def test_rows_and_their_description_are_right(texts):
     prepared, _ = prepared_as(files(texts))
     assert set(prepared.splits) == {"train", "validation"}
     for split, documents in walk(files(texts)).items():
         ids = prepared.tokenizer.encode(d.text for d in documents)
         expected = [
-            (r["tokens"].tolist(), r["segments"].tolist()) for r in pack(ids, 16)
+            (r["tokens"].tolist(), r["segments"].tolist())
+            for r in pack(map(Ids, ids), 16)
         ]
         assert content(prepared)[split] == expected
         info = prepared.info["splits"][split]

@@ -35,6 +35,8 @@ WALLS = {
     "orbax": ("train.checkpoints", "checkpoints.native"),
     "grain": ("data.batches",),
     "tensorflow_datasets": ("data",),
+    "array_record": ("data.stored",),
+    "pyarrow": ("data.reading", "data.parquet_files"),
     "tokenizers": ("text",),
     "safetensors": ("formats.safetensors", "checkpoints.hf.save"),
     "gguf": ("formats.gguf", "checkpoints.gguf"),

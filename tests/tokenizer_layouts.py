@@ -1,7 +1,8 @@
 """Small tokenizers in the layouts that published models have, as directories.
 
 Nothing is trained, so that every version of the library makes the same ones.
-`make_tokenizer_fixtures.py` asks transformers about each, `test_tokenizer_layouts.py` kdjax.
+`make_tokenizer_fixtures.py` asks transformers about each, and
+`test_tokenizer_layouts.py` kdjax.
 """
 
 import json

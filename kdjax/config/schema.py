@@ -29,11 +29,16 @@ class DataConfig:
     """Where the text comes from, and how it becomes rows."""
 
     source: str = "stdlib"  # "stdlib", "files" or "tfds:<name>"
-    pattern: str = ""  # for "files": a glob of .txt, .md and .jsonl files
-    text_field: str = "text"  # for .jsonl and tfds: the feature that holds the text
-    unreadable: Literal["refuse", "skip"] = "refuse"  # non-UTF-8 or unreadable files
+    # For "files": a directory, or a glob of .txt, .md, .jsonl, .json, .parquet files.
+    pattern: str = ""
+    # For "files": what a document of .txt and .md is, a file or a paragraph of it.
+    documents: Literal["file", "blank_lines"] = "file"
+    # The field, column or feature that holds the text; "a.b" is field b of field a.
+    text_field: str = "text"
+    # What becomes of files, lines, rows and examples that hold no readable text.
+    unreadable: Literal["refuse", "skip"] = "refuse"
     allow_download: bool = False  # for "tfds:<name>": download if not prepared
-    validation_fraction: float = 0.05  # of the files (if few, of parts of them)
+    validation_fraction: float = 0.05  # of the files; if few, of what they hold
     length: int = 128  # tokens in a row
     # A token such as </s>, spelled in a text: the ids of its letters, or that token.
     special_tokens: Literal["text", "parse"] = "text"

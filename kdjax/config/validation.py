@@ -95,6 +95,11 @@ def _check_data(config: Config) -> None:
         raise UsageError(
             "config.data.pattern is empty; set it to a glob such as 'corpus/**/*.md'"
         )
+    if data.source != "files" and data.documents != "file":
+        raise UsageError(
+            f"config.data.documents = {data.documents!r} is for "
+            f"config.data.source = 'files'; the source is {data.source!r}"
+        )
     if tokenizer.kind == "file" and not tokenizer.path:
         raise UsageError(
             "config.tokenizer.path is empty; set it to a tokenizer.json, "

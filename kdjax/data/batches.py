@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from kdjax.data.rows import Row
+from kdjax.data.packing import Row
 
 # Enough to stay ahead of a step without competing with it for two cores.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)

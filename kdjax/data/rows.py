@@ -10,17 +10,18 @@ import hashlib
 import io
 import math
 import platform
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from kdjax.config.schema import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
-from kdjax.data.corpora import Corpus, Document, open_corpus
+from kdjax.data.corpora import open_corpus
+from kdjax.data.documents import Corpus, Digest, Document, Spelled
+from kdjax.data.packing import Row, pack
+from kdjax.data.stored import PackedRows
 from kdjax.text import (
     Lost,
     TextTokenizer,
@@ -30,8 +31,8 @@ from kdjax.text import (
     train_tokenizer,
     training_key,
 )
+from kdjax.text.streams import encode_stream
 
-Row = dict[str, np.ndarray]
 Track = Callable[[Iterable[Document], str, int], Iterable[Document]]
 
 
@@ -52,51 +53,6 @@ class Prepared(NamedTuple):
         """Returns nats per token as bits per byte of the split's text."""
         size = self.info["splits"][split]
         return cross_entropy / math.log(2) * size["tokens"] / size["bytes"]
-
-
-class PackedRows(tfds.core.GeneratorBasedBuilder):
-    """The rows of one tokenised corpus: token ids and segment ids."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(
-        self,
-        *,
-        info: dict[str, Any],
-        rows: dict[str, Callable[[], Iterator[Row]]],
-        **kwargs: Any,
-    ) -> None:
-        self._metadata = info
-        self._rows = rows
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        shape = (self._metadata["length"],)
-        features = {
-            "tokens": tfds.features.Tensor(shape=shape, dtype=np.int32),
-            "segments": tfds.features.Tensor(shape=shape, dtype=np.int32),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Rows of packed documents.",
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(self._metadata),
-            disable_shuffling=True,  # a row's index is its identity
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(name) for name in self._rows}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
-        count = self._metadata["splits"][split]  # saved after the last row
-        prefix = len(self._metadata["tokenizer"]["prefix"])
-        count["rows"] = count["tokens"] = count["largest_id"] = 0
-        for index, row in enumerate(self._rows[split]()):
-            count["rows"] += 1
-            pieces = int(row["segments"].max())
-            count["tokens"] += int((row["segments"] > 0).sum()) - prefix * pieces
-            count["largest_id"] = max(count["largest_id"], int(row["tokens"].max()))
-            yield index, row
 
 
 def prepare(
@@ -120,13 +76,17 @@ def prepare(
     """
     corpus = open_corpus(data)
     file = _tokenizer_file(tokenizer_config)
-    controls = file.encoder.pattern if file else re.escape(tokenizer_config.end_of_text)
-    sizes = {name: _measure(walk(), controls) for name, walk in corpus.splits.items()}
+    end = tokenizer_config.end_of_text
+    controls = (file.encoder.controls, file.encoder.pattern) if file else ({end},)
+    sizes = {
+        name: _measure(walk(), Spelled(*controls))
+        for name, walk in corpus.splits.items()
+    }
     for name, size in sizes.items():
         if not size["bytes"]:
             raise UsageError(
-                f"the {name} split of {data.source!r} is empty; provide more text or "
-                "change config.data.validation_fraction"
+                f"the {name} split of {data.source!r} is empty{_without(corpus)}; "
+                "provide more text or change config.data.validation_fraction"
             )
     tokenizer = file or _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
     _check_prefix(tokenizer.prefix, data.length)
@@ -134,7 +94,7 @@ def prepare(
         "source": data.source,
         "length": data.length,
         "python": platform.python_version(),
-        "skipped_files": len(corpus.skipped),
+        "skipped_files": len(corpus.skipped.files),
         "tokenizer": {
             "kind": tokenizer_config.kind,
             "vocab_size": tokenizer.vocab_size,
@@ -143,15 +103,18 @@ def prepare(
         },
         "splits": sizes,
     }
+    # Only where there are any, because it changes the key of the rows.
+    if skipped := sum(corpus.skipped.records.values()):
+        info["skipped_records"] = skipped
     if any("control_tokens" in size for size in sizes.values()):
         info["special_tokens"] = data.special_tokens
 
     def rows(split: str) -> Iterator[Row]:
         size = sizes[split]
         lost = Lost(split, size["bytes"], tokenizer_config.lost_fraction)
-        tracked = track(corpus.splits[split](), split, size["bytes"])
-        texts = (document.text for document in tracked)
-        ids = tokenizer.encode(texts, data.special_tokens, lost)
+        documents = _unchanged(corpus.splits[split](), size)
+        tracked = track(documents, split, size["bytes"])
+        ids = encode_stream(tokenizer, tracked, data.special_tokens, lost)
         yield from pack(ids, data.length, tokenizer.prefix)
         size["lost_bytes"] = lost.bytes
 
@@ -168,46 +131,24 @@ def prepare(
     return Prepared(tokenizer, sources, stored)
 
 
-def pack(
-    documents: Iterable[np.ndarray], length: int, prefix: Sequence[int] = ()
-) -> Iterator[Row]:
-    """Yields rows of `length` ids taken from the concatenated documents.
-
-    Segments number the documents within a row from 1. A document that does not fit
-    continues in the next row. Every piece begins with the prefix, because a model that
-    has always seen `<bos>` before a text may do badly without it. Padding, in the last
-    row or where no id would fit after a prefix, has segment 0.
-
-    Example:
-        >>> rows = list(pack([np.array([7, 7, 7]), np.array([8, 8])], 4))
-        >>> [row["tokens"].tolist() for row in rows]
-        [[7, 7, 7, 8], [8, 0, 0, 0]]
-        >>> [row["segments"].tolist() for row in rows]
-        [[1, 1, 1, 2], [1, 0, 0, 0]]
-        >>> rows = pack([np.array([7, 7, 7]), np.array([8, 8])], 5, prefix=[1])
-        >>> [row["tokens"].tolist() for row in rows]
-        [[1, 7, 7, 7, 0], [1, 8, 8, 0, 0]]
-    """
-    row, used, segment = _empty(length), 0, 0
-    for ids in documents:
-        segment += 1
-        while len(ids):
-            if length - used <= len(prefix):
-                yield row
-                row, used, segment = _empty(length), 0, 1
-            begin = used + len(prefix)
-            piece, ids = ids[: length - begin], ids[length - begin :]
-            end = begin + len(piece)
-            row["tokens"][used:begin] = prefix
-            row["tokens"][begin:end] = piece
-            row["segments"][used:end] = segment
-            used = end
-    if used:
-        yield row
+def _unchanged(
+    documents: Iterable[Document], size: dict[str, Any]
+) -> Iterator[Document]:
+    """Yields documents, and raises if they are others than those that were measured."""
+    digest = Digest()
+    for document in documents:
+        digest.add(document)
+        yield document
+    if digest.size()["sha256"] != size["sha256"]:
+        raise UsageError("the text changed while it was read; start again")
 
 
-def _empty(length: int) -> Row:
-    return {name: np.zeros(length, np.int32) for name in ("tokens", "segments")}
+def _without(corpus: Corpus) -> str:
+    """Says how much was skipped, if anything."""
+    files, records = len(corpus.skipped.files), sum(corpus.skipped.records.values())
+    if not files and not records:
+        return ""
+    return f" ({files:,} files and {records:,} lines or rows were skipped)"
 
 
 def _check_prefix(prefix: Sequence[int], length: int) -> None:
@@ -253,22 +194,17 @@ def _described(
     return {**metadata, "tokenizer": described, "splits": splits}
 
 
-def _measure(
-    documents: Iterable[Document], controls: str | re.Pattern[str]
-) -> dict[str, Any]:
+def _measure(documents: Iterable[Document], spelled: Spelled) -> dict[str, Any]:
     """Returns a split's document count, size in bytes and content hash.
 
     If texts spell control tokens, it also returns how many do.
     """
-    digest, count, size, spelled = hashlib.sha256(), 0, 0, 0
+    digest = Digest()
     for document in documents:
-        content = document.text.encode()
-        digest.update(f"{document.name}\0{len(content)}\0".encode())
-        digest.update(content)
-        count, size = count + 1, size + len(content)
-        spelled += re.search(controls, document.text) is not None
-    found = {"documents": count, "bytes": size, "sha256": digest.hexdigest()}
-    return found | ({"control_tokens": spelled} if spelled else {})
+        digest.add(document)
+        spelled.add(document)
+    found = digest.size()
+    return found | ({"control_tokens": spelled.count} if spelled.count else {})
 
 
 def _tokenizer_file(config: TokenizerConfig) -> TextTokenizer | None:

@@ -197,6 +197,7 @@ class DataInfo:
     splits: dict[str, SplitInfo]
     # What became of control tokens in texts, "text" or "parse"; "": there are none.
     special_tokens: str = ""
+    skipped_records: int = 0  # lines, rows or examples
 
 
 @dataclasses.dataclass(frozen=True)

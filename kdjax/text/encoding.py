@@ -53,6 +53,17 @@ class Encoder(NamedTuple):
         others = iter(_encode(masked, spelled, lost))
         return [next(others if has else ids) for has in found]
 
+    def count_lost(self, text: str, lost: Lost) -> None:
+        """Counts what of a text has no id.
+
+        Raises:
+            UsageError: It is too much.
+        """
+        cover = coverage(self.tokenizer)
+        if not cover.is_total:
+            encoding = cover.counter.encode(text, add_special_tokens=False)
+            lost.add(cover.lost(text, encoding))
+
     def has_controls(self, text: str) -> bool:
         """Returns whether a text spells control tokens."""
         return self.pattern.search(text) is not None

@@ -1,0 +1,101 @@
+"""Which files a pattern means."""
+
+import glob
+import os
+import pathlib
+from typing import NamedTuple
+
+from kdjax.core.errors import UsageError
+from kdjax.core.logging import say
+from kdjax.data.reading import OPENERS
+
+TEXT = (".txt", ".md")
+LINES = (".jsonl", ".ndjson")
+KINDS = (*TEXT, *LINES, ".json", ".parquet")
+_NAMED = 3  # files that a message names
+
+
+class Found(NamedTuple):
+    """A file, what it holds, and how it is packed.
+
+    Attributes:
+        name: Its path, with "/" between directories.
+        kind: One of `KINDS`.
+        packing: One of `OPENERS`.
+    """
+
+    name: str
+    kind: str
+    packing: str
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file's path."""
+        return pathlib.Path(self.name)
+
+
+def find(pattern: str) -> list[Found]:
+    """Returns the files that a glob or a directory means, each once, by name.
+
+    What it matches beside them is named on stderr.
+
+    Raises:
+        UsageError: There are none.
+    """
+    wanted = os.path.expanduser(pattern)
+    if os.path.isdir(wanted):
+        wanted = os.path.join(glob.escape(wanted), "**", "*")
+    matches = sorted(set(glob.iglob(wanted, recursive=True)))
+    found, others = [], []
+    for match in matches:
+        file = _found(match)
+        if file is not None:
+            found.append(file)
+        elif not os.path.isdir(match):
+            others.append(match)
+        elif "**" not in wanted:
+            others.append(f"{match.rstrip('/')}/ (a directory: '**' reads into it)")
+    if not found:
+        also = f"; it matches {_listed(others)}" if others else ""
+        raise UsageError(
+            f"config.data.pattern = {pattern!r} matches no {', '.join(KINDS[:-1])} or "
+            f"{KINDS[-1]} file, packed ({', '.join(filter(None, OPENERS))}) or not "
+            f"(relative to {pathlib.Path.cwd()}){also}"
+        )
+    if others:
+        say(f"data: {pattern!r} also matches what is left out: {_listed(others)}")
+    return _once(found)
+
+
+def _found(match: str) -> Found | None:
+    path = pathlib.PurePath(match)
+    suffix, packing = path.suffix.lower(), ""
+    if suffix in OPENERS:
+        suffix, packing = pathlib.PurePath(path.stem).suffix.lower(), suffix
+    if suffix not in KINDS or (packing and suffix == ".parquet"):
+        return None
+    return Found(path.as_posix(), suffix, packing)
+
+
+def _once(files: list[Found]) -> list[Found]:
+    """Leaves out the further names of a file, which links give it."""
+    unread: list[Found] = []
+    seen: dict[tuple[int, int], Found] = {}
+    for file in files:
+        try:
+            status = os.stat(file.name)
+        except OSError:
+            # A directory with a link to itself gives a file names without end.
+            if not os.path.exists(os.path.realpath(file.name)):
+                unread.append(file)  # why is said when it is read
+            continue
+        key = status.st_dev, status.st_ino
+        if key not in seen or len(file.name) < len(seen[key].name):
+            seen[key] = file
+    return sorted([*seen.values(), *unread])
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    more = f" and {rest:,} more" if rest > 0 else ""
+    return ", ".join(names[:_NAMED]) + more
