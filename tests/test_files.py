@@ -357,7 +357,21 @@ def test_a_text_that_changes_while_it_is_read_is_refused(texts):
     prepare(config(texts), BYTES, epath.Path("cache"))
 
 
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".json"])
+@pytest.mark.parametrize("packing", PACKERS)
+def test_what_is_packed_without_saying_so_is_named(kind, packing):
+    write(f"a{kind}", PACKERS[packing](LINES.encode() * 50))
+    assert f"is packed; its name must end with {packing}" in refusal(f"a{kind}")
+
+
 # What a pattern matches.
+
+
+def test_what_is_no_file_is_not_opened(capsys):
+    os.mkfifo("pipe.txt")  # opening it would wait forever
+    write("a.txt", "one")
+    assert texts("*") == ["one"]
+    assert "left out: pipe.txt" in capsys.readouterr().err
 
 
 def test_what_a_pattern_matches_beside_text_is_named(capsys):

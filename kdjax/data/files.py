@@ -143,6 +143,7 @@ class _Reader:
     def _refuse(self, problem: str, what: str) -> None:
         """Raises, unless what cannot be read is skipped."""
         if self._config.unreadable == "refuse":
+            advice = "" if ";" in problem else f"; fix {what}"
             raise UsageError(
-                f"{problem}; fix {what}, or set config.data.unreadable = 'skip'"
+                f"{problem}{advice}, or set config.data.unreadable = 'skip'"
             )

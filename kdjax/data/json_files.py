@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kdjax.data.json_stream import HALF, Source, stream_text
-from kdjax.data.reading import PIECE, Unreadable, decoded, not_utf8
+from kdjax.data.reading import PIECE, Unreadable, check_start, decoded, not_utf8
 
 LONGEST = 1 << 23  # bytes of JSON that are parsed at once
 
@@ -59,7 +59,7 @@ class Record(NamedTuple):
         try:
             return parse(line)
         except Unreadable as error:
-            if not self.is_last:
+            if not self.is_last or "is not JSON" not in str(error):
                 raise
             raise Unreadable(
                 f"{error}; it may be cut off: the file ends there"
@@ -219,13 +219,11 @@ def is_json_array(file: io.BufferedReader) -> bool:
     """Passes over a byte-order mark and returns whether an array follows.
 
     Raises:
-        Unreadable: The mark is that of UTF-16.
+        Unreadable: The file is packed, or UTF-16.
     """
     if file.peek(3).startswith(codecs.BOM_UTF8):
         file.read(3)
-    mark = file.peek(2)[:2]
-    if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise Unreadable(not_utf8(mark[0], 0, mark))
+    check_start(file.peek(8))
     return file.peek(PIECE).lstrip().startswith(b"[")
 
 

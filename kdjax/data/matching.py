@@ -49,7 +49,8 @@ def find(pattern: str) -> list[Found]:
     found, others = [], []
     for match in matches:
         file = _found(match)
-        if file is not None:
+        is_odd = os.path.exists(match) and not os.path.isfile(match)
+        if file is not None and (os.path.isdir(match) or not is_odd):
             found.append(file)
         elif not os.path.isdir(match):
             others.append(match)
@@ -79,20 +80,21 @@ def _found(match: str) -> Found | None:
 
 def _once(files: list[Found]) -> list[Found]:
     """Leaves out the further names of a file, which links give it."""
-    unread: list[Found] = []
-    seen: dict[tuple[int, int], Found] = {}
-    for file in files:
+    kept: list[Found] = []
+    seen: set[int] = set()
+    for file in sorted(files, key=lambda file: (len(file.name), file.name)):
         try:
             status = os.stat(file.name)
         except OSError:
             # A directory with a link to itself gives a file names without end.
             if not os.path.exists(os.path.realpath(file.name)):
-                unread.append(file)  # why is said when it is read
+                kept.append(file)  # why is said when it is read
             continue
-        key = status.st_dev, status.st_ino
-        if key not in seen or len(file.name) < len(seen[key].name):
-            seen[key] = file
-    return sorted([*seen.values(), *unread])
+        key = status.st_dev << 64 | status.st_ino
+        if key not in seen:
+            kept.append(file)
+        seen.add(key)
+    return sorted(kept)
 
 
 def _listed(names: list[str]) -> str:

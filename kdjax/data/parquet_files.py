@@ -71,12 +71,13 @@ def _steps(schema: pa.Schema, field: str) -> list[str]:
         steps.append(step)
         kind = kind.field(step).type
         rest = rest[len(step) + 1 :]
+    texts = [repr(m.name) for m in schema if _is_text(m.type)]
+    such = f", such as to {', '.join(texts[:5])}" if texts else ""
+    advice = f"; set config.data.text_field{such}"
     if rest:
-        texts = [repr(m.name) for m in schema if _is_text(m.type)]
-        such = f", such as to {', '.join(texts[:5])}" if texts else ""
-        raise Unreadable(f"has no column {field!r}; set config.data.text_field{such}")
+        raise Unreadable(f"has no column {field!r}{advice}")
     if not _is_text(kind):
-        raise Unreadable(f"has {kind} in the column {field!r}, not text")
+        raise Unreadable(f"has {kind} in the column {field!r}, not text{advice}")
     return steps
 
 

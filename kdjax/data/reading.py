@@ -16,6 +16,13 @@ import pyarrow as pa
 PIECE = 1 << 16  # characters of a long text that are handed on at once
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# How packed files start.
+_PACKED = {
+    b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\0": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+}
 
 
 class Unreadable(Exception):
@@ -59,13 +66,15 @@ def decoded(file: io.BufferedReader) -> Iterator[str]:
     position, is_first = 0, True
     while True:
         chunk = file.read(PIECE)
+        if is_first:
+            check_start(chunk)
         pending = len(bytes_decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             at = position - pending + error.start
             byte = error.object[error.start]
-            raise Unreadable(not_utf8(byte, at, (is_first and chunk) or b"")) from None
+            raise Unreadable(not_utf8(byte, at)) from None
         position += len(chunk)
         if is_first and text:
             text, is_first = text.removeprefix("\ufeff"), False
@@ -75,19 +84,20 @@ def decoded(file: io.BufferedReader) -> Iterator[str]:
             return
 
 
-def not_utf8(byte: int, position: int, start: bytes = b"") -> str:
-    """Says that a byte of a text is not UTF-8, and how to convert the text.
+def check_start(start: bytes) -> None:
+    """Raises `Unreadable` if a file starts as one that is packed, or UTF-16."""
+    for mark, packing in _PACKED.items():
+        if start.startswith(mark):
+            raise Unreadable(f"is packed; its name must end with {packing}")
+    if start.startswith(_UTF16):
+        raise Unreadable("is UTF-16; convert it, such as by iconv -f UTF-16 -t UTF-8")
 
-    Args:
-        byte: The byte.
-        position: Where it is.
-        start: How the file starts.
-    """
-    encoding = "UTF-16" if start.startswith(_UTF16) else "WINDOWS-1252"
-    kind = "is UTF-16" if start.startswith(_UTF16) else "is not UTF-8"
+
+def not_utf8(byte: int, position: int) -> str:
+    """Says that a byte of a text is not UTF-8, and how to convert the text."""
     return (
-        f"{kind} (byte 0x{byte:02x} at {position:,}); convert it, such as by "
-        f"iconv -f {encoding} -t UTF-8"
+        f"is not UTF-8 (byte 0x{byte:02x} at {position:,}); convert it, such as by "
+        "iconv -f WINDOWS-1252 -t UTF-8"
     )
 
 
