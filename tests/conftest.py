@@ -10,7 +10,7 @@ import pytest
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 )
-collect_ignore = ["make_fixtures.py"]  # a script that needs transformers
+collect_ignore = ["make_fixtures.py", "make_tokenizer_fixtures.py"]  # need transformers
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
