@@ -11,7 +11,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 )
 # Scripts that need transformers.
-collect_ignore = ["make_fixtures.py", "make_outcomes.py"]
+collect_ignore = ["make_fixtures.py", "make_outcomes.py", "make_tokenizer_fixtures.py"]
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

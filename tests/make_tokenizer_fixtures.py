@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/tokenizers.json: what transformers says of each layout.
+"""Makes tests/tokenizers.json: what transformers says of each layout.
 
     pip install -e '.[interop]' && python tests/make_tokenizer_fixtures.py
 
@@ -14,7 +14,7 @@ import tempfile
 import tokenizer_layouts
 import transformers
 
-TARGET = pathlib.Path(__file__).parent / "fixtures" / "tokenizers.json"
+TARGET = pathlib.Path(__file__).parent / "tokenizers.json"
 
 
 def describe(directory: pathlib.Path) -> dict:

@@ -12,7 +12,7 @@ from tokenizer_layouts import LAYOUTS, MESSAGES, TEXTS
 from kdjax.core.errors import UsageError
 from kdjax.text import load_tokenizer, read_tokenizer
 
-FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "tokenizers.json"
+FIXTURE = pathlib.Path(__file__).parent / "tokenizers.json"
 # Where the two files say different things on the BOS token; transformers follows the
 # tokenizer.json.
 CONTRADICTIONS = {"bos_in_config_only", "bos_in_tokenizer_only"}
