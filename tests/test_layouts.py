@@ -249,6 +249,7 @@ ATTENTION = "model.layers.0.self_attn.q_proj"
             lambda t: t | {"score.weight": NOISE},
             ("'score.weight' is the head of a classifier", "causal language model"),
         ),
+        (lambda t: t | {"model." * 2000 + "x": NOISE}, ("has no place in a llama",)),
         (
             lambda t: t | {"v_head.summary.weight": NOISE},
             ("'v_head.summary.weight' is",),
@@ -334,6 +335,11 @@ def test_an_adapter_is_refused_with_the_line_that_merges_it(tmp_path, whole):
         ("mistral", {"sliding_window": 0}, ("sliding_window must be null or more",)),
         ("mistral", {"layer_types": None, "sliding_window": None}, ("sliding_window",)),
         ("gemma2", {"sliding_window": None}, ("sliding_window must be a number",)),
+        (
+            "gemma2",
+            {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+            ("sliding_window must be a number",),
+        ),
         ("gemma3", {"attn_logit_softcapping": 50.0}, ("attn_logit_softcapping",)),
         ("gemma3", {"rope_parameters": {"rope_theta": 1e6}}, ("full_attention",)),
         ("qwen2", {"use_sliding_window": False}, ("use_sliding_window must be true",)),
