@@ -101,6 +101,20 @@ def test_what_is_exported_is_what_transformers_was_seen_to_compute():
     assert {o for o in outcomes if " " not in o} == interop.FAMILIES.keys()
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_gemma_without_windows_has_one_in_its_file(name):
+    """Without it the forward pass of transformers raises, though no layer needs it."""
+    config = dataclasses.replace(FAMILIES[name], windows=(0,))
+    values = write_config(config)[1]
+    assert values["sliding_window"] > 0
+    assert set(values["layer_types"]) == {"full_attention"}
+
+
+def test_heads_need_not_divide_the_width_everywhere():
+    config = ModelConfig(width=98, head_width=16, vocab_size=50)
+    assert write_config(config)[0].name == "mistral"
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_point_that_tests_use_has_an_architecture_in_transformers(name):
     family, values = write_config(FAMILIES[name])

@@ -22,8 +22,10 @@ def stem(name: str, prefix: str) -> str:
         'h.0.ln_1.weight'
     """
     bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-    outside = next((p for p in (*_OUTSIDE, prefix) if bare.startswith(p)), None)
-    return bare if outside is None else stem(bare.removeprefix(outside), prefix)
+    outside, start = (*_OUTSIDE, prefix), 0
+    while found := next((p for p in outside if bare.startswith(p, start)), ""):
+        start += len(found)
+    return bare[start:]
 
 
 class Names:
