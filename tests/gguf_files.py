@@ -82,7 +82,7 @@ def metadata(values, architecture):
     }
     if "head_dim" in values:
         meta["attention.key_length"] = values["head_dim"]
-    if values.get("sliding_window"):
+    if values.get("sliding_window") and values.get("use_sliding_window", True):
         meta["attention.sliding_window"] = values["sliding_window"]
     if local:
         meta["rope.freq_base_swa"] = local["rope_theta"]

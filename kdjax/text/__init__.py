@@ -2,6 +2,7 @@
 
 from kdjax.text.agreement import same_ids
 from kdjax.text.gguf_tokenizer import read_gguf_tokenizer
+from kdjax.text.to_gguf import gguf_tokenizer_metadata
 from kdjax.text.tokenizer import (
     TextTokenizer,
     TokenizerFile,
@@ -12,6 +13,7 @@ from kdjax.text.tokenizer import (
 __all__ = [
     "TextTokenizer",
     "TokenizerFile",
+    "gguf_tokenizer_metadata",
     "load_tokenizer",
     "read_gguf_tokenizer",
     "read_tokenizer",
