@@ -99,7 +99,7 @@ def write(path, architecture, meta, tensors, kind=None):
     """Writes a GGUF file; keys without a dot of their own get the architecture's."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in meta.items():
-        is_general = key.startswith(("tokenizer.", "split."))
+        is_general = key.startswith(("general.", "tokenizer.", "split."))
         key = key if is_general else f"{architecture}.{key}"
         if isinstance(value, float):
             writer.add_float32(key, value)
@@ -115,3 +115,20 @@ def write(path, architecture, meta, tensors, kind=None):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def sentence_piece():
+    """Returns the metadata of a SentencePiece model, and its scores by token."""
+    words = ["▁the", "▁th", "he", "th", "▁t", "or", "ory", "▁theory", "eor", "▁a"]
+    letters = sorted(set("▁thesoryand".replace("\n", "")))
+    scores = {word: -float(rank) for rank, word in enumerate(words)}
+    scores |= {letter: -100.0 - rank for rank, letter in enumerate(letters)}
+    control = {"<unk>": 2, "<s>": 3, "</s>": 3}
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    kinds = [*control.values(), *[6] * 256, *[1] * len(scores)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [*control, *bytes_, *scores],
+        "tokenizer.ggml.scores": [0.0] * (3 + 256) + list(scores.values()),
+        "tokenizer.ggml.token_type": kinds,
+    }, scores

@@ -35,6 +35,7 @@ _USED = re.compile(
     r"model|pre|tokens|token_type|scores|merges|add_(bos_token|eos_token|space_prefix)"
     rf"|({_ROLE}|fim_(pre|suf|mid|pad|rep|sep))_token_id"
 )
+_FLAGS = ("add_bos_token", "add_eos_token", "add_space_prefix")
 # Those of other kinds of tokenizer, with the values that mean nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_sep_token": (False,),
@@ -98,12 +99,16 @@ def _check_keys(meta: Mapping[str, Any], path: epath.Path) -> None:
             known = "must be empty or false for kdjax"
             rule = known if name in _NEUTRAL else "is a key that kdjax does not know"
             raise UsageError(f"{path}: {key[:80]!r} {rule}")
-    has_prefix = meta.get("tokenizer.ggml.add_space_prefix", False)
-    if has_prefix is not False and meta.get("tokenizer.ggml.model") == "gpt2":
-        raise UsageError(
-            f"{path}: tokenizer.ggml.add_space_prefix must be false for a byte-level "
-            "tokenizer"
-        )
+    for name in _FLAGS:
+        value = meta.get(f"tokenizer.ggml.{name}", False)
+        is_bytes = meta.get("tokenizer.ggml.model") == "gpt2"
+        if not isinstance(value, bool):
+            raise UsageError(f"{path}: tokenizer.ggml.{name} must be true or false")
+        if value and is_bytes and name == "add_space_prefix":
+            raise UsageError(
+                f"{path}: tokenizer.ggml.{name} must be false for a byte-level "
+                "tokenizer"
+            )
 
 
 def _begin(

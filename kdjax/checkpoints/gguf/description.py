@@ -85,6 +85,7 @@ def _shapes(
     shape = (config.vocab_size, config.width)
     rows = {"embed/tokens"}
     rows |= {"head/kernel"} if not config.tie_embeddings else set()
+    rows |= {"layers/attention/query/bias"} if config.qkv_bias else set()
     rows |= {"layers/attention/out/bias"} if config.out_bias else set()
     rows |= {"layers/mlp/down/bias"} if config.mlp_bias else set()
     dtype = np.dtype(np.float32)

@@ -23,7 +23,7 @@ from kdjax.core.errors import UsageError
 from kdjax.formats.safetensors import Stored
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-FREQUENCIES = "rope_freqs.weight"
+FREQUENCIES, QUERY_BIAS = "rope_freqs.weight", "blk.0.attn_q.bias"
 _PATTERN, _WINDOW = "attention.sliding_window_pattern", "attention.sliding_window"
 _TYPE, _FACTOR = "rope.scaling.type", "rope.scaling.factor"
 _OLD_FACTOR = "rope.scale_linear"
@@ -71,6 +71,10 @@ def read_values(
     if "rope_theta" in values:
         values["rope_scaling"] = _read_scaling(meta, name, values, stored)
     values |= _read_windows(meta, architecture, values)
+    if values["model_type"] in ("llama", "qwen2") and not values.get("attention_bias"):
+        # Of these two families only the latter biases queries, keys and values alone.
+        is_biased = QUERY_BIAS in stored
+        values["model_type"] = "qwen2" if is_biased else "llama"
     values |= _read_scores(meta, name, values)
     _check_keys(meta, metadata, architecture, values)
     return values

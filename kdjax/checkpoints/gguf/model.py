@@ -17,7 +17,16 @@ from kdjax.core.errors import UsageError
 from kdjax.formats.gguf import Header, TensorInfo
 from kdjax.formats.safetensors import DTYPES, Index, Stored
 
-_QUANTS = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
+_QUANT_VERSION = gguf.GGML_QUANT_VERSION
+# What the package dequantises.
+_QUANTS = frozenset(
+    (
+        *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+        *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+        *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
+        *("IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"),
+    )
+)
 
 
 def read_gguf(
@@ -46,6 +55,13 @@ def read_gguf(
     stored = {
         tensor: _stored(header.data, info) for tensor, info in header.tensors.items()
     }
+    version = header.metadata.get("general.quantization_version", _QUANT_VERSION)
+    is_quantised = any(tensor.kind not in DTYPES for tensor in stored.values())
+    if is_quantised and version != _QUANT_VERSION:
+        raise UsageError(
+            f"{path}: general.quantization_version must be {_QUANT_VERSION}; it is "
+            f"{str(version)[:20]}"
+        )
     family, config = read_architecture(name, header.metadata, stored, str(path))
     return family, config, as_published(name, config, stored)
 
