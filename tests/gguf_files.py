@@ -101,7 +101,9 @@ def write(path, architecture, meta, tensors, kind=None):
     for key, value in meta.items():
         is_general = key.startswith(("general.", "tokenizer.", "split."))
         key = key if is_general else f"{architecture}.{key}"
-        if isinstance(value, float):
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, float):
             writer.add_float32(key, value)
         elif isinstance(value, int):
             writer.add_uint32(key, value)

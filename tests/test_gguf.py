@@ -204,7 +204,7 @@ def test_biases_of_queries_keys_and_values_are_those_in_the_file(tmp_path):
             }
         else:
             biases = {
-                key.replace("weight", "bias"): value[:, 0]
+                key.replace("weight", "bias"): value[:, 0].copy()
                 for key, value in tensors.items()
                 if key.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
             }
@@ -356,7 +356,7 @@ def test_a_sentence_piece_tokenizer_comes_back(tmp_path):
     unknown = found.tokenizer.encode("é", add_special_tokens=False)
     assert unknown.tokens == ["▁", "<0xC3>", "<0xA9>"]
     assert found.tokenizer.decode(unknown.ids) == "é"
-    plain = meta | {"tokenizer.ggml.add_space_prefix": 0}
+    plain = meta | {"tokenizer.ggml.add_space_prefix": False}
     bare = rebuilt(tmp_path, plain, "</s>").tokenizer
     assert bare.encode("the", add_special_tokens=False).tokens == ["t", "he"]
 

@@ -132,11 +132,9 @@ def test_a_file_holds_what_the_converter_would_write(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("F16", 2**-11), ("BF16", 2**-8), ("Q8_0", 2**-7)]
+    ("dtype", "error"), [("F16", 2**-11), ("BF16", 2**-8), ("Q8_0", 2**-7)]
 )
-def test_matrices_are_rounded_and_all_else_is_not(
-    tmp_path, tokenizer, dtype, tolerance
-):
+def test_matrices_are_rounded_and_all_else_is_not(tmp_path, tokenizer, dtype, error):
     pair = student(**GPT2)
     path = written(tmp_path / "model.gguf", pair, tokenizer, dtype=dtype)
     for tensor in gguf.GGUFReader(path).tensors:
