@@ -28,7 +28,7 @@ from kdjax.parallel.sharding import barrier
 SHARD_BYTES = 4 * 2**30
 # What other programs write as one file; a directory of such a name would mislead.
 _FILES = re.compile(
-    r"\.(bin|ckpt|ggml|h5|json|msgpack|npz|onnx|pkl|pth?|safetensors|tar|zip)"
+    r"\.(bin|ckpt|ggml|gguf|h5|json|msgpack|npz|onnx|pkl|pth?|safetensors|tar|zip)"
 )
 
 
@@ -107,13 +107,10 @@ def save_pretrained(
 
 def _check_name(target: epath.Path) -> None:
     """Raises if a directory has the name of a file in another format."""
-    suffix = target.suffix.lower()
-    if suffix == ".gguf":
-        raise UsageError(f"{target} would be a directory; models.save_gguf writes GGUF")
-    if _FILES.fullmatch(suffix):
+    if _FILES.fullmatch(target.suffix.lower()):
         raise UsageError(
-            f"{target} would be a directory; choose a name without {target.suffix}, or "
-            "one that ends in .gguf for a GGUF file"
+            f"{target} would be a directory; choose a name without {target.suffix} "
+            "(GGUF files are written by save_gguf, or by kdjax.export --to=NAME.gguf)"
         )
 
 
