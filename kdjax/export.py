@@ -1,8 +1,11 @@
-"""Writes a finished experiment's student as a directory that transformers loads.
+"""Writes a finished experiment's student in a format that other programs load.
 
     python -m kdjax.export --workdir=runs/gpt_small --to=student
+    python -m kdjax.export --workdir=runs/gpt_small --to=student.gguf --gguf_type=Q8_0
 
-The tokenizer and a model card with the report's table are written beside the weights.
+The first writes a directory that transformers loads: the tokenizer and a model card
+with the report's table lie beside the weights. The second writes one file for llama.cpp
+and everything built on it, with the tokenizer inside.
 """
 
 from absl import flags
@@ -11,23 +14,32 @@ from etils import epath
 from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
-from kdjax.models import save_pretrained
+from kdjax.models import save_gguf, save_pretrained
 from kdjax.report import model_card
 from kdjax.results.files import read
 
 
-def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
-    """Writes one model of an experiment in the Hugging Face format.
+def export(
+    workdir: epath.Path, run: str, target: epath.Path, gguf_type: str = ""
+) -> None:
+    """Writes one model of an experiment as a directory or as a GGUF file.
 
     Args:
         workdir: The experiment's directory.
         run: The name of the model's run in it; empty for the first student's.
-        target: The directory to write; it must be empty or not exist.
+        target: A name that ends in .gguf, or the directory to write in the Hugging
+            Face format, which must be empty or not exist.
+        gguf_type: The format of a GGUF file's matrices; empty: F32.
 
     Raises:
-        UsageError: The experiment is not finished or has no such run, `target` is not
-            empty, or transformers has no architecture for the model.
+        UsageError: The experiment is not finished or has no such run, `target` cannot
+            be written, or its format has no architecture for the model.
     """
+    is_gguf = target.suffix.lower() == ".gguf"
+    if gguf_type and not is_gguf:
+        raise UsageError(
+            f"--gguf_type is for GGUF files; --to={target} must end in .gguf for it"
+        )
     results = read(workdir / "report" / "report.json")
     run = run or f"student-{results.config.seed}"
     directory = workdir / run / "model"
@@ -37,8 +49,13 @@ def export(workdir: epath.Path, run: str, target: epath.Path) -> None:
             "such as student-0 or twin-0"
         )
     stored = NativeModel(directory)
-    tokenizer, card = stored.tokenizer, model_card(results, run)
-    save_pretrained(target, *stored.load(), tokenizer=tokenizer, card=card)
+    model, params = stored.load()
+    tokenizer = stored.tokenizer
+    if is_gguf:
+        save_gguf(target, model, params, tokenizer=tokenizer, dtype=gguf_type or "F32")
+    else:
+        card = model_card(results, run)
+        save_pretrained(target, model, params, tokenizer=tokenizer, card=card)
 
 
 def main(argv: list[str]) -> None:
@@ -46,12 +63,17 @@ def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     target = epath.Path(values.to)
-    export(epath.Path(values.workdir), values.run, target)
+    export(epath.Path(values.workdir), values.run, target, values.gguf_type)
     print(target)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Where the experiment ran.", required=True)
-    flags.DEFINE_string("to", None, "The directory to write to.", required=True)
+    flags.DEFINE_string(
+        "to", None, "The directory or the .gguf file to write.", required=True
+    )
     flags.DEFINE_string("run", "", "Which model; default: the first student.")
+    flags.DEFINE_string(
+        "gguf_type", "", "For a .gguf file: F32 (the default), F16, BF16 or Q8_0."
+    )
     cli.run(main)

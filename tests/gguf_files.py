@@ -82,7 +82,7 @@ def metadata(values, architecture):
     }
     if "head_dim" in values:
         meta["attention.key_length"] = values["head_dim"]
-    if values.get("sliding_window"):
+    if values.get("sliding_window") and values.get("use_sliding_window", True):
         meta["attention.sliding_window"] = values["sliding_window"]
     if local:
         meta["rope.freq_base_swa"] = local["rope_theta"]
@@ -99,9 +99,11 @@ def write(path, architecture, meta, tensors, kind=None):
     """Writes a GGUF file; keys without a dot of their own get the architecture's."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in meta.items():
-        is_general = key.startswith(("tokenizer.", "split."))
+        is_general = key.startswith(("general.", "tokenizer.", "split."))
         key = key if is_general else f"{architecture}.{key}"
-        if isinstance(value, float):
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, float):
             writer.add_float32(key, value)
         elif isinstance(value, int):
             writer.add_uint32(key, value)
@@ -115,3 +117,20 @@ def write(path, architecture, meta, tensors, kind=None):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def sentence_piece():
+    """Returns the metadata of a SentencePiece model, and its scores by token."""
+    words = ["▁the", "▁th", "he", "th", "▁t", "or", "ory", "▁theory", "eor", "▁a"]
+    letters = sorted(set("▁thesoryand".replace("\n", "")))
+    scores = {word: -float(rank) for rank, word in enumerate(words)}
+    scores |= {letter: -100.0 - rank for rank, letter in enumerate(letters)}
+    control = {"<unk>": 2, "<s>": 3, "</s>": 3}
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    kinds = [*control.values(), *[6] * 256, *[1] * len(scores)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [*control, *bytes_, *scores],
+        "tokenizer.ggml.scores": [0.0] * (3 + 256) + list(scores.values()),
+        "tokenizer.ggml.token_type": kinds,
+    }, scores

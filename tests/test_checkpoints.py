@@ -247,7 +247,7 @@ def test_mistakes_name_what_gave_the_path(written, tmp_path):
         (lambda model: (model / "model.json").write_text("{"), "cannot be read"),
         (lambda model: (model / "model.json").write_text("[]"), "not written by kdjax"),
         (lambda model: (model / "params" / "_METADATA").write_text(""), "changed or"),
-        (lambda model: (model / "tokenizer.json").write_text(""), "no readable"),
+        (lambda model: (model / "tokenizer.json").write_text(""), "not a readable"),
     ],
 )
 def test_a_damaged_model_of_ours_is_refused(written, tmp_path, damage, words):
@@ -275,14 +275,19 @@ def test_ids_become_text_without_what_is_special(written):
 
 
 # Whose a model is, is asked in one place; whether a run has finished one, and which
-# kind a tokenizer's file is, are other questions.
+# kind a tokenizer's file is or an export's shall be, are other questions.
 ASKING = {
     "is_model": {"checkpoints/opening.py", "experiment/runs.py", "export.py"},
     "is_claimed": {"checkpoints/opening.py"},
-    ".gguf": {"checkpoints/opening.py", "text/tokenizer.py"},
+    ".gguf": {
+        "checkpoints/gguf/save.py",
+        "checkpoints/opening.py",
+        "export.py",
+        "text/tokenizer.py",
+    },
     "model_type": {
         "checkpoints/hf/directory.py",
-        "checkpoints/gguf/model.py",
+        "checkpoints/gguf/metadata.py",
         "checkpoints/hf/translate.py",
     },
     "model.json": {"checkpoints/native.py"},

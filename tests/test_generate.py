@@ -212,6 +212,15 @@ def test_an_exported_student_says_what_it_said_before(run, tmp_path):
     assert continuation(again, ["then"])[0] == continuation(stored, ["then"])[0]
 
 
+def test_a_gguf_file_says_what_its_student_said(run, tmp_path):
+    stored = open_model(run)
+    target = tmp_path / "student.gguf"
+    models.save_gguf(target, *stored.load(), tokenizer=stored.tokenizer)
+    again = open_model(target)
+    assert again.stop_tokens == stored.stop_tokens
+    assert continuation(again, ["then"])[0] == continuation(stored, ["then"])[0]
+
+
 def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
     """Not only where a document does; a run and an export keep it."""
     # In words that the small tokenizer has ids for.
@@ -229,7 +238,8 @@ def test_an_answer_ends_where_its_template_ends_it(run, small, tmp_path):
     params = random_params(model)
     native.save_model(own, params, card | {"tokenizer": tokenizer.sha256})
     models.save_pretrained(exported, model, params, tokenizer=tokenizer, card="")
-    for path in (own, exported):
+    models.save_gguf(tmp_path / "model.gguf", model, params, tokenizer=tokenizer)
+    for path in (own, exported, tmp_path / "model.gguf"):
         stored = open_model(path)
         assert stored.stop_tokens == (0, 2)
         assert set(stored.tokenizer.stops) == {0, 2}

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
-from gguf_files import converted, metadata, write
-from safetensors.numpy import load_file
+from gguf_files import converted, metadata, sentence_piece, write
+from safetensors.numpy import load_file, save_file
 from teachers import architecture_of, load_teacher, make_setting
 
 from kdjax import models
@@ -107,7 +107,12 @@ def test_both_formats_hold_the_same_model(pair, name):
     jax.tree.map(compare, same, params)
 
 
-KINDS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+KINDS = [
+    *("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
+    *("IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"),
+]
 SIZES = {
     "block_count": 1,
     "embedding_length": 256,
@@ -172,6 +177,52 @@ def test_what_cannot_be_the_model_is_refused(pair, tmp_path):
     assert "not a GGUF file" in refusal(path)
     path.write_bytes(content[:4] + b"\1" + content[5:])
     assert "version is 1" in refusal(path)
+    path.write_bytes(content[:4] + content[7:3:-1] + content[8:])
+    assert "it is big-endian" in refusal(path)
+    path.write_bytes(content[:4] + b"\2" + content[5:])
+    models.load_pretrained(path)
+
+
+def test_only_the_known_version_of_quantised_blocks_is_read(tmp_path):
+    values = json.loads((FIXTURES / "llama" / "config.json").read_text())
+    rows = {"token_embd.weight": np.zeros((8, 34), np.uint8)}
+    meta = metadata(values, "llama") | {"general.quantization_version": 1}
+    kind = gguf.GGMLQuantizationType.Q8_0
+    write(tmp_path / "model.gguf", "llama", meta, rows.items(), kind)
+    assert "quantization_version must be 2; it is 1" in refusal(tmp_path / "model.gguf")
+
+
+def test_biases_of_queries_keys_and_values_are_those_in_the_file(tmp_path):
+    """llama.cpp takes them where they are, in both architectures."""
+    for name, architecture in (("qwen2", "qwen2"), ("llama", "llama")):
+        values = json.loads((FIXTURES / name / "config.json").read_text())
+        values |= {"use_sliding_window": False, "layer_types": None}
+        tensors = load_file(FIXTURES / name / "model.safetensors")
+        if name == "qwen2":
+            tensors = {
+                key: value for key, value in tensors.items() if "bias" not in key
+            }
+        else:
+            biases = {
+                key.replace("weight", "bias"): value[:, 0].copy()
+                for key, value in tensors.items()
+                if key.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
+            }
+            tensors |= biases
+        directory = tmp_path / name
+        directory.mkdir()
+        other = "llama" if name == "qwen2" else "qwen2"
+        (directory / "config.json").write_text(
+            json.dumps({**values, "model_type": other})
+        )
+        save_file(tensors, directory / "model.safetensors")
+        path = tmp_path / f"{name}.gguf"
+        rows = converted(tensors, values, architecture)
+        write(path, architecture, metadata(values, architecture), rows)
+        model, params = models.load_pretrained(directory)
+        same_model, same = models.load_pretrained(path)
+        assert canonical(same_model.config) == canonical(model.config)
+        jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
 def test_frequencies_that_are_not_llama_3_s_are_refused(pair):
@@ -280,23 +331,6 @@ def test_llama_3_takes_words_that_no_merge_leads_to(tmp_path, pre):
     assert (len(tokens) == 1) == (pre == "llama-bpe")
 
 
-def sentence_piece():
-    """Returns the metadata of a SentencePiece model, and its scores by token."""
-    words = ["▁the", "▁th", "he", "th", "▁t", "or", "ory", "▁theory", "eor", "▁a"]
-    letters = sorted(set("▁thesoryand".replace("\n", "")))
-    scores = {word: -float(rank) for rank, word in enumerate(words)}
-    scores |= {letter: -100.0 - rank for rank, letter in enumerate(letters)}
-    control = {"<unk>": 2, "<s>": 3, "</s>": 3}
-    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
-    kinds = [*control.values(), *[6] * 256, *[1] * len(scores)]
-    return {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": [*control, *bytes_, *scores],
-        "tokenizer.ggml.scores": [0.0] * (3 + 256) + list(scores.values()),
-        "tokenizer.ggml.token_type": kinds,
-    }, scores
-
-
 def merged(text, scores):
     """Returns the pieces of a text, merged as SentencePiece does it."""
     pieces = list("▁" + text.replace(" ", "▁"))
@@ -322,7 +356,7 @@ def test_a_sentence_piece_tokenizer_comes_back(tmp_path):
     unknown = found.tokenizer.encode("é", add_special_tokens=False)
     assert unknown.tokens == ["▁", "<0xC3>", "<0xA9>"]
     assert found.tokenizer.decode(unknown.ids) == "é"
-    plain = meta | {"tokenizer.ggml.add_space_prefix": 0}
+    plain = meta | {"tokenizer.ggml.add_space_prefix": False}
     bare = rebuilt(tmp_path, plain, "</s>").tokenizer
     assert bare.encode("the", add_special_tokens=False).tokens == ["t", "he"]
 

@@ -151,7 +151,15 @@ def check_export():
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     assert "# run: student-0" in (out / "README.md").read_text()
     assert same_ids(read_tokenizer(out / "tokenizer.json"), BYTES)
+    run("-m", "kdjax.export", "--workdir=run", "--to=out.gguf", "--gguf_type=F32")
+    file = epath.Path("out.gguf")
+    jax.tree.map(np.testing.assert_array_equal, models.load_pretrained(file)[1], wanted)
+    assert same_ids(read_tokenizer(file), BYTES)
     for arguments, words in (
+        ((workdir, "", file), "out.gguf exists already"),
+        ((workdir, "", epath.Path("new.gguf"), "Q3_K"), "one of F32, F16"),
+        ((workdir, "", epath.Path("new"), "F16"), "must end in .gguf"),
+        ((workdir, "", epath.Path("new.safetensors")), "would be a directory"),
         ((workdir, "", out), "out exists already"),
         ((workdir, "twin-0", out), "--run must be"),
         ((epath.Path("nowhere"), "", out), "finished experiment"),

@@ -1,5 +1,6 @@
 """Models on disk: `open_model` opens any of them, whoever wrote it."""
 
+from kdjax.checkpoints.gguf.save import save_gguf
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.save import save_pretrained
 from kdjax.checkpoints.opening import (
@@ -18,6 +19,7 @@ __all__ = [
     "load_config",
     "load_pretrained",
     "open_model",
+    "save_gguf",
     "save_pretrained",
     "stored_formats",
 ]

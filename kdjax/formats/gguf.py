@@ -74,6 +74,11 @@ def _read(path: str, mtime_ns: int, size: int) -> Header:
     if cursor.take(4) != b"GGUF":
         raise cursor.error("it is not a GGUF file")
     if (version := cursor.scalar("I")) not in _VERSIONS:
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+            raise cursor.error(
+                "it is big-endian; convert it with gguf-convert-endian (pip install "
+                "gguf)"
+            )
         raise cursor.error(f"its version is {version}; kdjax reads 2 and 3")
     tensor_count, key_count = cursor.scalar("Q"), cursor.scalar("Q")
     cursor.expect(tensor_count, 24)

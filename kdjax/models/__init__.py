@@ -1,7 +1,7 @@
 """Models as pure functions: `build(config)` gives init, hidden, head and logits.
 
-`open_model` opens any model on disk, `load_pretrained` loads one, and `save_pretrained`
-writes one in the Hugging Face format.
+`open_model` opens any model on disk, `load_pretrained` loads one, `save_pretrained`
+writes one in the Hugging Face format, and `save_gguf` one as a GGUF file.
 """
 
 import importlib
@@ -19,6 +19,7 @@ _ABOVE = (
     "load_config",
     "load_pretrained",
     "open_model",
+    "save_gguf",
     "save_pretrained",
     "stored_formats",
 )
@@ -34,6 +35,7 @@ __all__ = [
     "load_config",
     "load_pretrained",
     "open_model",
+    "save_gguf",
     "save_pretrained",
     "stored_formats",
 ]

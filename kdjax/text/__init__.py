@@ -4,6 +4,7 @@ from kdjax.text.agreement import same_ids
 from kdjax.text.coverage import Lost, changes, coverage
 from kdjax.text.encoding import SpecialTokens
 from kdjax.text.gguf_tokenizer import read_gguf_tokenizer
+from kdjax.text.to_gguf import gguf_tokenizer_metadata
 from kdjax.text.tokenizer import (
     TextTokenizer,
     TokenizerFile,
@@ -20,6 +21,7 @@ __all__ = [
     "TokenizerFile",
     "changes",
     "coverage",
+    "gguf_tokenizer_metadata",
     "load_tokenizer",
     "read_gguf_tokenizer",
     "read_tokenizer",

@@ -28,6 +28,24 @@ _WORDS = (
 )
 # The longest run of digits in a token, for tokenizers that use the pattern above.
 _DIGITS = {"llama-bpe": 3, "qwen2": 1}
+WORD_PATTERNS = ("gpt-2", "smollm", *_DIGITS)  # tokenizer.ggml.pre
+# The keys below "tokenizer.ggml." that are read or only name a token's role.
+_ROLE = r"(bos|eos|eot|eom|unknown|seperator|padding|cls|mask|prefix|suffix|middle)"
+_USED = re.compile(
+    r"model|pre|tokens|token_type|scores|merges|add_(bos_token|eos_token|space_prefix)"
+    rf"|({_ROLE}|fim_(pre|suf|mid|pad|rep|sep))_token_id"
+)
+_FLAGS = ("add_bos_token", "add_eos_token", "add_space_prefix")
+# Those of other kinds of tokenizer, with the values that mean nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_sep_token": (False,),
+    "normalizer.lowercase": (False,),
+    "normalizer.strip_accents": (False,),
+    "precompiled_charsmap": ([],),
+    "remove_extra_whitespaces": (False,),
+    "suppress_tokens": ([],),
+    "token_type_count": (0, 1),
+}
 
 
 def read_gguf_tokenizer(
@@ -43,6 +61,7 @@ def read_gguf_tokenizer(
         UsageError: The file is damaged, or kdjax cannot rebuild its kind of tokenizer.
     """
     kind = meta.get("tokenizer.ggml.model")
+    _check_keys(meta, path)
     tokens = _list(meta, "tokens", str, path)
     types = _list(meta, "token_type", int, path, len(tokens))
     if kind == "gpt2":
@@ -54,11 +73,11 @@ def read_gguf_tokenizer(
             f"{path}: its tokenizer is {str(kind)[:40]!r}; kdjax rebuilds 'gpt2' and "
             "'llama'"
         )
-    for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
+    for wanted, is_special in (((_CONTROL, _UNKNOWN), True), ((_USER_DEFINED,), False)):
         added = [
             AddedToken(token, special=is_special, normalized=False)
             for token, found in zip(tokens, types, strict=True)
-            if found == wanted and token
+            if found in wanted and token
         ]
         tokenizer.add_tokens(added)
     _begin(tokenizer, meta, tokens)
@@ -66,8 +85,30 @@ def read_gguf_tokenizer(
     return tokenizer, Chat(
         template if isinstance(template, str) else "",
         _token(meta, "bos", tokens),
-        _token(meta, "eos", tokens),
+        _token(meta, "eot", tokens) or _token(meta, "eos", tokens),
     )
+
+
+def _check_keys(meta: Mapping[str, Any], path: epath.Path) -> None:
+    """Raises if a key could change a text's ids in a way that kdjax does not know."""
+    for key, value in meta.items():
+        name = key.removeprefix("tokenizer.ggml.")
+        if name == key or _USED.fullmatch(name):
+            continue
+        if value not in _NEUTRAL.get(name, ()):
+            known = "must be empty or false for kdjax"
+            rule = known if name in _NEUTRAL else "is a key that kdjax does not know"
+            raise UsageError(f"{path}: {key[:80]!r} {rule}")
+    for name in _FLAGS:
+        value = meta.get(f"tokenizer.ggml.{name}", False)
+        is_bytes = meta.get("tokenizer.ggml.model") == "gpt2"
+        if not isinstance(value, bool):
+            raise UsageError(f"{path}: tokenizer.ggml.{name} must be true or false")
+        if value and is_bytes and name == "add_space_prefix":
+            raise UsageError(
+                f"{path}: tokenizer.ggml.{name} must be false for a byte-level "
+                "tokenizer"
+            )
 
 
 def _begin(
@@ -128,15 +169,14 @@ def _byte_level(
     meta: Mapping[str, Any], vocab: dict[str, int], path: epath.Path
 ) -> tokenizers.Tokenizer:
     """Returns the byte-level BPE of GPT-2, Llama 3, Qwen and SmolLM."""
-    merges = [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
     words = _word_pattern(meta)
+    if words not in WORD_PATTERNS:
+        raise UsageError(
+            f"{path}: kdjax does not know how its tokenizer splits words "
+            f"(tokenizer.ggml.pre = {words[:40]!r}); use the model's tokenizer.json"
+        )
     whole = words == "llama-bpe"  # some of its tokens cannot be reached by merges
-    try:
-        bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=whole)
-    # The library raises bare Exception for merges that do not match the tokens.
-    except Exception as error:
-        raise UsageError(f"{path}: its tokenizer is damaged ({error})") from None
-    tokenizer = tokenizers.Tokenizer(bpe)
+    tokenizer = _bpe(path, vocab, _merges(meta, path), ignore_merges=whole)
     tail = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if words in _DIGITS:
@@ -146,17 +186,30 @@ def _byte_level(
     elif words == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
-    elif words == "gpt-2":
-        tokenizer.pre_tokenizer = plain
     else:
-        raise UsageError(
-            f"{path}: kdjax does not know how its tokenizer splits words "
-            f"(tokenizer.ggml.pre = {words[:40]!r}); use the model's tokenizer.json"
-        )
+        tokenizer.pre_tokenizer = plain
     if words == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _merges(meta: Mapping[str, Any], path: epath.Path) -> list[tuple[str, ...]]:
+    """Returns the merges that the file lists."""
+    return [tuple(merge.split(" ", 1)) for merge in _list(meta, "merges", str, path)]
+
+
+def _bpe(
+    path: epath.Path,
+    vocab: dict[str, int],
+    merges: Sequence[Any],  # of pairs; the library checks them
+    **options: Any,
+) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
+    # The library raises bare Exception for merges that do not match the tokens.
+    except Exception as error:
+        raise UsageError(f"{path}: its tokenizer is damaged ({error})") from None
 
 
 def _word_pattern(meta: Mapping[str, Any]) -> str:
@@ -175,27 +228,31 @@ def _sentence_piece(
     """Returns the SentencePiece BPE of Llama 2, Mistral and Gemma.
 
     SentencePiece merges the neighbours whose union scores highest; the library expects
-    that order as a list of merges.
+    that order as a list of merges. Files that were made of a tokenizer.json have the
+    list, and scores that need not agree with it.
     """
     scores = _list(meta, "scores", float, path, len(tokens))
     if max(map(len, tokens), default=0) > _LONGEST:
         raise UsageError(f"{path}: tokenizer.ggml.tokens is damaged")
     vocab = _vocab(tokens, types)
-    merges = [
-        (-scores[number], vocab[token[:cut]], vocab[token[cut:]])
-        for token, number in vocab.items()
-        for cut in range(1, len(token))
-        if token[:cut] in vocab and token[cut:] in vocab
-    ]
-    unknown = [t for t, found in zip(tokens, types, strict=True) if found == _UNKNOWN]
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(
-            vocab=vocab,
-            merges=[(tokens[left], tokens[right]) for _, left, right in sorted(merges)],
-            unk_token=unknown[0] if unknown else None,
-            fuse_unk=True,
-            byte_fallback=True,
+    if "tokenizer.ggml.merges" in meta:
+        merges: Sequence[tuple[str, ...]] = _merges(meta, path)
+    else:
+        ranked = sorted(
+            (-scores[number], vocab[token[:cut]], vocab[token[cut:]])
+            for token, number in vocab.items()
+            for cut in range(1, len(token))
+            if token[:cut] in vocab and token[cut:] in vocab
         )
+        merges = [(tokens[left], tokens[right]) for _, left, right in ranked]
+    unknown = [t for t, found in zip(tokens, types, strict=True) if found == _UNKNOWN]
+    tokenizer = _bpe(
+        path,
+        vocab,
+        merges,
+        unk_token=unknown[0] if unknown else None,
+        fuse_unk=True,
+        byte_fallback=True,
     )
     has_prefix = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
     replace = normalizers.Replace(" ", _SPACE)

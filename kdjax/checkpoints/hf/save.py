@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from kdjax.parallel.placement import name_of
 from kdjax.parallel.sharding import barrier
 
 SHARD_BYTES = 4 * 2**30
+# What other programs write as one file; a directory of such a name would mislead.
+_FILES = re.compile(
+    r"\.(bin|ckpt|ggml|gguf|h5|json|msgpack|npz|onnx|pkl|pth?|safetensors|tar|zip)"
+)
 
 
 @runtime_checkable
@@ -73,9 +78,11 @@ def save_pretrained(
         shard_bytes: Weights larger than this are split into files with an index.
 
     Raises:
-        UsageError: The directory is not empty, or no family fits the model.
+        UsageError: The directory is not empty or has the name of a file, or no family
+            fits the model.
     """
     target = epath.Path(path).expanduser()
+    _check_name(target)
     family, config = write_config(model.config)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already; choose another directory")
@@ -96,6 +103,15 @@ def save_pretrained(
         if is_first and temporary.exists():
             temporary.rmtree()
     barrier(f"saved {target.name}")
+
+
+def _check_name(target: epath.Path) -> None:
+    """Raises if a directory has the name of a file in another format."""
+    if _FILES.fullmatch(target.suffix.lower()):
+        raise UsageError(
+            f"{target} would be a directory; choose a name without {target.suffix} "
+            "(GGUF files are written by save_gguf, or by kdjax.export --to=NAME.gguf)"
+        )
 
 
 def _texts(
@@ -128,7 +144,7 @@ def _write_weights(
 ) -> None:
     """Writes the tensors, one file at a time."""
     sizes = file_sizes(model.config)
-    tensors = _parts(family, model, params)
+    tensors = tensor_parts(family, model, params)
     size_of = {name: _bytes(parts[0], sizes) for name, parts in tensors.items()}
     shards: list[list[str]] = [[]]
     filled = 0
@@ -148,7 +164,7 @@ def _write_weights(
                 file = f"model-{number:05}-of-{len(shards):05}.safetensors"
             content = {}
             for name in names:
-                content[name] = _assemble(tensors[name], sizes)
+                content[name] = assemble(tensors[name], sizes)
                 progress.update(size_of[name])
             if is_first:
                 save_file(content, os.fspath(directory / file), {"format": "pt"})
@@ -160,8 +176,8 @@ def _write_weights(
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _parts(family: Family, model: Model, params: Params) -> dict[str, list[Part]]:
-    """Returns the parts of each tensor, layers in order."""
+def tensor_parts(family: Family, model: Model, params: Params) -> dict[str, list[Part]]:
+    """Returns the parts of each tensor by its name, layers in order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     named = {name_of(path): leaf for path, leaf in leaves}
 
@@ -182,8 +198,8 @@ def _bytes(part: Part, sizes: Sizes) -> int:
     return int(np.prod(part.layout.file_shape(sizes))) * part.leaf.dtype.itemsize
 
 
-def _assemble(parts: list[Part], sizes: Sizes) -> np.ndarray:
-    """Assembles a tensor of the file from its parts."""
+def assemble(parts: list[Part], sizes: Sizes) -> np.ndarray:
+    """Assembles a tensor of the file from its parts; every process must call it."""
     tensor = np.zeros(parts[0].layout.file_shape(sizes), parts[0].leaf.dtype)
     for leaf, layer, layout in parts:
         part = leaf if layer is None else leaf[layer]
