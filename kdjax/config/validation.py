@@ -5,12 +5,11 @@ Neither jax nor anything heavy is imported here, so that mistakes are reported a
 
 import dataclasses
 import re
-from collections.abc import Sequence
 
 import ml_collections
 
 from kdjax.config.model_rules import check_model
-from kdjax.config.parsing import at_least, between, check_key, from_mapping
+from kdjax.config.parsing import at_least, between, from_mapping
 from kdjax.config.schema import (
     SOURCES,
     Config,
@@ -44,7 +43,7 @@ def validate(config: ml_collections.ConfigDict) -> Config:
     if not hasattr(config, "to_dict"):
         raise UsageError(
             "get_config() must return a ConfigDict, such as kdjax.config.default(); it "
-            f"returned {type(config).__name__}"
+            f"returned {config if config is None else type(config).__name__}"
         )
     parsed = from_mapping(Config, config.to_dict(), "config")
     _check(parsed)
@@ -261,12 +260,3 @@ def check_batches(config: Config, shards: int) -> None:
                 f"{path}.batch_size = {size} is not divisible by micro_batches "
                 f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
             )
-
-
-def check_overrides(argv: Sequence[str]) -> None:
-    """Raises, suggesting the closest key, if a flag overrides an unknown key.
-
-    The error that ml_collections raises says too little.
-    """
-    for key in re.findall(r"^--(?:no)?config\.([\w.]+)", "\n".join(argv), re.M):
-        check_key(Config, key, "config")
