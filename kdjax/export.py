@@ -45,8 +45,8 @@ def main(argv: list[str]) -> None:
     """Exports the model given by the flags."""
     del argv
     values = flags.FLAGS
-    target = epath.Path(values.to)
-    export(epath.Path(values.workdir), values.run, target)
+    target = epath.Path(values.to).expanduser()
+    export(epath.Path(values.workdir).expanduser(), values.run, target)
     print(target)
 
 

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
         raise UsageError(reason) from None
-    directory = epath.Path(_WORKDIR.value or _default_workdir())
+    directory = epath.Path(_WORKDIR.value or _default_workdir()).expanduser()
     done = workdir.finished_report(directory, settings)
     if done is not None and not _OVERWRITE.value:
         print(f"finished before; the report: {done}")
@@ -82,12 +82,10 @@ def main(argv: list[str]) -> None:
     from kdjax.parallel.sharding import join_processes
 
     is_first = join_processes() == 0
-    if is_first:
-        workdir.claim(directory, settings, overwrite=_OVERWRITE.value)
     from kdjax import report
     from kdjax.experiment.experiment import run
 
-    results = run(settings, directory)
+    results = run(settings, directory, overwrite=_OVERWRITE.value)
     if is_first:
         path = report.write(results, directory / "report")
         verdict = report.summarise(results).verdict

@@ -278,6 +278,9 @@ class Config:
         return f"config.teachers.{name}" if self.teachers else "config.teacher"
 
 
+AnyConfig = Config | ml_collections.ConfigDict
+
+
 def teacher() -> ml_collections.ConfigDict:
     """Returns the defaults of one of several teachers, for `config.teachers`.
 

@@ -6,12 +6,11 @@ Neither jax nor anything heavy is imported here, so that mistakes are reported a
 import dataclasses
 import re
 
-import ml_collections
-
 from kdjax.config.model_rules import check_model
 from kdjax.config.parsing import at_least, between, from_mapping
 from kdjax.config.schema import (
     SOURCES,
+    AnyConfig,
     Config,
     DistillConfig,
     MeshConfig,
@@ -24,11 +23,12 @@ from kdjax.config.student_rules import student_model
 from kdjax.core.errors import UsageError
 
 
-def validate(config: ml_collections.ConfigDict) -> Config:
+def validate(config: AnyConfig) -> Config:
     """Returns the config as frozen dataclasses, or raises a one-line error.
 
     Args:
-        config: The config file's `ConfigDict`, with the command line's overrides.
+        config: The config file's `ConfigDict`, with the command line's overrides, or a
+            `Config` that was made in Python.
 
     Raises:
         UsageError: An unknown key, a wrong type, or values that contradict each other.
@@ -40,12 +40,16 @@ def validate(config: ml_collections.ConfigDict) -> Config:
         >>> validate(config).distill.alpha.end
         0.5
     """
-    if not hasattr(config, "to_dict"):
+    if isinstance(config, Config):
+        values = dataclasses.asdict(config)
+    elif hasattr(config, "to_dict"):
+        values = config.to_dict()
+    else:
         raise UsageError(
             "get_config() must return a ConfigDict, such as kdjax.config.default(); it "
             f"returned {config if config is None else type(config).__name__}"
         )
-    parsed = from_mapping(Config, config.to_dict(), "config")
+    parsed: Config = from_mapping(Config, values, "config")
     _check(parsed)
     return parsed
 

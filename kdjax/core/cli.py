@@ -1,4 +1,4 @@
-"""What every command line shares: one line and exit code 2 for a user's mistake."""
+"""What every command line shares: help, one line for a mistake, exit codes."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,16 +13,13 @@ _FAILED, _MISTAKEN = 1, 2
 _HELP = {"help", "h", "helpshort", "helpfull", "?"}
 _INTERRUPTED = 130  # what shells report after Ctrl-C
 
-
 Explain = Callable[[Exception, Sequence[str]], str | None]
 
 
 def run(
     main: Callable[[list[str]], None],
     *,
-    explain: Callable[[Exception, Sequence[str]], str | None] = lambda error, argv: (
-        None
-    ),
+    explain: Explain = lambda error, argv: None,
     stopped: str = "stopped",
 ) -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits.

@@ -11,11 +11,11 @@ import jax
 from etils import epath
 
 from kdjax.config.parsing import convert, from_mapping
-from kdjax.config.schema import Config
-from kdjax.config.validation import check_batches
+from kdjax.config.schema import AnyConfig, Config
+from kdjax.config.validation import check_batches, validate
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
-from kdjax.core.logging import Progress, say
+from kdjax.core.logging import Progress, mute, say
 from kdjax.data import Document, Prepared, prepare
 from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
@@ -40,7 +40,12 @@ from kdjax.experiment.teachers import (
     plan_teachers,
     teacher_architecture,
 )
-from kdjax.experiment.workdir import cache_directory, check_data, compile_cache
+from kdjax.experiment.workdir import (
+    cache_directory,
+    check_data,
+    claim,
+    compile_cache,
+)
 from kdjax.models import Model
 from kdjax.parallel.sharding import barrier, make_mesh
 from kdjax.results.files import read_run
@@ -60,16 +65,25 @@ from kdjax.train.sources import device_batches
 from kdjax.train.task import next_token_task
 
 
-def run(config: Config, workdir: epath.Path) -> Results:
+def run(
+    config: AnyConfig, workdir: epath.PathLike, *, overwrite: bool = False
+) -> Results:
     """Runs all stages that are not done yet and returns what was measured.
 
     Args:
-        config: A validated config.
-        workdir: The experiment's own directory.
+        config: The config, as `kdjax.config.default()` with changes or as a `Config`.
+        workdir: The experiment's own directory, claimed for this config.
+        overwrite: Whether to delete an experiment found there.
 
     Raises:
-        UsageError: Devices, data, teacher or disk do not fit the config.
+        UsageError: The config contradicts itself, the directory is another config's,
+            or devices, data, teacher or disk do not fit the config.
     """
+    config, workdir = validate(config), epath.Path(workdir).expanduser()
+    if jax.process_index() == 0:
+        claim(workdir, config, overwrite=overwrite)
+    else:
+        mute()
     keep_compiled(compile_cache(config))
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
@@ -266,6 +280,7 @@ def _models(
     models: dict[str, Any] = {"student": ((student, params),)}
     for name, trained in teachers.trained.items():
         models[teacher_role(name)] = ((trained.model, trained.params),)
+    say("forward speed: compiling ...")
     models["teacher"] = tuple((t.model, t.params) for t in teachers.trained.values())
     speed = forward_speed(
         {

@@ -113,6 +113,8 @@ class Trainer:
             first_params=first_params,
         )
         config = setting.config
+        if self._program is None:
+            say(f"{name}: compiling ...")
         result = train(self._compiled(), run, config.checkpoint, config.log_every)
         tokenizer = setting.prepared.tokenizer
         if jax.process_index() == 0:
