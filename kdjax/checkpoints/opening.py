@@ -3,6 +3,7 @@
 from etils import epath
 from jax.sharding import Mesh
 
+from kdjax.checkpoints import hub
 from kdjax.checkpoints.gguf.file import GgufModel
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.directory import CONFIG, HuggingFaceModel
@@ -21,13 +22,22 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
     Args:
         path: A directory that kdjax wrote (a model, a run such as `RUN/twin-0`, or an
             experiment's workdir, which stands for its first student), one in the
-            Hugging Face format, or a .gguf file.
+            Hugging Face format, a .gguf file, or the name of a model on the Hugging
+            Face hub, ORG/NAME or ORG/NAME@REVISION, which is downloaded unless it is
+            in the hub's cache.
         named: The flag or key that gave the path, for error messages.
 
     Raises:
-        UsageError: There is no model, or it is unfinished.
+        UsageError: There is no model, it is unfinished or cannot be downloaded.
     """
+    if str(path).startswith(("http://", "https://")):
+        raise UsageError(
+            f"{named}={path} is a web address; give a path, or a model's name on the "
+            "Hugging Face hub as ORG/NAME"
+        )
     place = epath.Path(path).expanduser()
+    if hub.is_name(str(path)):
+        place = hub.find_model(str(path), named=named).directory
     if not place.exists():
         raise UsageError(f"{named}={place} does not exist")
     if place.suffix == ".gguf":

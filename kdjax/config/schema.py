@@ -169,8 +169,9 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class TeacherConfig:
     """The teacher: a directory to load, or a model to train first."""
 
-    # An earlier run or one of its models, a directory in the Hugging Face format, or a
-    # .gguf file; "": train one.
+    # An earlier run or one of its models, a directory in the Hugging Face format, a
+    # .gguf file, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub; "": train
+    # one.
     path: str = ""
     # For a loaded teacher, of parameters and computation; "": as it is stored.
     dtype: Literal["", "float32", "bfloat16"] = ""

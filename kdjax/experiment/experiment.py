@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from etils import epath
 
+from kdjax.checkpoints import hub
 from kdjax.config.parsing import convert, from_mapping
-from kdjax.config.schema import AnyConfig, Config
+from kdjax.config.schema import AnyConfig, Config, TokenizerConfig
 from kdjax.config.validation import check_batches, validate
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
@@ -24,6 +25,7 @@ from kdjax.experiment.setting import (
     Setting,
     check_vocabularies,
     count_parameters,
+    fetch_named,
     parameter_shardings,
 )
 from kdjax.experiment.students import (
@@ -88,7 +90,7 @@ def run(
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
-    prepared = _prepare(config)
+    prepared = _prepare(config, fetch_named(config))
     task = next_token_task(prepared.bits_per_byte)
     setting = Setting(config, workdir, prepared, mesh, task, {})
 
@@ -113,7 +115,7 @@ def run(
     return _results(setting, teachers, start.model, runs)
 
 
-def _prepare(config: Config) -> Prepared:
+def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
     """Returns the rows, which the first process makes while the others wait."""
     cache = cache_directory(config)
 
@@ -124,7 +126,7 @@ def _prepare(config: Config) -> Prepared:
                 progress.update(len(document.text.encode()))
 
     def rows() -> Prepared:
-        return prepare(config.data, config.tokenizer, cache, track=track)
+        return prepare(config.data, tokenizer, cache, track=track)
 
     if jax.process_index() == 0:
         prepared = rows()
@@ -257,6 +259,7 @@ def _results(
                 sha256=trained.sha256,
                 from_config=not config.all_teachers[name].path,
                 formats=trained.formats,
+                hub=hub.name_of(trained.directory),
             )
             for name, trained in teachers.trained.items()
         },

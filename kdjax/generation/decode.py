@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from kdjax.core.errors import UsageError
 from kdjax.generation.sampling import Sampling, sample
-from kdjax.losses import apply_head
+from kdjax.losses import padded_logits
 from kdjax.models import Model
 
 ENDED = -1  # what a row yields after its end
@@ -179,7 +179,7 @@ def _make_programs(model: Model, sampling: Sampling) -> Programs:
         positions: Int[Array, "B"],
         keys: Key[Array, "B"],
     ) -> Int[Array, "B"]:
-        logits = apply_head(model.head(params), hidden)
+        logits = padded_logits(model.head(params), hidden)
         keys = jax.vmap(jax.random.fold_in)(keys, positions)
         return sample(logits, keys, sampling).astype(jnp.int32)
 
