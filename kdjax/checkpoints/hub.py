@@ -138,13 +138,12 @@ def _cached(
     hub: types.ModuleType, repository: str, revision: str | None
 ) -> epath.Path | None:
     """Returns the directory of a model in the local cache, perhaps not complete."""
-    try:
-        path = hub.snapshot_download(
-            repository, revision=revision, local_files_only=True
-        )
-    except (OSError, ValueError):
-        return None
-    return epath.Path(path)
+    # Not by `snapshot_download`, to which a snapshot without all files is incomplete.
+    for file in ("config.json", "tokenizer.json"):
+        found = hub.try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(found, str):
+            return epath.Path(found).parent
+    return None
 
 
 def _is_complete(directory: epath.Path, needs_weights: bool) -> bool:

@@ -3,11 +3,11 @@
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.checkpoints import hub
 from kdjax.checkpoints.gguf.file import GgufModel
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.directory import CONFIG, HuggingFaceModel
 from kdjax.checkpoints.hf.families import Family
+from kdjax.checkpoints.hub import find_model, is_name
 from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.checkpoints.pretrained import PretrainedModel
 from kdjax.config.schema import ModelConfig, Rules
@@ -36,8 +36,8 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
             "Hugging Face hub as ORG/NAME"
         )
     place = epath.Path(path).expanduser()
-    if hub.is_name(str(path)):
-        place = hub.find_model(str(path), named=named).directory
+    if is_name(str(path)):
+        place = find_model(str(path), named=named).directory
     if not place.exists():
         raise UsageError(f"{named}={place} does not exist")
     if place.suffix == ".gguf":
