@@ -65,7 +65,7 @@ _SEED = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Continues the prompts given by the flags."""
     del argv
-    if _CHECKPOINT.value is None:
+    if not _CHECKPOINT.value:
         raise UsageError("--checkpoint is missing, such as --checkpoint=runs/gpt_small")
     if not _PROMPT.value:
         raise UsageError("--prompt is missing, such as --prompt='Once upon a time'")

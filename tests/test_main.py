@@ -262,3 +262,43 @@ def test_help_and_import_are_quick_because_they_import_nothing_heavy(python):
         for flag in ("--config", "--workdir", "--[no]overwrite"):
             assert flag in done.stdout
         assert "python -m kdjax.main --config=configs/gpt_small.py" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        ("UsageError('choose\\nanother')", 2, "error: choose another"),
+        ("OSError(28, 'No space left on device', 'x')", 1, "error: No space left on d"),
+        ("FloatingPointError('diverged')", 1, "error: diverged"),
+        ("KeyboardInterrupt", 130, "stopped"),
+    ],
+)
+def test_the_exit_status_tells_a_mistake_from_a_failure(error, status, line):
+    code = "from kdjax.core import cli\nfrom kdjax.core.errors import UsageError\n"
+    code += f"def main(argv):\n    raise {error}\ncli.run(main)"
+    done = run(code, python=("-c",))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "words"),
+    [
+        ("export", ["--workdir=x"], "--to is missing"),
+        ("report", [], "--workdir is missing"),
+        ("generate", ["--checkpoint=", "--prompt=x"], "--checkpoint is missing"),
+        ("generate", ["--checkpoint=x"], "--prompt is missing"),
+        ("generate", ["--checkpoint=x", "--prompt=x", "--top_k=-1"], "top_k"),
+    ],
+)
+def test_other_commands_name_the_flag_that_is_missing_or_wrong(command, flags, words):
+    done = run(*flags, python=("-m", f"kdjax.{command}"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull", "-?"])
+def test_every_way_to_ask_for_help_gives_it(flag):
+    done = run(f"--config={ROOT}/configs/ensemble.py", flag)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "--workdir" in done.stdout and "Distils a student" in done.stdout

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import math
 import pathlib
 import re
@@ -230,6 +231,17 @@ def test_logits_are_finite_and_those_of_real_ids(config):
     assert padded.shape == (3, 16, 64)
     np.testing.assert_array_equal(padded[..., :50], logits)
     assert (padded[..., 50:] == -np.inf).all()
+
+
+@pytest.mark.parametrize(
+    "tokens", [jnp.ones(3, int), jnp.ones((1, 3)), jnp.ones((1, 2, 3), int)]
+)
+def test_what_is_no_batch_of_ids_is_refused_in_words(tokens):
+    model, params = make(FAMILIES["gpt2"])
+    hidden = inspect.unwrap(model.hidden)  # the shapes of annotations are not checked
+    with pytest.raises(ValueError, match=r"tokens must be ids \[B, T\]"):
+        hidden(params, tokens)
+    assert hidden(params, np.array([[1, 2]])).shape[:2] == (1, 2)
 
 
 @families

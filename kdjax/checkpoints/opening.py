@@ -30,6 +30,8 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
     Raises:
         UsageError: There is no model, it is unfinished or cannot be downloaded.
     """
+    if not str(path):
+        raise UsageError(f"{named} is empty; give the path of a model")
     if str(path).startswith(("http://", "https://")):
         raise UsageError(
             f"{named}={path} is a web address; give a path, or a model's name on the "

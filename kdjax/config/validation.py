@@ -46,8 +46,8 @@ def validate(config: AnyConfig) -> Config:
         values = config.to_dict()
     else:
         raise UsageError(
-            "get_config() must return a ConfigDict, such as kdjax.config.default(); it "
-            f"returned {config if config is None else type(config).__name__}"
+            "get_config() must return a ConfigDict, such as kdjax.config.default(); "
+            f"this is {config if config is None else type(config).__name__}"
         )
     parsed: Config = from_mapping(Config, values, "config")
     _check(parsed)

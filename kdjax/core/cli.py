@@ -1,5 +1,6 @@
 """What every command line shares: help, one line for a mistake, exit codes."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -71,7 +72,11 @@ def _parse(argv: list[str], explain: Explain) -> list[str]:
     # A config file is the user's own code, run while the flags are parsed: whatever
     # it raises is for the user to fix.
     except Exception as error:
-        _fail(explain(error, argv) or error)
+        missing = re.search(
+            r"Flag (--\w+) must have a value other than None", str(error)
+        )
+        default = f"{missing[1]} is missing" if missing else error
+        _fail(explain(error, argv) or default)
 
 
 def _fail(message: object, status: int = _MISTAKEN) -> NoReturn:

@@ -70,7 +70,10 @@ class Generator:
 
         Raises:
             UsageError: A prompt is empty, or the model has too few positions.
+            ValueError: There are no prompts, or they are not lists of ids.
         """
+        if not prompts or any(isinstance(prompt, str | int) for prompt in prompts):
+            raise ValueError("prompts must be lists of ids, such as [[1, 2], [3]]")
         limit, longest = self._model.config.max_length, max(map(len, prompts))
         if not all(prompts):
             raise UsageError("a prompt has no tokens; write something to continue")

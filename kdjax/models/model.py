@@ -81,6 +81,12 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
         tokens: Int[Array, "B T"],
         segments: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
+        tokens = jnp.asarray(tokens)
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(
+                f"tokens must be ids [B, T], a row for each text; they are "
+                f"{tokens.dtype}{list(tokens.shape)}"
+            )
         if segments is None:
             segments = jnp.ones_like(tokens)
         view = make_view(config, segments)
