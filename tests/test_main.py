@@ -56,6 +56,7 @@ def mistake(*arguments):
         (["--config=takes.py"], ["takes.py:ARGUMENT"]),
         (["--config=config.json"], ["config.json is not a Python file"]),
         (["--config=."], ["is not a Python file"]),
+        (["--config=gpt_small"], ["--config=gpt_small does not exist"]),
         (["--config="], ["--config is missing"]),
         (["--config.seed=3"], ["--config is missing"]),
         ([DEBUG, "--config=plain.py"], ["given twice"]),
@@ -166,6 +167,15 @@ def test_a_workdir_that_cannot_be_written_is_a_single_line(place):
     before, line = mistake(DEBUG, f"--workdir={place}")
     assert before == []
     assert place in line and "choose another --workdir" in line
+
+
+def test_what_costs_nothing_to_find_out_is_found_out_before_the_data_is_read():
+    before, line = mistake(DEBUG, "--config.teacher.path=nowhere")
+    assert len(before) == 1 and "cpu device" in before[0]
+    assert line == "error: config.teacher.path=nowhere does not exist"
+    before, line = mistake(DEBUG, "--config.cache_dir=/proc/nope")
+    assert before == []
+    assert "cannot write to /proc/nope" in line and "config.cache_dir" in line
 
 
 def test_a_workdir_of_another_config_is_a_single_line_with_the_difference(home):

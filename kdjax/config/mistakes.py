@@ -49,6 +49,8 @@ def explain(error: BaseException, argv: Sequence[str]) -> str | None:
     path, _, argument = given[0].partition(":")
     if not path:
         return MISSING
+    if not pathlib.Path(path).exists():
+        return f"--config={path} does not exist"
     if pathlib.Path(path).suffix != ".py":
         return f"--config={path} is not a Python file (.py) with a get_config()"
     for cause in _chain(error):
@@ -165,8 +167,6 @@ def _of_config_file(causes: str, path: str, argument: str) -> str | None:
         return f"{path} needs an argument, as --config={path}:ARGUMENT"
     if "has no attribute 'get_config'" in causes:
         return f"{path} has no get_config(), the function that returns the config"
-    if not pathlib.Path(path).exists():
-        return f"--config={path} does not exist"
     return None
 
 

@@ -47,6 +47,7 @@ from kdjax.experiment.workdir import (
     check_data,
     claim,
     compile_cache,
+    make_cache,
 )
 from kdjax.models import Model
 from kdjax.parallel.sharding import barrier, make_mesh
@@ -84,6 +85,7 @@ def run(
     config, workdir = validate(config), epath.Path(workdir).expanduser()
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
+        make_cache(config)
     else:
         mute()
     keep_compiled(compile_cache(config))

@@ -66,16 +66,16 @@ class Trained(NamedTuple):
 
 
 def fetch_named(config: Config) -> TokenizerConfig:
-    """Downloads the models that the config names on the Hugging Face hub.
+    """Looks for the models that the config names, and downloads those on a hub.
 
     The first process does so while the others wait; processes that do not share its
-    disk then download their own copies.
+    disk then download their own copies. It comes before the data, which take longer.
 
     Returns:
         The config's tokenizer, with the path of its file.
 
     Raises:
-        UsageError: A model cannot be downloaded.
+        UsageError: There is no such model, or it cannot be downloaded.
     """
     models = {
         f"{config.teacher_path(name)}.path": teacher.path
@@ -85,8 +85,8 @@ def fetch_named(config: Config) -> TokenizerConfig:
 
     def fetch() -> TokenizerConfig:
         for key, path in models.items():
-            if hub.is_name(path):
-                hub.find_model(path, named=key)
+            if path:
+                open_model(path, named=key)
         tokenizer = config.tokenizer
         if tokenizer.kind != "file" or not hub.is_name(tokenizer.path):
             return tokenizer
