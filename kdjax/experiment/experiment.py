@@ -85,12 +85,12 @@ def run(
     config, workdir = validate(config), epath.Path(workdir).expanduser()
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
-        make_cache(config)
     else:
         mute()
     keep_compiled(compile_cache(config))
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     prepared = _prepare(config, fetch_named(config))
     task = next_token_task(prepared.bits_per_byte)
