@@ -47,6 +47,43 @@ teacher; they differ in how hard they pull far away from it, and to which side.
 """
 
 
+OWN = """\
+## Your own
+
+A config file may add to the table. This one is a whole experiment,
+`python -m kdjax.main --config=mine.py`:
+
+```python
+import jax.numpy as jnp
+
+from kdjax.config import default
+from kdjax.losses import DIVERGENCES, Divergence
+
+
+def triangular(p, q, over):
+    gap, both = p.probs - q.probs, p.probs + q.probs
+    return over.sum(gap * gap / jnp.where(both == 0.0, 1.0, both))
+
+
+DIVERGENCES["triangular"] = Divergence(
+    triangular, "sum_v (p_v - q_v)^2 / (p_v + q_v)", "in [0, 2]", "none"
+)
+
+
+def get_config():
+    config = default()
+    config.distill.kind = "triangular"
+    return config
+```
+
+`p` and `q` have `probs` and `logs`, [.., V]; `over.sum` and `over.max` reduce over
+the ids, which may be sharded. Ids of padding have probability zero on both sides: keep
+their terms zero. Parameters are keyword arguments that bear the names of keys of
+`config.distill` (`beta`, `a`, ...) and stand in the entry as
+`{"beta": Parameter(default, low, high)}`.
+"""
+
+
 def page() -> str:
     """Returns the page's text."""
     parts = [INTRODUCTION]
@@ -58,7 +95,7 @@ def page() -> str:
         ]
         lines.append(f"- {row.paper}")
         parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, OWN])
 
 
 class Curve(NamedTuple):

@@ -62,8 +62,9 @@ def main(argv: list[str]) -> None:
     """Exports the model given by the flags."""
     del argv
     values = flags.FLAGS
-    target = epath.Path(values.to)
-    export(epath.Path(values.workdir), values.run, target, values.gguf_type)
+    target = epath.Path(values.to).expanduser()
+    workdir = epath.Path(values.workdir).expanduser()
+    export(workdir, values.run, target, values.gguf_type)
     print(target)
 
 

@@ -22,7 +22,8 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
     "The model: a run's workdir (for its first student), a directory in it such "
-    "as RUN/twin-0, a directory in the Hugging Face format, or a .gguf file.",
+    "as RUN/twin-0, a directory in the Hugging Face format, a .gguf file, or a name on "
+    "the Hugging Face hub such as HuggingFaceTB/SmolLM2-135M.",
 )
 _PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "The text to continue; may be given several times."
@@ -70,7 +71,7 @@ _SEED = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Continues the prompts given by the flags."""
     del argv
-    if _CHECKPOINT.value is None:
+    if not _CHECKPOINT.value:
         raise UsageError("--checkpoint is missing, such as --checkpoint=runs/gpt_small")
     if not _PROMPT.value:
         raise UsageError("--prompt is missing, such as --prompt='Once upon a time'")

@@ -7,13 +7,19 @@ twin, and writes a report. Run the same command again to resume a stopped run. A
 of the config can be overridden: --config.distill.temperature=2
 """
 
+import ast
+import contextlib
 import pathlib
+import sys
+from typing import Any
 
+import ml_collections
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from kdjax.config.validation import check_overrides, validate
+from kdjax.config.mistakes import MISSING, check_single, explain
+from kdjax.config.validation import validate
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
@@ -29,16 +35,45 @@ _OVERWRITE = flags.DEFINE_boolean(
 )
 
 
+class _Literal(flags.ArgumentParser):  # type: ignore[type-arg]
+    """Reads a number or a schedule; whether it fits its key, `validate` tells."""
+
+    def parse(self, argument: Any) -> Any:
+        for read in (ast.literal_eval, float) if isinstance(argument, str) else ():
+            with contextlib.suppress(ValueError, SyntaxError):
+                return read(argument.strip())
+        return argument
+
+
+class _Switch(flags.BooleanParser):
+    """Reads true or false; that it is neither, `validate` tells."""
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            return argument
+
+
+# By default a flag for a number takes no schedule, and one for a schedule no number;
+# and what they do not take, they refuse in other words than `validate`.
+for kind in (int, float, ml_collections.ConfigDict):
+    config_flags.register_flag_parser_for_type(kind, _Literal())
+config_flags.register_flag_parser_for_type(bool, _Switch())
+
+
 def main(argv: list[str]) -> None:
     """Runs the experiment that the flags describe."""
     del argv
-    if _CONFIG.value is None:
-        raise UsageError("--config is missing, such as --config=configs/gpt_small.py")
+    if not _CONFIG.present:
+        raise UsageError(MISSING)
+    check_single(sys.argv)
     try:
         settings = validate(_CONFIG.value)
     except OSError as error:  # ml_collections defers it until the config is read
-        raise UsageError(f"--config cannot be read: {error.__cause__}") from None
-    directory = epath.Path(_WORKDIR.value or _default_workdir())
+        reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
+        raise UsageError(reason) from None
+    directory = epath.Path(_WORKDIR.value or _default_workdir()).expanduser()
     done = workdir.finished_report(directory, settings)
     if done is not None and not _OVERWRITE.value:
         print(f"finished before; the report: {done}")
@@ -47,12 +82,10 @@ def main(argv: list[str]) -> None:
     from kdjax.parallel.sharding import join_processes
 
     is_first = join_processes() == 0
-    if is_first:
-        workdir.claim(directory, settings, overwrite=_OVERWRITE.value)
     from kdjax import report
     from kdjax.experiment.experiment import run
 
-    results = run(settings, directory)
+    results = run(settings, directory, overwrite=_OVERWRITE.value)
     if is_first:
         path = report.write(results, directory / "report")
         verdict = report.summarise(results).verdict
@@ -69,4 +102,4 @@ def _default_workdir() -> pathlib.Path:
 
 if __name__ == "__main__":
     stopped = "stopped; run the same command again to resume"
-    cli.run(main, check=check_overrides, stopped=stopped)
+    cli.run(main, explain=explain, stopped=stopped)

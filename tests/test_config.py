@@ -321,3 +321,12 @@ def test_a_dotted_key_leads_through_a_mapping_by_any_name():
     check_key(Named, "schedules.any.start", "here")
     with pytest.raises(UsageError, match=r"here\.schedules\.any\.strat does not"):
         check_key(Named, "schedules.any.strat", "here")
+
+
+def test_a_key_of_another_part_of_the_config_is_found():
+    with pytest.raises(UsageError, match=r"did you mean here\.best\.start\?"):
+        check_key(Named, "start", "here")
+    with pytest.raises(UsageError, match=r"the keys here are schedules, best, counts"):
+        check_key(Named, "wandb", "here")
+    with pytest.raises(UsageError, match=r"here\.best\.kind has no keys of its own"):
+        check_key(Named, "best.kind.x", "here")

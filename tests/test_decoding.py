@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import logging
 
 import jax
@@ -249,3 +250,10 @@ def test_greedy_takes_the_likeliest():
 def test_a_value_without_a_meaning_is_refused(sampling, word):
     with pytest.raises(UsageError, match=word):
         sampling.check()
+
+
+@pytest.mark.parametrize("prompts", [[], [1, 2], ["def"]], ids=str)
+def test_prompts_that_are_no_lists_of_ids_are_refused_in_words(prompts):
+    shape = inspect.unwrap(Generator.shape)
+    with pytest.raises(ValueError, match="prompts must be lists of ids"):
+        shape(Generator(*make("gpt2")), prompts, 4)

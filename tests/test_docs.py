@@ -10,6 +10,7 @@ import runpy
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from PIL import Image
 from toys import write_model
 
@@ -107,6 +108,27 @@ def test_a_finished_run_speaks_in_a_notebook_as_it_is_shown(
     )
     lines = capsys.readouterr().out
     assert lines.startswith("def main(") and len(lines) > len("def main(\n")
+
+
+def test_a_config_file_with_a_divergence_of_its_own_is_an_experiment(texts, home):
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (DOCS / "divergences.md").read_text(), flags=re.DOTALL
+    )
+    (home / "mine.py").write_text(block)
+    command = [
+        *runs.experiment(texts, "run"),
+        *("--config.tokenizer.kind=bytes", "--config.log_every=1"),
+        *("--config.teacher.train.steps=3", "--config.student.train.steps=3"),
+        *("--config.evaluate.final_rows=32", "--config.baseline=False"),
+    ]
+    command[2] = "--config=mine.py"
+    runs.run(*command)
+    records = (home / "run" / "student-0" / "metrics.jsonl").read_text().splitlines()
+    # In [0, 2], and not the default, which is far above at the start.
+    assert 0.0 < json.loads(records[0])["train/soft"] < 2.0
+    assert "triangular" in (home / "run" / "config.json").read_text()
+    assert "finished before" in runs.run(*command).stdout
+    assert "triangular" not in DIVERGENCES
 
 
 def test_the_examples_of_teachers_run():

@@ -16,9 +16,11 @@ from runs import read_report, write_corpus
 from tensorboardX.proto import event_pb2
 
 from kdjax.checkpoints import native
-from kdjax.config import ModelConfig, default
+from kdjax.config import Config, ModelConfig, StudentConfig, TrainConfig, default
 from kdjax.config.parsing import from_mapping
 from kdjax.config.validation import validate
+from kdjax.core.errors import UsageError
+from kdjax.experiment import experiment
 from kdjax.models import build
 from kdjax.parallel.sharding import abstract
 from kdjax.report import table
@@ -209,3 +211,27 @@ def test_a_student_can_teach_the_next(place, straight):
     bits = [final["validation"]["bits_per_byte"] for final in (found, known)]
     assert bits[0] == pytest.approx(bits[1], rel=1e-6)
     assert dataclasses.asdict(ModelConfig()).keys() == card["model"].keys()
+
+
+def test_whoever_runs_an_experiment_claims_its_directory(home):
+    config = default()
+    config.data.update(source="files", pattern="nothing/*.txt")
+    with pytest.raises(UsageError, match="matches no"):
+        experiment.run(config, "~/run")
+    assert [path.name for path in (home / "run").iterdir()] == ["config.json"]
+    (home / "run" / "student-0").mkdir()
+    with pytest.raises(UsageError, match="belongs to a different config"):
+        experiment.run(Config(), home / "run")
+    with pytest.raises(UsageError, match="matches no"):
+        experiment.run(config, home / "run", overwrite=True)
+    assert not (home / "run" / "student-0").exists()
+    (home / "other").mkdir()
+    (home / "other" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="holds no experiment"):
+        experiment.run(config, home / "other", overwrite=True)
+
+
+def test_a_config_made_in_python_is_checked_as_well():
+    mistaken = Config(student=StudentConfig(train=TrainConfig(steps=0)))
+    with pytest.raises(UsageError, match=r"config\.student\.train\.steps must be at"):
+        experiment.run(mistaken, "run")

@@ -41,6 +41,7 @@ WALLS = {
     "safetensors": ("formats.safetensors", "checkpoints.hf.save"),
     "gguf": ("formats.gguf", "checkpoints.gguf"),
     "transformers": (),
+    "huggingface_hub": ("checkpoints.hub",),
     "tensorboardX": ("train.records",),
     "matplotlib": ("report.plots",),
     "jinja2": ("text.chat", "report.page"),

@@ -36,7 +36,7 @@ def mistake(*arguments):
     assert done.returncode == 2, done.stderr
     assert last.startswith("error: ")
     assert "Traceback" not in done.stderr
-    assert "ompil" not in done.stderr  # Compiling, compilation
+    assert "ompili" not in done.stderr and "compilation" not in done.stderr
     assert not [line for line in before if line.startswith(("error", "W", "E"))]
     assert done.stdout == ""
     return before, last
@@ -51,7 +51,16 @@ def mistake(*arguments):
         (["--config=nowhere.py", "--config.seed=3"], ["nowhere.py"]),
         (["--config=broken.py"], ["broken.py, line 1"]),
         (["--config=plain.py"], ["get_config", "ConfigDict"]),
-        ([f"{DEBUG}:scarce"], ["gpt_debug.py:scarce", "1 was given"]),
+        (["--config=none.py"], ["get_config", "None"]),
+        (["--config=empty.py"], ["empty.py has no get_config()"]),
+        (["--config=takes.py"], ["takes.py:ARGUMENT"]),
+        (["--config=config.json"], ["config.json is not a Python file"]),
+        (["--config=."], ["is not a Python file"]),
+        (["--config=gpt_small"], ["--config=gpt_small does not exist"]),
+        (["--config="], ["--config is missing"]),
+        (["--config.seed=3"], ["--config is missing"]),
+        ([DEBUG, "--config=plain.py"], ["given twice"]),
+        ([f"{DEBUG}:scarce"], ["gpt_debug.py takes no argument", "'scarce'"]),
         ([f"--config={ROOT}/configs/gpt_small.py:scarse"], ["scarse"]),
         ([DEBUG, "--wrkdir=x"], ["wrkdir", "workdir"]),
         ([DEBUG, "stray"], ["stray", "--"]),
@@ -61,7 +70,19 @@ def mistake(*arguments):
         ([DEBUG, "--config.sed=3"], ["sed", "seed"]),
         ([DEBUG, "--config.distill.tempratur=3"], ["tempratur", "temperature"]),
         ([DEBUG, "--config.distill.temp=3"], ["config.distill.temp ", "temperature"]),
-        ([DEBUG, "--config.temperature=3"], ["config.temperature ", "did you mean"]),
+        (
+            [DEBUG, "--config.temperature=3"],
+            ["config.temperature ", "did you mean config.distill.temperature?"],
+        ),
+        ([DEBUG, "--config.steps=3"], ["config.student.train.steps?"]),
+        ([DEBUG, "--config.wandb=True"], ["config.wandb ", "keys here are seed, "]),
+        ([DEBUG, "--config.mesh.data.x=3"], ["config.mesh.data has no keys", "'x'"]),
+        ([DEBUG, "--config.student.layer_map[0]=3"], ["layer_map[0]", "as a whole"]),
+        ([DEBUG, "--config.teachers.a.seed=3"], ["config.teachers.a.seed", "no 'a'"]),
+        (
+            [DEBUG, "--config.distill.temperature.start=4"],
+            ["config.distill.temperature is a number", "{'kind': 'linear', 'start': "],
+        ),
         # Wrong types, which ml_collections finds, and wrong values, which we find.
         ([DEBUG, "--config.distill.alpha=half"], ["config.distill.alpha", "'half'"]),
         ([DEBUG, "--config.seed=1.5"], ["config.seed", "1.5"]),
@@ -79,11 +100,65 @@ def mistake(*arguments):
 def test_a_mistake_that_shows_at_once_is_a_single_line(arguments, words):
     pathlib.Path("broken.py").write_text("def get_config(:\n")
     pathlib.Path("plain.py").write_text("def get_config():\n    return {'seed': 1}\n")
+    pathlib.Path("none.py").write_text("def get_config():\n    pass\n")
+    pathlib.Path("takes.py").write_text("def get_config(size):\n    pass\n")
+    pathlib.Path("empty.py").touch()
+    pathlib.Path("config.json").write_text('{"baseline": true}')
     before, line = mistake(*arguments)
     assert before == []
     for word in words:
         assert word in line
     assert not pathlib.Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "config.student.trian.steps = 3",
+            "'trian' does not exist; did you mean train",
+        ),
+        ("config.seed.x = 3", "'int' object has no attribute 'x'"),
+        ("config.student.update(modle={})", "did you mean model?"),
+        (
+            "config['wandb'] = True",
+            "'wandb' does not exist; the keys here are",
+        ),
+        ("config.teachers.wide = {}", "assign the mapping as a whole"),
+        ("config.distill.alpha.end = 0.5", "{'kind': 'linear', 'start': 1.0, 'end': "),
+        ("open('corpus.txt')", "'corpus.txt'"),
+        ("import numpyy", "No module named 'numpyy'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("int('x')", "ValueError: invalid literal for int()"),
+        ("raise KeyError", "KeyError"),
+        ("raise TypeError('two\\nlines')", "TypeError: two"),
+        ("raise RuntimeError('long' * 999)", "RuntimeError: longlong"),
+    ],
+)
+def test_what_a_config_file_raises_is_a_line_with_its_place(line, words, home):
+    text = "from kdjax.config import default\n\n\ndef get_config():\n"
+    text += f"    config = default()\n    {line}\n    return config\n"
+    (home / "mine.py").write_text(text)
+    for override in ([], ["--config.seed=3"]):
+        before, found = mistake("--config=mine.py", *override)
+        assert before == [] and len(found) < 700
+        assert found.startswith(f"error: mine.py, line 6, {line!r}: ")
+        assert words in found
+
+
+def test_a_schedule_can_be_given_and_taken_back_by_a_flag(home):
+    (home / "mine.py").write_text(
+        "from kdjax.config import default\n\n\ndef get_config():\n"
+        "    config = default()\n    config.distill.alpha = {'start': 0.5}\n"
+        "    return config\n"
+    )
+    schedule = "--config.distill.temperature={'start': 4, 'end': -1}"
+    _, line = mistake("--config=mine.py", "--config.distill.alpha=0.5", schedule)
+    assert line == "error: config.distill.temperature must be > 0; it is -1"
+    _, line = mistake("--config=mine.py", "--config.distill.alpha.start=2")
+    assert line == "error: config.distill.alpha must be in [0, 1]; it is 2"
+    _, line = mistake("--config=mine.py", "--config.distill.alpha=2")
+    assert line == "error: config.distill.alpha must be in [0, 1]; it is 2"
 
 
 @pytest.mark.parametrize("place", ["file", "file/run", "/proc/nope"])
@@ -92,6 +167,15 @@ def test_a_workdir_that_cannot_be_written_is_a_single_line(place):
     before, line = mistake(DEBUG, f"--workdir={place}")
     assert before == []
     assert place in line and "choose another --workdir" in line
+
+
+def test_what_costs_nothing_to_find_out_is_found_out_before_the_data_is_read():
+    before, line = mistake(DEBUG, "--config.teacher.path=nowhere")
+    assert len(before) == 1 and "cpu device" in before[0]
+    assert line == "error: config.teacher.path=nowhere does not exist"
+    before, line = mistake(DEBUG, "--config.cache_dir=/proc/nope")
+    assert before == []
+    assert "cannot write to /proc/nope" in line and "config.cache_dir" in line
 
 
 def test_a_workdir_of_another_config_is_a_single_line_with_the_difference(home):
@@ -188,3 +272,43 @@ def test_help_and_import_are_quick_because_they_import_nothing_heavy(python):
         for flag in ("--config", "--workdir", "--[no]overwrite"):
             assert flag in done.stdout
         assert "python -m kdjax.main --config=configs/gpt_small.py" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        ("UsageError('choose\\nanother')", 2, "error: choose another"),
+        ("OSError(28, 'No space left on device', 'x')", 1, "error: No space left on d"),
+        ("FloatingPointError('diverged')", 1, "error: diverged"),
+        ("KeyboardInterrupt", 130, "stopped"),
+    ],
+)
+def test_the_exit_status_tells_a_mistake_from_a_failure(error, status, line):
+    code = "from kdjax.core import cli\nfrom kdjax.core.errors import UsageError\n"
+    code += f"def main(argv):\n    raise {error}\ncli.run(main)"
+    done = run(code, python=("-c",))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "words"),
+    [
+        ("export", ["--workdir=x"], "--to is missing"),
+        ("report", [], "--workdir is missing"),
+        ("generate", ["--checkpoint=", "--prompt=x"], "--checkpoint is missing"),
+        ("generate", ["--checkpoint=x"], "--prompt is missing"),
+        ("generate", ["--checkpoint=x", "--prompt=x", "--top_k=-1"], "top_k"),
+    ],
+)
+def test_other_commands_name_the_flag_that_is_missing_or_wrong(command, flags, words):
+    done = run(*flags, python=("-m", f"kdjax.{command}"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull", "-?"])
+def test_every_way_to_ask_for_help_gives_it(flag):
+    done = run(f"--config={ROOT}/configs/ensemble.py", flag)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "--workdir" in done.stdout and "Distils a student" in done.stdout

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import math
 import pathlib
 import re
@@ -14,7 +15,7 @@ import pytest
 from toys import FAMILIES, assert_close, dot_products, equations, random_params
 
 from kdjax import config as config_lib
-from kdjax import models
+from kdjax import losses, models
 from kdjax.config import RopeScalingConfig
 from kdjax.config.validation import validate
 from kdjax.models.transformer import attention, decoder, layers
@@ -218,13 +219,29 @@ def test_grouped_heads_are_full_heads_with_repeated_weights(name):
 
 
 @families
-def test_logits_are_finite_and_those_of_padded_ids_minus_infinity(config):
+def test_logits_are_finite_and_those_of_real_ids(config):
     model, params = make(config)
     hidden = model.hidden(params, TOKENS, SEGMENTS)
     logits = models.apply_head(model.head(params), hidden)
-    assert logits.shape == (3, 16, 64)
-    assert np.isfinite(logits[..., :50]).all()
-    assert (logits[..., 50:] == -np.inf).all()
+    assert logits.shape == (3, 16, 50)
+    assert np.isfinite(logits).all()
+    whole = model.logits(params, TOKENS, SEGMENTS)
+    np.testing.assert_allclose(logits, whole, atol=1e-5)
+    padded = losses.padded_logits(model.head(params), hidden)
+    assert padded.shape == (3, 16, 64)
+    np.testing.assert_array_equal(padded[..., :50], logits)
+    assert (padded[..., 50:] == -np.inf).all()
+
+
+@pytest.mark.parametrize(
+    "tokens", [jnp.ones(3, int), jnp.ones((1, 3)), jnp.ones((1, 2, 3), int)]
+)
+def test_what_is_no_batch_of_ids_is_refused_in_words(tokens):
+    model, params = make(FAMILIES["gpt2"])
+    hidden = inspect.unwrap(model.hidden)  # the shapes of annotations are not checked
+    with pytest.raises(ValueError, match=r"tokens must be ids \[B, T\]"):
+        hidden(params, tokens)
+    assert hidden(params, np.array([[1, 2]])).shape[:2] == (1, 2)
 
 
 @families
@@ -348,8 +365,7 @@ def test_gpt2_124m_has_the_sizes_it_is_named_after():
         params = jax.eval_shape(model.init, jax.random.key(0))
         count[name] = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
         logits = jax.eval_shape(model.logits, params, rows, rows)
-        assert logits.shape[:2] == (2, 1024)
-        assert 50_257 <= logits.shape[2] <= 50_257 + 128
+        assert logits.shape == (2, 1024, 50_257)
     for part, depth in ((config.teacher, 12), (config.student, 6)):
         sizes = {"layers": depth, "width": 768, "heads": 12, "max_length": 1024}
         sizes |= {"vocab_size": 50_257, "vocab_multiple": 128}

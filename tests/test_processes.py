@@ -16,7 +16,12 @@ def test_two_processes_give_the_result_of_one_with_two_devices(tmp_path):
         for name in ("one-process", "two-processes")
     )
     run(*one, env=environment(devices=2))
-    run(*TWO, *two)
+    said = run(*TWO, *two).stdout.splitlines()
+    assert any(line.startswith("[0] data: train: ") for line in said)
+    assert "[0] teacher: compiling ..." not in said  # it is in the cache
+    assert "[0] student-0: compiling ..." in said
+    others = [line for line in said if line.startswith("[1] ") and "Gloo" not in line]
+    assert not others
     results = [
         json.loads((tmp_path / name / "student-0" / "result.json").read_text())
         for name in ("one-process", "two-processes")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -144,3 +145,27 @@ def test_activations_stay_cut_along_the_batch_and_a_single_row_passes():
     cut = jax.jit(constrain)(jnp.zeros((8, 3, 5)))
     assert cut.addressable_shards[0].data.shape == (2, 3, 5)
     assert jax.jit(constrain)(jnp.zeros((1, 3, 5))).shape == (1, 3, 5)
+
+
+@pytest.mark.parametrize(("ids", "is_cut"), [(1000, True), (1001, False)])
+def test_logits_of_real_ids_alone_are_gathered_only_where_no_axis_divides_them(
+    ids, is_cut
+):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    config = dataclasses.replace(FAMILIES["gpt2"], vocab_size=ids)
+    model = models.build(config, placement=make_placement(mesh))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.jit(model.init, out_shardings=shardings(shapes, mesh))(
+        jax.random.key(0)
+    )
+    tokens = np.arange(64, dtype=np.int32).reshape(8, 8)
+    batch = to_devices({"tokens": tokens}, mesh, (0, 1))
+    program = jax.jit(model.logits).lower(params, batch["tokens"]).compile()
+    found = program(params, batch["tokens"])
+    whole = jax.tree.map(jnp.array, jax.device_get(params))
+    expected = models.build(config).logits(whole, jnp.array(tokens))
+    assert found.shape == (8, 8, ids)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    gathered = re.findall(r"\[2,8,(\d+)\]\S* all-gather", program.as_text())
+    assert bool(gathered) is not is_cut
+    assert (found.sharding.spec[-1] == "tensor") is is_cut

@@ -15,10 +15,11 @@ from toys import random_params
 from kdjax import models
 from kdjax.checkpoints import native
 from kdjax.checkpoints.hf.translate import canonical
-from kdjax.config import ModelConfig, TokenizerConfig
+from kdjax.config import Config, ModelConfig, TeacherConfig, TokenizerConfig
 from kdjax.config.parsing import from_mapping
 from kdjax.core.errors import UsageError
 from kdjax.experiment.setting import check_vocabularies, make_model
+from kdjax.experiment.teachers import plan_teachers
 from kdjax.export import export
 from kdjax.text import same_ids
 from kdjax.text.tokenizer import read_tokenizer, train_tokenizer
@@ -166,3 +167,18 @@ def check_export():
     ):
         with pytest.raises(UsageError, match=words):
             export(*arguments)
+
+
+@pytest.mark.parametrize(("ids", "is_told"), [(0, False), (1281, False), (1282, True)])
+def test_a_new_teacher_with_many_more_ids_than_the_tokenizer_is_told_of(
+    tmp_path, capsys, ids, is_told
+):
+    setting = make_setting(tmp_path, BYTES)
+    setting.prepared.info = {"splits": {"train": {"largest_id": 256}}}
+    teacher = TeacherConfig(model=dataclasses.replace(ARCHITECTURE, vocab_size=ids))
+    setting = setting._replace(config=Config(teacher=teacher))
+    plan_teachers({"teacher": None}, setting)
+    said = capsys.readouterr().err
+    told = "config.teacher.model.vocab_size = 1,282, but the tokenizer has only 257 ids"
+    assert (told in said) is is_told
+    assert said.count("\n") == is_told

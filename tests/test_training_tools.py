@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import sys
 
 import jax
@@ -14,8 +15,10 @@ from toys import FAMILIES, dot_products
 
 from kdjax import models
 from kdjax.config import ModelConfig, OptimizerConfig, ScheduleConfig
-from kdjax.core.logging import Progress
+from kdjax.core.logging import Progress, mute, say
+from kdjax.core.metrics import Mean
 from kdjax.models.flops import forward_flops
+from kdjax.train.meter import Meter
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.records import MetricWriter, read_metrics
 from kdjax.train.schedules import learning_rate, make_schedule
@@ -187,3 +190,64 @@ def test_progress_of_other_processes_is_silent(capsys, clock):
         clock[0] += 100.0
         progress.update(4)
     assert capsys.readouterr().err == ""
+
+
+def left(line):
+    return float(re.search(r", (\d+) s left", line).group(1))
+
+
+@pytest.mark.parametrize("warm_up", [0.1, 40.0])
+def test_the_first_step_says_nothing_of_the_time_left(capsys, clock, warm_up):
+    with Progress("student", 600, unit="step") as progress:
+        clock[0] += warm_up
+        progress.update(1, "loss 9.5")
+        for _ in range(2, 40):
+            clock[0] += 0.5
+            progress.update(1)
+    lines = capsys.readouterr().err.splitlines()
+    if warm_up > 15:
+        assert lines.pop(0) == "student: step 1/600, loss 9.5"
+    done = int(re.search(r"step (\d+)/", lines[0]).group(1))
+    assert left(lines[0]) == pytest.approx(0.5 * (600 - done), abs=1)
+
+
+@pytest.mark.parametrize("start", [0, 200])
+@pytest.mark.parametrize("step_time", [0.3, 4.0])
+def test_the_time_left_is_right_from_the_second_pause_on(
+    tmp_path, capsys, clock, monkeypatch, start, step_time
+):
+    monkeypatch.setattr("kdjax.train.meter.time.perf_counter", lambda: clock[0])
+    every, steps, said = (20, 50), 400, []
+    meter = Meter(
+        *("student", epath.Path(tmp_path)),
+        **dict(start=start, steps=steps, tokens=8, flops=1.0),
+        **dict(every=every, pauses=every),
+    )
+    values = {"loss": Mean(1.0, 1.0), "skipped": Mean(0.0, 1.0)}
+    clock[0] += 60.0  # what the first step waits for
+    for step in range(start + 1, steps + 1):
+        clock[0] += step_time
+        meter.record(step, values)
+        if step == steps or not step % 20 or not step % 50:
+            meter.catch_up()
+            clock[0] += 50.0 if step == start + 20 else 6.0  # the first one compiles
+            meter.resume()
+        said += [
+            (clock[0], step, line) for line in capsys.readouterr().err.splitlines()
+        ]
+    meter.close()
+    checked = [(now, line) for now, step, line in said if step > start + 60]
+    assert len(checked) > 5
+    for now, line in checked:
+        assert left(line) == pytest.approx(clock[0] - now, rel=0.05, abs=8)
+
+
+def test_a_process_that_is_not_the_first_says_nothing(capsys, clock, monkeypatch):
+    monkeypatch.setattr("kdjax.core.logging._is_muted", False)
+    say("loud")
+    mute()
+    say("data: 3 rows")
+    with Progress("student", 4, unit="step") as progress:
+        clock[0] += 100.0
+        progress.update(4)
+    assert capsys.readouterr().err == "loud\n"

@@ -7,6 +7,7 @@ from kdjax.checkpoints.gguf.file import GgufModel
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.directory import CONFIG, HuggingFaceModel
 from kdjax.checkpoints.hf.families import Family
+from kdjax.checkpoints.hub import find_model, is_name
 from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.checkpoints.pretrained import PretrainedModel
 from kdjax.config.schema import ModelConfig, Rules
@@ -21,13 +22,24 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
     Args:
         path: A directory that kdjax wrote (a model, a run such as `RUN/twin-0`, or an
             experiment's workdir, which stands for its first student), one in the
-            Hugging Face format, or a .gguf file.
+            Hugging Face format, a .gguf file, or the name of a model on the Hugging
+            Face hub, ORG/NAME or ORG/NAME@REVISION, which is downloaded unless it is
+            in the hub's cache.
         named: The flag or key that gave the path, for error messages.
 
     Raises:
-        UsageError: There is no model, or it is unfinished.
+        UsageError: There is no model, it is unfinished or cannot be downloaded.
     """
+    if not str(path):
+        raise UsageError(f"{named} is empty; give the path of a model")
+    if str(path).startswith(("http://", "https://")):
+        raise UsageError(
+            f"{named}={path} is a web address; give a path, or a model's name on the "
+            "Hugging Face hub as ORG/NAME"
+        )
     place = epath.Path(path).expanduser()
+    if is_name(str(path)):
+        place = find_model(str(path), named=named).directory
     if not place.exists():
         raise UsageError(f"{named}={place} does not exist")
     if place.suffix == ".gguf":

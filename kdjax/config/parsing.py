@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from kdjax.core.errors import UsageError
@@ -21,7 +21,7 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise _unknown(hints, key, path)
+            raise _unknown(hints, str(key), path)
     for field in dataclasses.fields(cls):
         empty = dataclasses.MISSING
         is_required = field.default is empty and field.default_factory is empty
@@ -32,23 +32,83 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
     )
 
 
-def check_key(cls: type[Any], key: str, path: str) -> None:
-    """Raises, suggesting the closest key, if a dotted key does not exist in `cls`."""
+def check_key(
+    cls: type[Any], key: str, path: str, root: type[Any] | None = None
+) -> None:
+    """Raises, suggesting a key that exists, if a dotted key does not exist in `cls`.
+
+    Args:
+        cls: A dataclass.
+        key: The key, such as "train.steps".
+        path: The dataclass's own path, for messages.
+        root: The dataclass of the whole config, whose other keys may be meant; None:
+            `cls`.
+
+    Raises:
+        UsageError: There is no such key.
+    """
+    root = root or cls
     name, _, rest = key.partition(".")
     hints = typing.get_type_hints(cls)
     if name not in hints:
-        raise _unknown(hints, name, path)
+        raise _unknown(hints, name, path, root)
     hint, path = hints[name], f"{path}.{name}"
     if _is_mapping(hint):  # its keys are free
         name, _, rest = rest.partition(".")
         hint, path = typing.get_args(hint)[1], f"{path}.{name}"
-    if rest and dataclasses.is_dataclass(hint):
-        check_key(typing.cast(type, hint), rest, path)
+    if not rest:
+        return
+    choices = filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint)))
+    inner = next(choices, None)
+    if inner is None:
+        raise UsageError(f"{path} has no keys of its own, so {rest!r} cannot be set")
+    check_key(typing.cast(type, inner), rest, path, root)
 
 
-def _unknown(hints: Mapping[str, Any], name: str, path: str) -> UsageError:
-    near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
-    return UsageError(f"{path}.{name} does not exist; did you mean {near[0]}?")
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Returns the name that was probably meant, or None if none is similar.
+
+    Example:
+        >>> nearest("temp", ["alpha", "temperature"])
+        'temperature'
+        >>> nearest("wandb", ["cache_dir", "seed"])
+    """
+    listed = list(names)
+    if close := difflib.get_close_matches(name, listed, n=1):
+        return close[0]
+    begun = (other for other in listed if len(name) > 2 and other.startswith(name))
+    return next(begun, None)
+
+
+def advice(name: str, names: Iterable[str]) -> str:
+    """Returns the key that was probably meant, or all there are, for a message."""
+    listed = list(names)
+    if near := nearest(name, listed):
+        return f"did you mean {near}?"
+    return f"the keys here are {', '.join(listed)}"
+
+
+def _unknown(
+    hints: Mapping[str, Any], name: str, path: str, root: type[Any] | None = None
+) -> UsageError:
+    top = path.partition(".")[0]
+    elsewhere = [key for key in _keys(root, top) if key.endswith(f".{name}")]
+    if elsewhere:
+        return UsageError(
+            f"{path}.{name} does not exist; did you mean {' or '.join(elsewhere)}?"
+        )
+    return UsageError(f"{path}.{name} does not exist; {advice(name, hints)}")
+
+
+def _keys(cls: Any, path: str) -> Iterator[str]:
+    """Yields the dotted path of every key below a dataclass."""
+    if not dataclasses.is_dataclass(cls):
+        return
+    for name, hint in typing.get_type_hints(cls).items():
+        yield f"{path}.{name}"
+        for inner in (hint, *typing.get_args(hint)):
+            if not _is_mapping(hint):
+                yield from _keys(inner, f"{path}.{name}")
 
 
 def convert(value: Any, hint: Any, path: str) -> Any:
@@ -70,7 +130,7 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         return convert(value, _choose(value, choices), path)
     if origin is Literal:
-        if value not in choices:
+        if not any(type(value) is type(c) and value == c for c in choices):
             listed = ", ".join(map(repr, choices))
             raise UsageError(f"{path} must be one of {listed}; it is {_shown(value)}")
         return value

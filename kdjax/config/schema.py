@@ -200,8 +200,9 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 class TeacherConfig:
     """The teacher: a directory to load, or a model to train first."""
 
-    # An earlier run or one of its models, a directory in the Hugging Face format, or a
-    # .gguf file; "": train one.
+    # An earlier run or one of its models, a directory in the Hugging Face format, a
+    # .gguf file, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub; "": train
+    # one.
     path: str = ""
     # For a loaded teacher, of parameters and computation; "": as it is stored.
     dtype: Literal["", "float32", "bfloat16"] = ""
@@ -309,6 +310,9 @@ class Config:
     def teacher_path(self, name: str) -> str:
         """Returns a teacher's path in the config, for messages."""
         return f"config.teachers.{name}" if self.teachers else "config.teacher"
+
+
+AnyConfig = Config | ml_collections.ConfigDict
 
 
 def teacher() -> ml_collections.ConfigDict:

@@ -5,15 +5,13 @@ Neither jax nor anything heavy is imported here, so that mistakes are reported a
 
 import dataclasses
 import re
-from collections.abc import Sequence
-
-import ml_collections
 
 from kdjax.config.model_rules import check_model
-from kdjax.config.parsing import at_least, between, check_key, from_mapping
+from kdjax.config.parsing import at_least, between, from_mapping
 from kdjax.config.schema import (
     OPTIMIZER_PARAMETERS,
     SOURCES,
+    AnyConfig,
     Config,
     DistillConfig,
     MeshConfig,
@@ -27,11 +25,12 @@ from kdjax.config.student_rules import student_model
 from kdjax.core.errors import UsageError
 
 
-def validate(config: ml_collections.ConfigDict) -> Config:
+def validate(config: AnyConfig) -> Config:
     """Returns the config as frozen dataclasses, or raises a one-line error.
 
     Args:
-        config: The config file's `ConfigDict`, with the command line's overrides.
+        config: The config file's `ConfigDict`, with the command line's overrides, or a
+            `Config` that was made in Python.
 
     Raises:
         UsageError: An unknown key, a wrong type, or values that contradict each other.
@@ -43,12 +42,16 @@ def validate(config: ml_collections.ConfigDict) -> Config:
         >>> validate(config).distill.alpha.end
         0.5
     """
-    if not hasattr(config, "to_dict"):
+    if isinstance(config, Config):
+        values = dataclasses.asdict(config)
+    elif hasattr(config, "to_dict"):
+        values = config.to_dict()
+    else:
         raise UsageError(
-            "get_config() must return a ConfigDict, such as kdjax.config.default(); it "
-            f"returned {type(config).__name__}"
+            "get_config() must return a ConfigDict, such as kdjax.config.default(); "
+            f"this is {config if config is None else type(config).__name__}"
         )
-    parsed = from_mapping(Config, config.to_dict(), "config")
+    parsed: Config = from_mapping(Config, values, "config")
     _check(parsed)
     return parsed
 
@@ -319,12 +322,3 @@ def check_batches(config: Config, shards: int) -> None:
                 f"{path}.batch_size = {size} is not divisible by micro_batches "
                 f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
             )
-
-
-def check_overrides(argv: Sequence[str]) -> None:
-    """Raises, suggesting the closest key, if a flag overrides an unknown key.
-
-    The error that ml_collections raises says too little.
-    """
-    for key in re.findall(r"^--(?:no)?config\.([\w.]+)", "\n".join(argv), re.M):
-        check_key(Config, key, "config")

@@ -1,4 +1,4 @@
-"""What every command line shares: one line and exit code 2 for a user's mistake."""
+"""What every command line shares: help, one line for a mistake, exit codes."""
 
 import re
 import sys
@@ -10,25 +10,29 @@ from absl import app, flags, logging
 
 from kdjax.core.errors import UsageError
 
+_FAILED, _MISTAKEN = 1, 2
+_HELP = {"help", "h", "helpshort", "helpfull", "?"}
 _INTERRUPTED = 130  # what shells report after Ctrl-C
+
+Explain = Callable[[Exception, Sequence[str]], str | None]
 
 
 def run(
     main: Callable[[list[str]], None],
     *,
-    check: Callable[[Sequence[str]], None] = lambda argv: None,
+    explain: Explain = lambda error, argv: None,
     stopped: str = "stopped",
 ) -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits.
 
-    A mistake in the flags or the config, a `UsageError`, a run that diverged or a file
-    system error (`OSError`) prints one line and exits with status 2; Ctrl-C prints
-    `stopped`.
+    A mistake in the flags or the config or another `UsageError` prints one line and
+    exits with status 2; a run that diverged or a file system error (`OSError`) prints
+    one line and exits with status 1; Ctrl-C prints `stopped` and exits with 130.
 
     Args:
         main: The command.
-        check: Called with the command line when the flags cannot be parsed; may raise
-            a `UsageError` that is more specific than the parser's own message.
+        explain: From what the flags' parser raised and the command line to a message
+            that is clearer than the parser's own, or None.
         stopped: What Ctrl-C prints.
     """
 
@@ -39,24 +43,27 @@ def run(
                     f"unexpected argument {argv[1]!r}; flags start with --"
                 )
             main(argv)
-        except (UsageError, FloatingPointError) as error:
+        except UsageError as error:
             _fail(error)
+        except FloatingPointError as error:
+            _fail(error, _FAILED)
         except OSError as error:
             if error.errno is None:  # a library's own error, not the file system's
                 raise
-            _fail(f"{error.strerror}: {error.filename or 'while writing'}")
+            _fail(f"{error.strerror}: {error.filename or 'while writing'}", _FAILED)
         except KeyboardInterrupt:
             print(stopped, file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
-    app.run(guarded, flags_parser=partial(_parse, check=check))
+    app.run(guarded, flags_parser=partial(_parse, explain=explain))
     sys.exit(0)
 
 
-def _parse(argv: list[str], check: Callable[[Sequence[str]], None]) -> list[str]:
-    if {"--help", "-h", "-help"} & set(argv):
+def _parse(argv: list[str], explain: Explain) -> list[str]:
+    if _HELP & {argument.lstrip("-") for argument in argv if argument[:1] == "-"}:
         print(sys.modules["__main__"].__doc__, flags.FLAGS.main_module_help(), sep="\n")
         sys.exit(0)
+    logging.set_verbosity(logging.ERROR)  # while a config file is read
     try:
         rest = flags.FLAGS(argv)
         if flags.FLAGS["verbosity"].using_default_value:
@@ -65,25 +72,13 @@ def _parse(argv: list[str], check: Callable[[Sequence[str]], None]) -> list[str]
     # A config file is the user's own code, run while the flags are parsed: whatever
     # it raises is for the user to fix.
     except Exception as error:
-        _fail(_explain(error, argv, check))
+        missing = re.search(
+            r"Flag (--\w+) must have a value other than None", str(error)
+        )
+        default = f"{missing[1]} is missing" if missing else error
+        _fail(explain(error, argv) or default)
 
 
-def _explain(
-    error: Exception, argv: list[str], check: Callable[[Sequence[str]], None]
-) -> str:
-    """Returns a readable message for what the parser or a config file raised."""
-    try:
-        check(argv)
-    except UsageError as better:
-        return str(better)
-    # The message contains the config file's traceback; its last line is enough.
-    text = str(error.args[0] if isinstance(error, KeyError) else error)
-    if re.fullmatch(r"'?\w+'?", text):  # of a key in a mapping, just the name is said
-        return f"the config has no key {text} to override"
-    head, is_traced, trace = text.partition("Traceback (most recent call last)")
-    return f"{head} {trace.strip().splitlines()[-1]}" if is_traced else head
-
-
-def _fail(message: object) -> NoReturn:
+def _fail(message: object, status: int = _MISTAKEN) -> NoReturn:
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kdjax.core.logging import say
 from kdjax.evaluation.held_out import EvalStep, evaluate, make_eval_step
 from kdjax.experiment.setting import Setting
 from kdjax.losses import LossSharding
@@ -23,6 +24,7 @@ class Evaluator:
         """
         sharding = LossSharding(setting.mesh)
         self._setting = setting
+        self._used: set[EvalStep] = set()
         self._alone = make_eval_step(setting.task, model, loss_sharding=sharding)
         self._compared = make_eval_step(
             setting.task, model, teacher, loss_sharding=sharding
@@ -48,6 +50,9 @@ class Evaluator:
     ) -> dict[str, Any]:
         size = self._setting.config.evaluate.batch_size
         stored = self._setting.prepared.splits[split]
+        if step not in self._used:
+            self._used.add(step)
+            say("evaluation: compiling ...")
         batches = device_batches(stored, self._setting.mesh, size, rows)
         metrics = evaluate(step, params, frozen, batches)
         return self._setting.task.finish(metrics, split)

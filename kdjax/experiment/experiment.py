@@ -10,12 +10,13 @@ from typing import Any
 import jax
 from etils import epath
 
+from kdjax.checkpoints import hub
 from kdjax.config.parsing import convert, from_mapping
-from kdjax.config.schema import Config
-from kdjax.config.validation import check_batches
+from kdjax.config.schema import AnyConfig, Config, TokenizerConfig
+from kdjax.config.validation import check_batches, validate
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
-from kdjax.core.logging import Progress, say
+from kdjax.core.logging import Progress, mute, say
 from kdjax.data import Document, Prepared, prepare
 from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
@@ -24,6 +25,7 @@ from kdjax.experiment.setting import (
     Setting,
     check_vocabularies,
     count_parameters,
+    fetch_named,
     parameter_shardings,
 )
 from kdjax.experiment.students import (
@@ -40,7 +42,13 @@ from kdjax.experiment.teachers import (
     plan_teachers,
     teacher_architecture,
 )
-from kdjax.experiment.workdir import cache_directory, check_data, compile_cache
+from kdjax.experiment.workdir import (
+    cache_directory,
+    check_data,
+    claim,
+    compile_cache,
+    make_cache,
+)
 from kdjax.models import Model
 from kdjax.parallel.sharding import barrier, make_mesh
 from kdjax.results.files import read_run
@@ -60,21 +68,31 @@ from kdjax.train.sources import device_batches
 from kdjax.train.task import next_token_task
 
 
-def run(config: Config, workdir: epath.Path) -> Results:
+def run(
+    config: AnyConfig, workdir: epath.PathLike, *, overwrite: bool = False
+) -> Results:
     """Runs all stages that are not done yet and returns what was measured.
 
     Args:
-        config: A validated config.
-        workdir: The experiment's own directory.
+        config: The config, as `kdjax.config.default()` with changes or as a `Config`.
+        workdir: The experiment's own directory, claimed for this config.
+        overwrite: Whether to delete an experiment found there.
 
     Raises:
-        UsageError: Devices, data, teacher or disk do not fit the config.
+        UsageError: The config contradicts itself, the directory is another config's,
+            or devices, data, teacher or disk do not fit the config.
     """
+    config, workdir = validate(config), epath.Path(workdir).expanduser()
+    if jax.process_index() == 0:
+        claim(workdir, config, overwrite=overwrite)
+    else:
+        mute()
     keep_compiled(compile_cache(config))
     mesh = make_mesh(config.mesh)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
+    make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
-    prepared = _prepare(config)
+    prepared = _prepare(config, fetch_named(config))
     task = next_token_task(prepared.bits_per_byte)
     setting = Setting(config, workdir, prepared, mesh, task, {})
 
@@ -99,7 +117,7 @@ def run(config: Config, workdir: epath.Path) -> Results:
     return _results(setting, teachers, start.model, runs)
 
 
-def _prepare(config: Config) -> Prepared:
+def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
     """Returns the rows, which the first process makes while the others wait."""
     cache = cache_directory(config)
 
@@ -110,7 +128,7 @@ def _prepare(config: Config) -> Prepared:
                 progress.update(len(document.text.encode()))
 
     def rows() -> Prepared:
-        return prepare(config.data, config.tokenizer, cache, track=track)
+        return prepare(config.data, tokenizer, cache, track=track)
 
     if jax.process_index() == 0:
         prepared = rows()
@@ -248,6 +266,7 @@ def _results(
                 sha256=trained.sha256,
                 from_config=not config.all_teachers[name].path,
                 formats=trained.formats,
+                hub=hub.name_of(trained.directory),
             )
             for name, trained in teachers.trained.items()
         },
@@ -271,6 +290,7 @@ def _models(
     models: dict[str, Any] = {"student": ((student, params),)}
     for name, trained in teachers.trained.items():
         models[teacher_role(name)] = ((trained.model, trained.params),)
+    say("forward speed: compiling ...")
     models["teacher"] = tuple((t.model, t.params) for t in teachers.trained.values())
     speed = forward_speed(
         {

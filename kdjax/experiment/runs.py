@@ -125,6 +125,8 @@ class Trainer:
             extends=trained,
         )
         config = setting.config
+        if self._program is None:
+            say(f"{name}: compiling ...")
         result = train(self._compiled(), run, config.checkpoint, config.log_every)
         tokenizer = setting.prepared.tokenizer
         if jax.process_index() == 0:

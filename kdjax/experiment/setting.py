@@ -7,15 +7,15 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.checkpoints import StoredModel, open_model
+from kdjax.checkpoints import StoredModel, hub, open_model
 from kdjax.config.model_rules import check_model
-from kdjax.config.schema import Config, ModelConfig, Rules
+from kdjax.config.schema import Config, ModelConfig, Rules, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
 from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model, build
-from kdjax.parallel.sharding import make_placement, shardings
+from kdjax.parallel.sharding import barrier, make_placement, shardings
 from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.task import Task
 
@@ -65,6 +65,40 @@ class Trained(NamedTuple):
     training: Training | None = None
 
 
+def fetch_named(config: Config) -> TokenizerConfig:
+    """Looks for the models that the config names, and downloads those on a hub.
+
+    The first process does so while the others wait; processes that do not share its
+    disk then download their own copies. It comes before the data, which take longer.
+
+    Returns:
+        The config's tokenizer, with the path of its file.
+
+    Raises:
+        UsageError: There is no such model, or it cannot be downloaded.
+    """
+    models = {
+        f"{config.teacher_path(name)}.path": teacher.path
+        for name, teacher in config.all_teachers.items()
+    }
+    models["config.student.path"] = config.student.path
+
+    def fetch() -> TokenizerConfig:
+        for key, path in models.items():
+            if path:
+                open_model(path, named=key)
+        tokenizer = config.tokenizer
+        if tokenizer.kind != "file" or not hub.is_name(tokenizer.path):
+            return tokenizer
+        found = hub.find_tokenizer(tokenizer.path, named="config.tokenizer.path")
+        return dataclasses.replace(tokenizer, path=str(found))
+
+    if jax.process_index() == 0:
+        tokenizer = fetch()
+    barrier("downloads")
+    return tokenizer if jax.process_index() == 0 else fetch()
+
+
 def open_named(path: str, key: str, setting: Setting) -> StoredModel:
     """Returns the model on disk that a config key names, opened once per path.
 
@@ -75,10 +109,11 @@ def open_named(path: str, key: str, setting: Setting) -> StoredModel:
         setting.opened[path] = open_model(path, named=f"{key}.path")
     stored = setting.opened[path]
     if not stored.shares_ids(setting.prepared.tokenizer):
+        tokenizer = path if hub.is_name(path) else stored.tokenizer_path
         raise UsageError(
             f"the model in {stored.path} ({key}.path) has another tokenizer than the "
             "data; set --config.tokenizer.kind=file "
-            f"--config.tokenizer.path={stored.tokenizer_path}"
+            f"--config.tokenizer.path={tokenizer}"
         )
     return stored
 

@@ -15,6 +15,7 @@ from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.runs import Recipe, Trainer
 from kdjax.experiment.setting import Setting, Trained, make_model, open_named
 from kdjax.experiment.workdir import cache_directory
+from kdjax.losses import MAX_PADDING
 from kdjax.models import Model
 from kdjax.results.measured import teacher_role
 from kdjax.targets.online import Predict, of_ensemble, of_model
@@ -111,8 +112,20 @@ def plan_teachers(
             setting,
             is_trained=stored[name] is None,
         )
+        if stored[name] is None:
+            _note_unused_ids(model, setting.config.teacher_path(name), setting)
         candidates.append(Candidate(name, teacher, model, stored[name]))
     return candidates
+
+
+def _note_unused_ids(model: Model, key: str, setting: Setting) -> None:
+    """Says so if a new teacher has many more ids than the tokenizer."""
+    ids, known = model.config.vocab_size, setting.prepared.tokenizer.vocab_size
+    if ids > known + MAX_PADDING:
+        say(
+            f"note: {key}.model.vocab_size = {ids:,}, but the tokenizer has only "
+            f"{known:,} ids; 0 gives the tokenizer's (set the student's to 0 as well)"
+        )
 
 
 def obtain_teachers(candidates: Sequence[Candidate], setting: Setting) -> Teachers:

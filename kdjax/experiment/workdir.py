@@ -121,6 +121,22 @@ def cache_directory(config: Config) -> epath.Path:
     return epath.Path(root).expanduser() / "kdjax"
 
 
+def make_cache(config: Config) -> None:
+    """Makes the cache directory.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    directory = cache_directory(config)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {directory} ({error.strerror}); choose another "
+            "config.cache_dir"
+        ) from None
+
+
 def compile_cache(config: Config) -> epath.Path | None:
     """Returns where compiled programs are kept, or None for nowhere."""
     if config.compile_cache == "auto":

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from kdjax.core.errors import UsageError
 from kdjax.generation.sampling import Sampling, sample
-from kdjax.losses import apply_head
+from kdjax.losses import padded_logits
 from kdjax.models import Model
 
 ENDED = -1  # what a row yields after its end
@@ -70,7 +70,10 @@ class Generator:
 
         Raises:
             UsageError: A prompt is empty, or the model has too few positions.
+            ValueError: There are no prompts, or they are not lists of ids.
         """
+        if not prompts or any(isinstance(prompt, str | int) for prompt in prompts):
+            raise ValueError("prompts must be lists of ids, such as [[1, 2], [3]]")
         limit, longest = self._model.config.max_length, max(map(len, prompts))
         if not all(prompts):
             raise UsageError("a prompt has no tokens; write something to continue")
@@ -179,7 +182,7 @@ def _make_programs(model: Model, sampling: Sampling) -> Programs:
         positions: Int[Array, "B"],
         keys: Key[Array, "B"],
     ) -> Int[Array, "B"]:
-        logits = apply_head(model.head(params), hidden)
+        logits = padded_logits(model.head(params), hidden)
         keys = jax.vmap(jax.random.fold_in)(keys, positions)
         return sample(logits, keys, sampling).astype(jnp.int32)
 

@@ -8,7 +8,7 @@ from kdjax.losses.divergences import (
     divergence,
 )
 from kdjax.losses.fused import SoftValues, fused_loss
-from kdjax.losses.head import Head, apply_head
+from kdjax.losses.head import Head, apply_head, padded_logits
 from kdjax.losses.labels import next_token
 from kdjax.losses.linear import (
     linear_cross_entropy,
@@ -43,5 +43,6 @@ __all__ = [
     "linear_distillation",
     "linear_metrics",
     "next_token",
+    "padded_logits",
     "token_metrics",
 ]

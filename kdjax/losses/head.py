@@ -20,7 +20,8 @@ class Head:
         bias: Optional bias [V].
         scale: Factor on the logits.
         softcap: Optional c, for c * tanh(logits / c) (Gemma 2, arXiv:2408.00118).
-        valid: How many ids are real; the others get the logit -inf. None: all of them.
+        valid: How many ids are real; the others, from there on, are padding. None: all
+            of them.
     """
 
     kernel: Float[Array, "D V"] | Any  # or another leaf, in a tree of other things
@@ -39,7 +40,22 @@ class Head:
 def apply_head(
     head: Head, hidden: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch V"]:
-    """Returns the logits, accumulated in float32 whatever the hidden states' dtype.
+    """Returns the logits of the real ids, V of them, without any padding.
+
+    They are accumulated in float32 whatever the hidden states' dtype. Over a mesh that
+    shards ids they stay sharded if it divides V, and else are gathered.
+
+    Raises:
+        ValueError: The hidden states and the head differ in width.
+    """
+    check_width(head, hidden)
+    return head_logits(narrow(head, hidden.dtype), hidden)[..., : head.real]
+
+
+def padded_logits(
+    head: Head, hidden: Float[Array, "*batch D"]
+) -> Float[Array, "*batch P"]:
+    """Returns `apply_head` as wide as the head's matrix; padding has the logit -inf.
 
     Raises:
         ValueError: The hidden states and the head differ in width.

@@ -31,7 +31,8 @@ class Model(NamedTuple):
             states in the compute dtype. Positions of different segments do not attend
             to each other; without segments, each row is one document.
         head: `head(params) -> Head`.
-        logits: `logits(params, tokens, segments=None) -> [B, T, V]` in float32.
+        logits: `logits(params, tokens, segments=None) -> [B, T, V]` in float32, V being
+            `config.vocab_size` whatever padding the tables have.
         init_cache: `init_cache(batch, length) -> cache`, a pytree with room for
             `length` positions of each row. None: the model cannot decode.
         decode: `decode(params, cache, tokens, positions) -> ([B, T, D], cache)`, the
@@ -64,7 +65,7 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
         >>> model = build(ModelConfig(layers=1, width=16, heads=2, vocab_size=10))
         >>> params = model.init(jax.random.key(0))
         >>> model.logits(params, jnp.zeros((2, 5), jnp.int32)).shape
-        (2, 5, 64)
+        (2, 5, 10)
     """
     if config.vocab_size < 1:
         raise ValueError("vocab_size is not set; fill it in from the tokenizer")
@@ -80,6 +81,12 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
         tokens: Int[Array, "B T"],
         segments: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
+        tokens = jnp.asarray(tokens)
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(
+                f"tokens must be ids [B, T], a row for each text; they are "
+                f"{tokens.dtype}{list(tokens.shape)}"
+            )
         if segments is None:
             segments = jnp.ones_like(tokens)
         view = make_view(config, segments)

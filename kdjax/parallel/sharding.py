@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
+from kdjax.core.logging import mute
 from kdjax.parallel.placement import Placement, name_of
 
 Batch = dict[str, jax.Array]  # tokens and their annotations, rows first
@@ -46,7 +47,8 @@ def join_processes() -> int:
 
     `launch/local.py` sets `KDJAX_PROCESSES` and `KDJAX_PROCESS`; on TPU pods and under
     SLURM jax detects the topology itself; anywhere else there is one process. Must be
-    called before anything asks jax for its devices.
+    called before anything asks jax for its devices. All processes but the first are
+    muted.
     """
     if count := os.environ.get("KDJAX_PROCESSES"):
         jax.distributed.initialize(
@@ -57,6 +59,8 @@ def join_processes() -> int:
             jax.distributed.initialize()
         except ValueError:  # no cluster was found
             return 0
+    if jax.process_index():
+        mute()
     return jax.process_index()
 
 

@@ -14,7 +14,7 @@ from kdjax.results.files import read
 def main(argv: list[str]) -> None:
     """Renders the report of --workdir again."""
     del argv
-    directory = epath.Path(flags.FLAGS.workdir) / "report"
+    directory = epath.Path(flags.FLAGS.workdir).expanduser() / "report"
     results = read(directory / "report.json")
     page = report.write(results, directory)
     verdict = report.summarise(results).verdict

@@ -55,6 +55,8 @@ def _teacher_rows(results: Results, run: str) -> Iterator[tuple[str, str]]:
     for name in taught.get(run) or results.teachers:
         teacher, title = results.teachers[name], teacher_role(name)
         size = results.models[title].parameters
-        source = ", ".join(filter(None, (stored_weights(teacher), teacher.path)))
+        source = ", ".join(
+            filter(None, (stored_weights(teacher), teacher.hub or teacher.path))
+        )
         yield title, f"{size:,} parameters, {source}"
         yield f"{title}'s sha256", teacher.sha256

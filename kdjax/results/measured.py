@@ -208,6 +208,7 @@ class TeacherInfo:
     sha256: str  # of its parameters
     from_config: bool  # whether it was trained from this config, here or earlier
     formats: tuple[str, ...] = ()  # of the weights if loaded, most common first
+    hub: str = ""  # ORG/NAME@COMMIT if it is from the Hugging Face hub
 
 
 @dataclasses.dataclass(frozen=True)

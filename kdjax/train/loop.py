@@ -191,6 +191,7 @@ def train(
         flops=run.flops,
         # At checkpoints too, so that a resumed run loses no records.
         every=(log_every, checkpoints.every),
+        pauses=(run.evaluate_every, checkpoints.every),
     )
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
     # then sees exactly what this one would have.
@@ -201,12 +202,13 @@ def train(
             meter.record(step, metrics)
             is_save = step == steps or not step % checkpoints.every
             if is_save or not step % run.evaluate_every:
-                meter.catch_up()  # so that evaluation does not count as training time
+                meter.catch_up()  # so that the pause does not count as training time
                 held_out = run.evaluate(state.params)
                 meter.held_out(step, held_out)
                 if is_save:
                     position = run.source.position()
                     saved.save(step, state, position, held_out[headline])
+                meter.resume()
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
     training = dataclasses.replace(summary(records), plans=plans)

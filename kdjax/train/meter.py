@@ -15,7 +15,7 @@ from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.records import MetricWriter
 
 _MAX_SKIPPED = 10  # non-finite steps in a row
-_RECENT = 20  # steps whose median time gives the speed shown
+_RECENT = 20  # steps whose median time gives the speed shown; pauses for the estimate
 
 
 class Meter:
@@ -31,6 +31,7 @@ class Meter:
         tokens: int,
         flops: float,
         every: tuple[int, ...],
+        pauses: tuple[int, ...] = (),
     ) -> None:
         """Opens the files and the progress line.
 
@@ -42,6 +43,8 @@ class Meter:
             tokens: Tokens per step.
             flops: FLOPs per step.
             every: Steps divisible by one of these are recorded, and the last one.
+            pauses: Training pauses after steps divisible by one of these, and after
+                the last one, for the time between `catch_up` and `resume`.
         """
         is_first = jax.process_index() == 0
         self._record_every, self._last = every, steps
@@ -52,6 +55,11 @@ class Meter:
         )
         self._pending: tuple[int, dict[str, Mean]] | None = None
         self._durations: deque[float] = deque(maxlen=_RECENT)
+        self._pauses: deque[float] = deque(maxlen=_RECENT)
+        self._pauses_left = sum(
+            step == steps or not all(step % n for n in pauses)
+            for step in range(start + 1, steps + 1)
+        )
         self._skipped = self._skipped_in_a_row = 0
         self._read = time.perf_counter()
 
@@ -61,9 +69,16 @@ class Meter:
         self._pending = step, metrics
 
     def held_out(self, step: int, loss: dict[str, float]) -> None:
-        """Writes a held-out evaluation and restarts the clock."""
+        """Writes a held-out evaluation."""
         self._writer.write(step, {f"eval/{name}": v for name, v in loss.items()})
-        self._read = time.perf_counter()
+
+    def resume(self) -> None:
+        """Restarts the clock after a pause, which does not count as training time."""
+        now = time.perf_counter()
+        self._pauses.append(now - self._read)
+        self._pauses_left -= 1
+        self._progress.leave_out(now - self._read)
+        self._read = now
 
     def close(self) -> None:
         """Reads the last step's metrics and closes the files."""
@@ -88,7 +103,9 @@ class Meter:
         if self._peak is not None:
             perf["perf/mfu"] = self._flops / usual / self._peak
             note += f", MFU {perf['perf/mfu']:.0%}"
-        self._progress.update(1, note)
+        # The median, because the first pause compiles what evaluates.
+        pause = statistics.median(self._pauses) if self._pauses else 0.0
+        self._progress.update(1, note, besides=self._pauses_left * pause)
         if step == self._last or not all(step % n for n in self._record_every):
             scalars = {f"train/{name}": value for name, value in values.items()}
             scalars["train/skipped"] = self._skipped  # since the last record
