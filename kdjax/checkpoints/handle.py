@@ -6,7 +6,8 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.config.schema import ModelConfig, Rules
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import Rules
 from kdjax.core.errors import UsageError
 from kdjax.models.model import Model, Params
 from kdjax.text import TextTokenizer

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.matching import parameter_shapes
+from kdjax.config.architecture import ModelConfig
 from kdjax.config.parsing import from_mapping
-from kdjax.config.schema import ModelConfig, Rules
+from kdjax.config.schema import Rules
 from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.models.model import Model, Params, build

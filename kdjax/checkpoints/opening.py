@@ -10,7 +10,8 @@ from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hub import find_model, is_name
 from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.checkpoints.pretrained import PretrainedModel
-from kdjax.config.schema import ModelConfig, Rules
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import Rules
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
 from kdjax.models.model import Model, Params

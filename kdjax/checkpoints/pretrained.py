@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.load import load_tensors
-from kdjax.config.schema import ModelConfig, Rules
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import Rules
 from kdjax.core.logging import say
 from kdjax.formats.safetensors import Stored
 from kdjax.models.model import Model, Params

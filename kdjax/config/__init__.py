@@ -1,5 +1,6 @@
 """The configuration: every key, its default and meaning, and all checks of it."""
 
+from kdjax.config.architecture import ModelConfig, RopeScalingConfig
 from kdjax.config.schema import (
     SOURCES,
     CheckpointConfig,
@@ -8,9 +9,7 @@ from kdjax.config.schema import (
     DistillConfig,
     EvaluateConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
-    RopeScalingConfig,
     Rules,
     ScheduleConfig,
     StudentConfig,

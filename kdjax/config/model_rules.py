@@ -1,7 +1,8 @@
 """The constraints on a transformer's configuration, checked before it is built."""
 
+from kdjax.config.architecture import ModelConfig, RopeScalingConfig
 from kdjax.config.parsing import at_least, between
-from kdjax.config.schema import Config, ModelConfig, RopeScalingConfig
+from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 
 

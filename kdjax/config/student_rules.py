@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from kdjax.config.schema import ModelConfig, StudentConfig
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import StudentConfig
 from kdjax.core.errors import UsageError
 
 _PATH = "config.student.model"

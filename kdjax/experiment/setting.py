@@ -8,8 +8,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.checkpoints import StoredModel, hub, open_model
+from kdjax.config.architecture import ModelConfig
 from kdjax.config.model_rules import check_model
-from kdjax.config.schema import Config, ModelConfig, Rules, TokenizerConfig
+from kdjax.config.schema import Config, Rules, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
 from kdjax.experiment.workdir import check_space

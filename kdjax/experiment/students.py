@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from kdjax.checkpoints import StoredModel
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.config.student_rules import computed_as, student_model
 from kdjax.core.files import write_json
 from kdjax.core.logging import say

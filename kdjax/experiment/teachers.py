@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 
 from kdjax.checkpoints import StoredModel
-from kdjax.config.schema import ModelConfig, OptimizerConfig, TeacherConfig
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import OptimizerConfig, TeacherConfig
 from kdjax.core.logging import say
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.runs import Recipe, Trainer

@@ -2,7 +2,7 @@
 
 import jax
 
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 
 # Dense bfloat16 FLOP/s by JAX's name of the chip, from the vendors' data sheets.
 _PEAK = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.losses import Head, apply_head
 from kdjax.models.transformer.attention import (
     Cache,

@@ -81,7 +81,7 @@ _GLOBAL_AND_LOCAL = (
     Row("rope.freq_base_swa", "rope_local_base_freq", float, 1e4),
 )
 _WINDOW = Row("attention.sliding_window", "sliding_window", int, 0)
-_SOFT_CAP = "attn_logit_softcapping", "final_logit_softcapping"
+SOFT_CAPS = "attn_logit_softcapping", "final_logit_softcapping"
 _WIDTHS = {
     "attention.value_length": "head_dim",
     "attention.key_length_swa": "head_dim",
@@ -164,8 +164,8 @@ ARCHITECTURES = {
         rows=(
             *_SIZES,
             Row("attention.sliding_window", "sliding_window", int, 4096),
-            Row(_SOFT_CAP[0], _SOFT_CAP[0], float, 50.0),
-            Row(_SOFT_CAP[1], _SOFT_CAP[1], float, 30.0),
+            Row(SOFT_CAPS[0], SOFT_CAPS[0], float, 50.0),
+            Row(SOFT_CAPS[1], SOFT_CAPS[1], float, 30.0),
         ),
         equal=_ONE_THETA,
         names=_NAMES,
@@ -177,7 +177,7 @@ ARCHITECTURES = {
         rows=(
             *_GLOBAL_AND_LOCAL,
             _WINDOW,
-            Row(_SOFT_CAP[1], _SOFT_CAP[1], float, 0.0),
+            Row(SOFT_CAPS[1], SOFT_CAPS[1], float, 0.0),
         ),
         equal=_WIDTHS,
         names=_NAMES,

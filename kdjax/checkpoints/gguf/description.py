@@ -16,7 +16,7 @@ from kdjax.checkpoints.gguf.model import read_architecture
 from kdjax.checkpoints.gguf.tensors import gguf_family
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.translate import canonical, write_config
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.formats.safetensors import Stored
 

@@ -8,7 +8,7 @@ from etils import epath
 from kdjax.checkpoints.gguf.model import read_gguf
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.pretrained import PretrainedModel, ids_among
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.formats.gguf import Header, read_header
 from kdjax.formats.safetensors import Stored

@@ -15,6 +15,7 @@ from kdjax.checkpoints.gguf.architectures import (
     ARCHITECTURES,
     INERT,
     NEUTRAL,
+    SOFT_CAPS,
     WIDE_SCORES,
     Architecture,
 )
@@ -242,10 +243,12 @@ def _read_scores(meta: _Own, name: str, values: Mapping[str, Any]) -> dict[str, 
         meta.refuse(_SCALE, f"must be 1 / sqrt({scalar}) for kdjax", scale)
     if name not in WIDE_SCORES:
         return {}
-    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if name == "gemma2" and values[cap] <= 0:
-            meta.refuse(cap, "must be positive", values[cap])
-    return {"query_pre_attn_scalar": scalar}
+    caps = {cap: values[cap] for cap in SOFT_CAPS}
+    for cap, value in caps.items():
+        if name == "gemma2" and value <= 0:
+            meta.refuse(cap, "must be positive", value)
+    # A config.json says null, not 0, where there is none.
+    return {"query_pre_attn_scalar": scalar} | {k: v or None for k, v in caps.items()}
 
 
 def _check_keys(

@@ -12,7 +12,7 @@ from kdjax.checkpoints.gguf.metadata import read_values
 from kdjax.checkpoints.gguf.tensors import as_published, gguf_family
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.translate import read_config
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.formats.gguf import Header, TensorInfo
 from kdjax.formats.safetensors import DTYPES, Index, Stored

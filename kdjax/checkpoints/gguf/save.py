@@ -16,7 +16,7 @@ from kdjax.checkpoints.gguf.writer import Writer
 from kdjax.checkpoints.hf.matching import file_sizes
 from kdjax.checkpoints.hf.save import Part, assemble, tensor_parts
 from kdjax.checkpoints.hf.translate import canonical
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import Progress, say
 from kdjax.models.model import Model, Params

@@ -9,7 +9,7 @@ import numpy as np
 from kdjax.checkpoints.gguf.architectures import ARCHITECTURES
 from kdjax.checkpoints.gguf.metadata import FREQUENCIES
 from kdjax.checkpoints.hf.families import Family
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.formats.safetensors import Index, Stored
 
 

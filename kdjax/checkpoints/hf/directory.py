@@ -9,7 +9,7 @@ from etils import epath
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.translate import read_config
 from kdjax.checkpoints.pretrained import PretrainedModel, ids_among
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
 from kdjax.formats.safetensors import Stored, open_weights

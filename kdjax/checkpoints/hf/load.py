@@ -25,7 +25,8 @@ from kdjax.checkpoints.hf.matching import (
     match,
     parameter_shapes,
 )
-from kdjax.config.schema import ModelConfig, Rules
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import Rules
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import Progress
 from kdjax.formats.safetensors import Index, Stored

@@ -11,7 +11,7 @@ import jax
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hf.layouts import Layout, parse
 from kdjax.checkpoints.hf.naming import Names, tied
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.formats.safetensors import Stored
 from kdjax.models.model import build

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kdjax.checkpoints.hf.config_json import Fields
-from kdjax.config.schema import ModelConfig, RopeScalingConfig
+from kdjax.config.architecture import ModelConfig, RopeScalingConfig
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 _NEW, _OLD = "rope_parameters", "rope_scaling"

@@ -9,8 +9,8 @@ from kdjax.checkpoints.hf.config_json import MOST, MOST_LAYERS, Fields
 from kdjax.checkpoints.hf.families import COMMON, FAMILIES, Family, Key
 from kdjax.checkpoints.hf.rope import read_rope, write_rope
 from kdjax.checkpoints.hf.windows import read_windows, write_windows
+from kdjax.config.architecture import ModelConfig, RopeScalingConfig
 from kdjax.config.model_rules import check_architecture
-from kdjax.config.schema import ModelConfig, RopeScalingConfig
 from kdjax.core.errors import UsageError
 
 _ACTIVATIONS = {

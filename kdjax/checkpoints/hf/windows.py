@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from kdjax.checkpoints.hf.config_json import Fields
 from kdjax.checkpoints.hf.rope import FULL, LOCAL
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 
 _WINDOW = 4096  # the default of every family
 

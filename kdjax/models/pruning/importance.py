@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.models.model import Params
 from kdjax.models.transformer.attention import make_view
 from kdjax.models.transformer.decoder import STATISTICS, Decoder

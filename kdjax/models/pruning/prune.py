@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.models.model import Params
 from kdjax.models.pruning.importance import Importance
 from kdjax.parallel.placement import name_of

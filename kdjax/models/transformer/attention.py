@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kdjax.config.schema import ModelConfig, RopeScalingConfig
+from kdjax.config.architecture import ModelConfig, RopeScalingConfig
 
 
 class View(NamedTuple):

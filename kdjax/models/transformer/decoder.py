@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.models.transformer.attention import Cache, View, narrow
 from kdjax.models.transformer.layers import INIT_SCALE, Block, dtype_of, norm
 from kdjax.parallel.placement import Placement, name_of

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from kdjax.config.schema import ModelConfig
+from kdjax.config.architecture import ModelConfig
 from kdjax.models.transformer.attention import Cache, View, attend, narrow, rotate
 from kdjax.parallel.placement import Placement
 

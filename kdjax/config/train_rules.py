@@ -1,0 +1,78 @@
+"""What a training must satisfy before anything runs."""
+
+import dataclasses
+
+from kdjax.config.parsing import at_least, between
+from kdjax.config.schema import OPTIMIZER_PARAMETERS, OptimizerConfig, TrainConfig
+from kdjax.core.errors import UsageError
+
+
+def check_train(train: TrainConfig, path: str) -> None:
+    """Raises unless a model can be trained so; `path` names the keys in messages.
+
+    Raises:
+        UsageError: A value is out of range, or would do nothing.
+    """
+    at_least(train.steps, 1, f"{path}.steps")
+    at_least(train.batch_size, 1, f"{path}.batch_size")
+    at_least(train.micro_batches, 1, f"{path}.micro_batches")
+    at_least(train.chunk_size, 0, f"{path}.chunk_size")
+    if not 0 < train.data_fraction <= 1:
+        raise UsageError(
+            f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
+        )
+    _check_optimizer(train.optimizer, train.steps, f"{path}.optimizer")
+
+
+def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
+    if optimizer.name not in OPTIMIZER_PARAMETERS:
+        raise UsageError(
+            f"{path}.name must be one of {', '.join(OPTIMIZER_PARAMETERS)}; it is "
+            f"{optimizer.name!r}"
+        )
+    for name in ("learning_rate", "clip", "epsilon", "beta2_decay"):
+        value = getattr(optimizer, name)
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{path}.{name} must be > 0; it is {value:g}")
+    for name in (
+        "warmup_fraction",
+        "decay_fraction",
+        "final_fraction",
+        "weight_decay",
+    ):
+        between(getattr(optimizer, name), 0.0, 1.0, f"{path}.{name}")
+    for name in ("beta1", "beta2", "momentum"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            raise UsageError(f"{path}.{name} must be in [0, 1)")
+    _check_warmup(optimizer, steps, path)
+    defaults = {f.name: f.default for f in dataclasses.fields(optimizer)}
+    taken = OPTIMIZER_PARAMETERS[optimizer.name]
+    for name in {n for names in OPTIMIZER_PARAMETERS.values() for n in names}:
+        if getattr(optimizer, name) != defaults[name] and name not in taken:
+            raise UsageError(
+                f"{path}.{name} is set, but {optimizer.name} takes {', '.join(taken)}; "
+                f"remove it or change {path}.name"
+            )
+    if optimizer.decay != "wsd" and (
+        optimizer.decay_fraction != defaults["decay_fraction"]
+    ):
+        raise UsageError(
+            f"{path}.decay_fraction is set, but only decay = 'wsd' has one; remove it "
+            f"or change {path}.decay"
+        )
+
+
+def _check_warmup(optimizer: OptimizerConfig, steps: int, path: str) -> None:
+    default = OptimizerConfig.warmup_fraction
+    at_least(optimizer.warmup_steps, -1, f"{path}.warmup_steps")
+    if optimizer.warmup_steps < 0:
+        return
+    if optimizer.warmup_fraction != default:
+        raise UsageError(
+            f"{path}.warmup_steps and {path}.warmup_fraction are both set; remove one"
+        )
+    if optimizer.warmup_steps > steps:
+        raise UsageError(
+            f"{path}.warmup_steps = {optimizer.warmup_steps} is more than the run's "
+            f"{steps} steps"
+        )
