@@ -1,10 +1,12 @@
 """Distils a student from a teacher, as a config file says.
 
     python -m kdjax.main --config=configs/gpt_small.py
+    python -m kdjax.main --config=kdjax:gpt_small
 
 Prepares the data, trains or loads the teacher, trains the student and its hard-label
 twin, and writes a report. Run the same command again to resume a stopped run. Any key
-of the config can be overridden: --config.distill.temperature=2
+of the config can be overridden: --config.distill.temperature=2. docs/config.md explains
+all of them. The second line finds the same config wherever kdjax is installed.
 """
 
 import ast
@@ -19,6 +21,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from kdjax.config.mistakes import MISSING, check_single, explain
+from kdjax.config.packaged import resolve
 from kdjax.config.validation import validate
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
@@ -87,9 +90,9 @@ def main(argv: list[str]) -> None:
 
     results = run(settings, directory, overwrite=_OVERWRITE.value)
     if is_first:
-        path = report.write(results, directory / "report")
+        page = report.write(results, directory / "report")
         verdict = report.summarise(results).verdict
-        print(report.table(results), verdict, f"report: {path}", sep="\n\n")
+        print(report.table(results), verdict, f"report: {page}", sep="\n\n")
 
 
 def _default_workdir() -> pathlib.Path:
@@ -101,5 +104,6 @@ def _default_workdir() -> pathlib.Path:
 
 
 if __name__ == "__main__":
+    sys.argv = [*map(resolve, sys.argv)]
     stopped = "stopped; run the same command again to resume"
     cli.run(main, explain=explain, stopped=stopped)

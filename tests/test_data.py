@@ -31,6 +31,7 @@ from kdjax.core.errors import UsageError
 from kdjax.data import held_out_batches, open_corpus, prepare, training_batches
 from kdjax.data.documents import is_held_out
 from kdjax.data.packing import pack
+from kdjax.data.sizes import measure
 from kdjax.text import load_tokenizer
 from kdjax.text.streams import Ids
 from kdjax.text.tokenizer import train_tokenizer
@@ -470,6 +471,62 @@ def test_tokenising_is_done_once_per_text_tokenizer_and_length(texts):
     assert count == 40
     assert changed.info["splits"] != first.info["splits"]
     assert prepared_as(files(texts, length=24))[1] == 40
+
+
+def reads(config, monkeypatch):
+    """Returns how many splits are read to prepare a corpus."""
+    count = []
+
+    def counting(documents, spelled):
+        count.append(1)
+        return measure(documents, spelled)
+
+    monkeypatch.setattr("kdjax.data.sizes.measure", counting)
+    prepared, _ = prepared_as(config)
+    return len(count), prepared.info
+
+
+def age(seconds):
+    for path in pathlib.Path("texts").iterdir():
+        changed = path.stat().st_mtime - seconds
+        os.utime(path, (changed, changed))
+
+
+def test_files_that_did_not_change_are_not_read_again(texts, monkeypatch):
+    age(10)
+    count, info = reads(files(texts), monkeypatch)
+    assert count == 2
+    assert reads(files(texts), monkeypatch) == (0, info)
+    assert reads(files(texts, validation_fraction=0.3), monkeypatch)[0] == 2
+    # Of the same length, but written later.
+    text = pathlib.Path("texts/7.txt").read_text()
+    pathlib.Path("texts/7.txt").write_text(text.replace("7", "8"))
+    count, changed = reads(files(texts), monkeypatch)
+    assert count == 2
+    assert changed["splits"] != info["splits"]
+
+
+def test_files_that_may_still_change_are_read_again(texts, monkeypatch):
+    """Two writes within the clock's resolution look alike."""
+    assert [reads(files(texts), monkeypatch)[0] for _ in range(2)] == [2, 2]
+
+
+def test_damaged_sizes_are_measured_again(texts, monkeypatch):
+    age(10)
+    _, info = reads(files(texts), monkeypatch)
+    (kept,) = pathlib.Path("cache/sizes").iterdir()
+    for damage in (b"{", b"[]", kept.read_bytes().replace(b'"bytes"', b'"bites"')):
+        kept.write_bytes(damage)
+        assert reads(files(texts), monkeypatch)[1] == info
+
+
+def test_what_was_skipped_is_remembered_with_the_sizes(texts, monkeypatch):
+    pathlib.Path("texts/7.txt").write_bytes(b"\xff\xfe\xfa")
+    age(10)
+    config = files(texts, unreadable="skip")
+    first, second = (reads(config, monkeypatch)[1] for _ in range(2))
+    assert first == second
+    assert second["skipped_files"] == 1
 
 
 def test_the_standard_library_s_rows_and_their_key_stay_what_they_are(monkeypatch):

@@ -131,6 +131,35 @@ def test_a_config_file_with_a_divergence_of_its_own_is_an_experiment(texts, home
     assert "triangular" not in DIVERGENCES
 
 
+def test_the_session_in_a_notebook_runs_as_it_is_shown(texts, home):
+    """On a smaller corpus and for fewer steps than the page's config has."""
+    (home / "tiny.py").write_text(
+        "import kdjax\n\n\n"
+        "def get_config():\n"
+        "    config = kdjax.load_config('kdjax:gpt_debug')\n"
+        f"    config.data.update(source='files', pattern={str(texts)!r})\n"
+        "    config.data.validation_fraction = 0.2\n"
+        "    config.teacher.train.steps = config.student.train.steps = 3\n"
+        "    config.evaluate.final_rows = 32\n"
+        "    return config\n"
+    )
+    page = (DOCS / "notebook.md").read_text()
+    shown = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    assert "kdjax:gpt_debug" in shown
+    (home / "session.py").write_text(
+        shown.replace("kdjax:gpt_debug", "tiny.py")
+        + "print(logits.shape[-1])\n"
+        + "again = kdjax.run(config, 'runs/triangular')\n"
+        + "assert again.created == compared.created\n"
+    )
+    said = runs.run("session.py", cwd=home)
+    assert said.stdout.count("the student reaches") == 2
+    assert said.stdout.splitlines()[-1] == "257"
+    assert "teacher: loaded from" in said.stderr  # by the second experiment
+    for name in ("notebook", "triangular"):
+        assert (home / "runs" / name / "report" / "report.html").exists()
+
+
 def test_the_examples_of_teachers_run():
     text, shown = (DOCS / "teachers.md").read_text(), {}
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):

@@ -28,7 +28,7 @@ ROOMS = (
     "experiment",
     "report",
 )
-DOORS = ("main", "generate", "export", "__main__")
+DOORS = ("main", "generate", "export", "__main__", "running")
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)
 WALLS = {
     "flax": ("models",),

@@ -13,6 +13,7 @@ from types import FrameType
 
 import ml_collections
 
+from kdjax.config.packaged import unknown
 from kdjax.config.parsing import advice, check_key
 from kdjax.config.schema import Config, ScheduleConfig
 from kdjax.core.errors import UsageError
@@ -49,6 +50,8 @@ def explain(error: BaseException, argv: Sequence[str]) -> str | None:
     path, _, argument = given[0].partition(":")
     if not path:
         return MISSING
+    if path == "kdjax" and not pathlib.Path(path).is_file():
+        return unknown(argument.partition(":")[0])
     if not pathlib.Path(path).exists():
         return f"--config={path} does not exist"
     if pathlib.Path(path).suffix != ".py":

@@ -59,7 +59,10 @@ def stdlib(config: DataConfig) -> Corpus:
         yield from (Document(name, text) for name, text in sorted(topics.items()))
 
     splits = {"train": lambda: walk(False), "validation": lambda: walk(True)}
-    return Corpus(splits | {"prose": prose}, skipped)
+    manual = pathlib.Path(
+        importlib.import_module("pydoc_data").__path__[0], "topics.py"
+    )
+    return Corpus(splits | {"prose": prose}, skipped, (*paths, manual))
 
 
 CORPORA: dict[str, Callable[[DataConfig], Corpus]] = {

@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
+import pathlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 
@@ -44,10 +45,13 @@ class Corpus(NamedTuple):
     Attributes:
         splits: For each split, a function that yields its documents.
         skipped: What could not be read.
+        paths: The files that the documents are read from, if it is known that they are
+            read from no others.
     """
 
     splits: dict[str, Callable[[], Iterator[Document]]]
     skipped: Skipped
+    paths: tuple[pathlib.Path, ...] = ()
 
 
 def is_held_out(name: str, fraction: float) -> bool:
@@ -124,14 +128,6 @@ class Spelled:
         if not self._is_counted and self._pattern.search(text):
             self.count, self._is_counted = self.count + 1, True
         self._end = text[-self._reach :] if self._reach else ""
-
-
-def measure(documents: Iterable[Document]) -> dict[str, Any]:
-    """Returns a split's document count, size in bytes and content hash."""
-    digest = Digest()
-    for document in documents:
-        digest.add(document)
-    return digest.size()
 
 
 def _bytes(name: str) -> bytes:

@@ -26,9 +26,14 @@ def files(config: DataConfig) -> Corpus:
     Raises:
         UsageError: There are none; while they are read, that one cannot be.
     """
-    reader = _Reader(config, find(config.pattern))
+    found = find(config.pattern)
+    reader = _Reader(config, found)
     names = ("train", "validation")
-    return Corpus({name: partial(reader.walk, name) for name in names}, reader.skipped)
+    return Corpus(
+        {name: partial(reader.walk, name) for name in names},
+        reader.skipped,
+        tuple(file.path for file in found),
+    )
 
 
 class _Reader:

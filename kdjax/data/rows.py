@@ -19,8 +19,9 @@ from etils import epath
 from kdjax.config.schema import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data.corpora import open_corpus
-from kdjax.data.documents import Corpus, Digest, Document, Spelled
+from kdjax.data.documents import Corpus, Digest, Document
 from kdjax.data.packing import Row, pack
+from kdjax.data.sizes import measure_splits
 from kdjax.data.stored import PackedRows
 from kdjax.text import (
     Lost,
@@ -77,11 +78,8 @@ def prepare(
     corpus = open_corpus(data)
     file = _tokenizer_file(tokenizer_config)
     end = tokenizer_config.end_of_text
-    controls = (file.encoder.controls, file.encoder.pattern) if file else ({end},)
-    sizes = {
-        name: _measure(walk(), Spelled(*controls))
-        for name, walk in corpus.splits.items()
-    }
+    controls = (file.encoder.controls, file.encoder.pattern) if file else ({end}, None)
+    sizes = measure_splits(corpus, data, controls, cache_dir)
     for name, size in sizes.items():
         if not size["bytes"]:
             raise UsageError(
@@ -192,19 +190,6 @@ def _described(
     steps = list(changes(tokenizer.tokenizer))
     described = {**metadata["tokenizer"], "changes": steps}
     return {**metadata, "tokenizer": described, "splits": splits}
-
-
-def _measure(documents: Iterable[Document], spelled: Spelled) -> dict[str, Any]:
-    """Returns a split's document count, size in bytes and content hash.
-
-    If texts spell control tokens, it also returns how many do.
-    """
-    digest = Digest()
-    for document in documents:
-        digest.add(document)
-        spelled.add(document)
-    found = digest.size()
-    return found | ({"control_tokens": spelled.count} if spelled.count else {})
 
 
 def _tokenizer_file(config: TokenizerConfig) -> TextTokenizer | None:

@@ -1,0 +1,109 @@
+"""The sizes and hashes of a corpus's splits, read again only if its files changed."""
+
+import hashlib
+import os
+import pathlib
+import re
+import time
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from etils import epath
+
+from kdjax.config.parsing import convert
+from kdjax.config.schema import DataConfig
+from kdjax.core.errors import UsageError
+from kdjax.core.files import read_json, write_json
+from kdjax.data.documents import Corpus, Digest, Document, Spelled
+
+Sizes = dict[str, dict[str, Any]]
+_PLAIN = {"documents": int, "bytes": int, "sha256": str}
+_TYPES = (_PLAIN, {**_PLAIN, "control_tokens": int})  # of what `measure` returns
+_RECENT = 2 * 10**9  # ns; a file this young may change again and look the same
+
+
+def measure_splits(
+    corpus: Corpus,
+    data: DataConfig,
+    controls: tuple[Collection[str], re.Pattern[str] | None],
+    cache_dir: epath.Path,
+) -> Sizes:
+    """Returns the sizes of each split, and fills `corpus.skipped`.
+
+    Every document is read, unless the names, sizes and times of modification of the
+    corpus's files are what they were when all of them were last read.
+
+    Args:
+        corpus: The corpus.
+        data: Its config.
+        controls: The control tokens, and what finds them; see `Spelled`.
+        cache_dir: Where sizes are kept.
+    """
+    status = [_status(path) for path in corpus.paths]
+    path = cache_dir / "sizes" / f"{_key(data, controls, status)}.json"
+    if status and (known := _known(path, corpus)) is not None:
+        return known
+    sizes = {
+        split: measure(walk(), Spelled(*controls))
+        for split, walk in corpus.splits.items()
+    }
+    newest = max((modified for _, _, modified in status), default=0)
+    if status and newest < time.time_ns() - _RECENT:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files, records = sorted(corpus.skipped.files), corpus.skipped.records
+        write_json(path, {"sizes": sizes, "files": files, "records": records})
+    return sizes
+
+
+def measure(documents: Iterable[Document], spelled: Spelled) -> dict[str, Any]:
+    """Returns a split's document count, size in bytes and content hash.
+
+    If texts spell control tokens, it also returns how many do.
+    """
+    digest = Digest()
+    for document in documents:
+        digest.add(document)
+        spelled.add(document)
+    found = digest.size()
+    return found | ({"control_tokens": spelled.count} if spelled.count else {})
+
+
+def _status(path: pathlib.Path) -> tuple[str, int, int]:
+    """Returns a file's name, size and time of modification, zeros if it is gone."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return str(path), 0, 0
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _key(
+    data: DataConfig,
+    controls: tuple[Collection[str], re.Pattern[str] | None],
+    status: list[tuple[str, int, int]],
+) -> str:
+    """Returns a hash of everything that the sizes depend on."""
+    tokens, pattern = controls
+    spelled = (sorted(tokens), pattern and (pattern.pattern, pattern.flags))
+    choices = (data.source, data.text_field, data.documents, data.unreadable)
+    content = repr((choices, data.validation_fraction, spelled, os.getcwd(), status))
+    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _known(path: epath.Path, corpus: Corpus) -> Sizes | None:
+    """Returns sizes that were kept, and notes what was skipped; None if damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path)
+        sizes = convert(content.get("sizes"), dict[str, dict[str, int | str]], "sizes")
+        files = convert(content.get("files"), tuple[str, ...], "files")
+        records = convert(content.get("records"), dict[str, int], "records")
+    except UsageError:
+        return None
+    types = [{k: type(v) for k, v in size.items()} for size in sizes.values()]
+    if sizes.keys() != corpus.splits.keys() or not all(t in _TYPES for t in types):
+        return None
+    corpus.skipped.files.update(files)
+    corpus.skipped.records.update(records)
+    return sizes

@@ -1,0 +1,42 @@
+"""A whole experiment and its report as one function, for notebooks and scripts."""
+
+import jax
+from etils import epath
+
+from kdjax import report
+from kdjax.config.schema import AnyConfig
+from kdjax.config.validation import validate
+from kdjax.experiment import experiment
+from kdjax.experiment.workdir import finished_report
+from kdjax.results.files import read
+from kdjax.results.measured import Results
+
+
+def run(
+    config: AnyConfig, workdir: epath.PathLike, *, overwrite: bool = False
+) -> Results:
+    """Runs an experiment, or what is left of it, and writes its report.
+
+    It is what `python -m kdjax.main` does. Where several processes take part, each must
+    first call `kdjax.parallel.sharding.join_processes`.
+
+    Args:
+        config: The config, as `load_config` returns it, with any changes.
+        workdir: The experiment's own directory; ~ stands for the user's home.
+        overwrite: Whether to delete an experiment found there.
+
+    Returns:
+        What was measured; if the experiment has finished before, what was measured
+        then.
+
+    Raises:
+        UsageError: The config contradicts itself, the directory is another config's,
+            or devices, data, teacher or disk do not fit the config.
+    """
+    settings, directory = validate(config), epath.Path(workdir).expanduser()
+    if not overwrite and finished_report(directory, settings) is not None:
+        return read(directory / "report" / "report.json")
+    results = experiment.run(settings, directory, overwrite=overwrite)
+    if jax.process_index() == 0:
+        report.write(results, directory / "report")
+    return results
