@@ -281,6 +281,7 @@ ASKING = {
     "is_claimed": {"checkpoints/opening.py"},
     ".gguf": {
         "checkpoints/gguf/save.py",
+        "checkpoints/hub.py",
         "checkpoints/opening.py",
         "export.py",
         "text/tokenizer.py",
@@ -289,8 +290,9 @@ ASKING = {
         "checkpoints/hf/directory.py",
         "checkpoints/gguf/metadata.py",
         "checkpoints/hf/translate.py",
+        "text/older.py",
     },
-    "model.json": {"checkpoints/native.py"},
+    "model.json": {"checkpoints/native.py", "text/tokenizer.py"},
 }
 
 

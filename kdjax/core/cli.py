@@ -66,7 +66,7 @@ def _parse(argv: list[str], explain: Explain) -> list[str]:
     logging.set_verbosity(logging.ERROR)  # while a config file is read
     try:
         rest = flags.FLAGS(argv)
-        if flags.FLAGS["verbosity"].using_default_value:
+        if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # absl would choose INFO
         return rest
     # A config file is the user's own code, run while the flags are parsed: whatever

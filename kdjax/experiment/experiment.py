@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from kdjax.checkpoints import hub
+from kdjax.checkpoints import StoredModel, hub
 from kdjax.config.parsing import convert, from_mapping
 from kdjax.config.schema import AnyConfig, Config, TokenizerConfig
 from kdjax.config.validation import check_batches, validate
@@ -92,9 +92,10 @@ def run(
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
     make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
-    prepared = _prepare(config, fetch_named(config))
+    opened: dict[str, StoredModel] = {}
+    prepared = _prepare(config, fetch_named(config, opened))
     task = next_token_task(prepared.bits_per_byte)
-    setting = Setting(config, workdir, prepared, mesh, task, {})
+    setting = Setting(config, workdir, prepared, mesh, task, opened)
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))

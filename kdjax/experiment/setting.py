@@ -66,11 +66,15 @@ class Trained(NamedTuple):
     training: Training | None = None
 
 
-def fetch_named(config: Config) -> TokenizerConfig:
-    """Looks for the models that the config names, and downloads those on a hub.
+def fetch_named(config: Config, opened: dict[str, StoredModel]) -> TokenizerConfig:
+    """Opens the models that the config names, and downloads those on a hub.
 
     The first process does so while the others wait; processes that do not share its
     disk then download their own copies. It comes before the data, which take longer.
+
+    Args:
+        config: The config.
+        opened: Filled with the models by path, their headers read.
 
     Returns:
         The config's tokenizer, with the path of its file.
@@ -86,8 +90,9 @@ def fetch_named(config: Config) -> TokenizerConfig:
 
     def fetch() -> TokenizerConfig:
         for key, path in models.items():
-            if path:
-                open_model(path, named=key)
+            if path and path not in opened:
+                opened[path] = open_model(path, named=key)
+                _ = opened[path].config  # raises if the header is damaged
         tokenizer = config.tokenizer
         if tokenizer.kind != "file" or not hub.is_name(tokenizer.path):
             return tokenizer

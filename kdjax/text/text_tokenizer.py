@@ -110,6 +110,8 @@ class TextTokenizer(NamedTuple):
         """Returns the text of ids; special tokens, such as `end_of_text`, are left out.
 
         Example:
+            >>> from kdjax.config import TokenizerConfig
+            >>> from kdjax.text import train_tokenizer
             >>> tokenizer = train_tokenizer((), TokenizerConfig(kind="bytes"))
             >>> tokenizer.decode([*tokenizer.encode_prompt("naïve"), 0])
             'naïve'

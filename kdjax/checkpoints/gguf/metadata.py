@@ -243,7 +243,7 @@ def _read_scores(meta: _Own, name: str, values: Mapping[str, Any]) -> dict[str, 
         meta.refuse(_SCALE, f"must be 1 / sqrt({scalar}) for kdjax", scale)
     if name not in WIDE_SCORES:
         return {}
-    caps = {cap: values[cap] for cap in SOFT_CAPS}
+    caps = {cap: values[cap] for cap in SOFT_CAPS if cap in values}
     for cap, value in caps.items():
         if name == "gemma2" and value <= 0:
             meta.refuse(cap, "must be positive", value)
