@@ -117,6 +117,8 @@ def older(values):
     values = copy.deepcopy(values) | {"torch_dtype": values["dtype"]}
     rope = values.pop("rope_parameters", None)
     pattern = values.pop("layer_types", None)
+    if values["model_type"] == "ministral":  # it never had another spelling
+        values["layer_types"] = pattern
     if values["model_type"] == "gemma3_text":
         values["sliding_window_pattern"] = values.pop("_sliding_window_pattern")
         values["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
