@@ -197,6 +197,7 @@ def test_biases_of_queries_keys_and_values_are_those_in_the_file(tmp_path):
     for name, architecture in (("qwen2", "qwen2"), ("llama", "llama")):
         values = json.loads((FIXTURES / name / "config.json").read_text())
         values |= {"use_sliding_window": False, "layer_types": None}
+        values["sliding_window"] = None
         tensors = load_file(FIXTURES / name / "model.safetensors")
         if name == "qwen2":
             tensors = {

@@ -177,7 +177,7 @@ def test_what_gguf_cannot_express_is_refused_and_named(tmp_path, tokenizer):
     path = tmp_path / "model.gguf"
     for changes, words in (
         ({"query_scalar": 3.0}, "query_scalar"),
-        ({"windows": (5, 0)}, "windows"),
+        ({"windows": (5, 0)}, "ministral"),
         ({"qkv_bias": True, "head_width": 32}, "qwen2.attention.key_length must be 16"),
         ({"logit_softcap": 9.0}, "logit_softcap"),
         ({"qk_norm": True, "qkv_bias": True, "out_bias": True}, "qkv_bias"),
@@ -274,7 +274,8 @@ def test_a_tokenizer_survives_the_file(tokenizer):
     more = changed(tokenizer, lambda made: made.add_tokens(tokens))
     more = more._replace(chat=Chat("{{ messages }}", "", "</s>"))
     agree(rebuilt(more), more)
-    assert rebuilt(more).chat == more.chat
+    padding = (("pad_token", END),)
+    assert rebuilt(more).chat == more.chat._replace(tokens=padding)
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
@@ -316,7 +317,6 @@ def test_a_sentence_piece_tokenizer_survives_the_file(has_prefix):
         ),
         ("added tokens", lambda t: t.add_tokens([AddedToken("<m>", lstrip=True)])),
         ("added tokens", lambda t: t.add_tokens([AddedToken("m", single_word=True)])),
-        ("options", lambda t: setattr(t.model, "dropout", 0.5)),
     ],
 )
 def test_a_tokenizer_that_gguf_cannot_hold_is_refused(tokenizer, part, change):
@@ -375,7 +375,8 @@ class TestOthers:
             tmp_path, gguf_file=path.name
         )
         for text in HARD:
-            assert theirs(text).input_ids == tokenizer.encode_prompt(text, "parse"), text
+            ids = tokenizer.encode_prompt(text, "parse")
+            assert theirs(text).input_ids == ids, text
         assert theirs.eos_token == END
 
     @pytest.mark.parametrize("name", CASES)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from kdjax.core.errors import UsageError
 
 _LONGEST = 100  # the most characters of a value that an error message quotes
+_MOST_KEYS = 20  # the most keys that an error message lists
 
 
 def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
@@ -81,11 +82,13 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def advice(name: str, names: Iterable[str]) -> str:
-    """Returns the key that was probably meant, or all there are, for a message."""
+    """Returns the key that was probably meant, or those there are, for a message."""
     listed = list(names)
     if near := nearest(name, listed):
         return f"did you mean {near}?"
-    return f"the keys here are {', '.join(listed)}"
+    more = len(listed) - _MOST_KEYS
+    rest = f" and {more} more (docs/config.md)" if more > 0 else ""
+    return f"the keys here are {', '.join(listed[:_MOST_KEYS])}{rest}"
 
 
 def _unknown(

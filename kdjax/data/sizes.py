@@ -1,25 +1,49 @@
 """The sizes and hashes of a corpus's splits, read again only if its files changed."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
-from kdjax.config.parsing import convert
+from kdjax.config.parsing import from_mapping
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_json
 from kdjax.data.documents import Corpus, Digest, Document, Spelled
 
 Sizes = dict[str, dict[str, Any]]
-_PLAIN = {"documents": int, "bytes": int, "sha256": str}
-_TYPES = (_PLAIN, {**_PLAIN, "control_tokens": int})  # of what `measure` returns
 _RECENT = 2 * 10**9  # ns; a file this young may change again and look the same
+
+
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """What `measure` returns."""
+
+    documents: int
+    bytes: int
+    sha256: str
+    control_tokens: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        found = dataclasses.asdict(self)
+        if not self.control_tokens:
+            del found["control_tokens"]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What is kept of a corpus."""
+
+    sizes: Mapping[str, _Size]
+    files: tuple[str, ...]
+    records: Mapping[str, int]
 
 
 def measure_splits(
@@ -95,15 +119,11 @@ def _known(path: epath.Path, corpus: Corpus) -> Sizes | None:
     if not path.exists():
         return None
     try:
-        content = read_json(path)
-        sizes = convert(content.get("sizes"), dict[str, dict[str, int | str]], "sizes")
-        files = convert(content.get("files"), tuple[str, ...], "files")
-        records = convert(content.get("records"), dict[str, int], "records")
+        kept: _Kept = from_mapping(_Kept, read_json(path), str(path))
     except UsageError:
         return None
-    types = [{k: type(v) for k, v in size.items()} for size in sizes.values()]
-    if sizes.keys() != corpus.splits.keys() or not all(t in _TYPES for t in types):
+    if kept.sizes.keys() != corpus.splits.keys():
         return None
-    corpus.skipped.files.update(files)
-    corpus.skipped.records.update(records)
-    return sizes
+    corpus.skipped.files.update(kept.files)
+    corpus.skipped.records.update(kept.records)
+    return {split: size.plain() for split, size in kept.sizes.items()}

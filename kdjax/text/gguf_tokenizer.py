@@ -82,10 +82,13 @@ def read_gguf_tokenizer(
         tokenizer.add_tokens(added)
     _begin(tokenizer, meta, tokens)
     template = meta.get("tokenizer.chat_template", "")
+    roles = (("pad_token", "padding"), ("unk_token", "unknown"))
+    named = ((role, _token(meta, name, tokens)) for role, name in roles)
     return tokenizer, Chat(
         template if isinstance(template, str) else "",
         _token(meta, "bos", tokens),
         _token(meta, "eot", tokens) or _token(meta, "eos", tokens),
+        tuple((role, token) for role, token in named if token),
     )
 
 

@@ -228,7 +228,9 @@ def _read_windows(
     if not is_list or len(pattern) != layers:
         meta.refuse(_PATTERN, "must be a number or a value for each layer", pattern)
     kinds = [_LOCAL if is_local and window else _FULL for is_local in pattern]
-    return {"sliding_window": window or None, "layer_types": kinds}
+    # The family's files have a window even if no layer uses it.
+    window = window or values["max_position_embeddings"]
+    return {"sliding_window": window, "layer_types": kinds}
 
 
 def _read_scores(meta: _Own, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
