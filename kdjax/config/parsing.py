@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kdjax.core.errors import UsageError
 
 _LONGEST = 100  # the most characters of a value that an error message quotes
-_MOST_KEYS = 20  # the most keys that an error message lists
+_MOST_KEYS = 12  # the most keys that an error message lists
 
 
 def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
