@@ -4,6 +4,7 @@ import os
 
 import jax
 import pytest
+import runs
 
 # Compiling is most of the suite's time, and no test is about how fast code runs.
 # In the environment, for the processes that tests start.
@@ -48,7 +49,5 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
 def texts(home):
     """A glob of 40 small files in the current directory, some of them held out."""
     (home / "texts").mkdir()
-    for number in range(40):
-        text = " ".join(f"{number} and {n} is {number + n}." for n in range(20))
-        (home / "texts" / f"{number}.txt").write_text(text)
+    runs.write_texts(home / "texts")
     return "texts/*.txt"

@@ -62,6 +62,13 @@ def read_report(workdir):
     return json.loads(pathlib.Path(workdir, "report", "report.json").read_text())
 
 
+def write_texts(place):
+    """Fills a directory with 40 small files, some of which are held out."""
+    for number in range(40):
+        text = " ".join(f"{number} and {n} is {number + n}." for n in range(20))
+        (place / f"{number}.txt").write_text(text)
+
+
 def write_corpus(place):
     """Fills a directory with a small corpus of real text."""
     for source in sorted(pathlib.Path(json.__file__).parent.glob("*.py")):

@@ -330,3 +330,30 @@ def test_a_key_of_another_part_of_the_config_is_found():
         check_key(Named, "wandb", "here")
     with pytest.raises(UsageError, match=r"here\.best\.kind has no keys of its own"):
         check_key(Named, "best.kind.x", "here")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.pattern", "texts/*.txt"),
+        ("data.documents", "blank_lines"),
+        ("data.unreadable", "skip"),
+        ("data.text_field", "body"),
+        ("tokenizer.path", "tokenizer.json"),
+        ("tokenizer.bos", "never"),
+        ("student.calibration_rows", 64),
+    ],
+)
+def test_a_key_that_would_do_nothing_is_refused(key, value):
+    """As a pattern without the source "files", which leaves the user's text unread."""
+    config = config_lib.default()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=rf"config\.{key} = .* would do nothing"):
+        validate(config)
+
+
+def test_a_vocabulary_for_a_tokenizer_without_one_is_refused():
+    config = config_lib.default()
+    config.tokenizer.update(kind="bytes", vocab_size=512)
+    with pytest.raises(UsageError, match=r"vocab_size = 512 is for .*'bpe'"):
+        validate(config)

@@ -29,8 +29,29 @@ def short(*names):
     return [f"--config.teachers.{name}.train.steps=4" for name in names]
 
 
-def test_students_of_an_ensemble_and_of_its_members_stand_in_one_report(texts):
-    done, report = experiment(texts, "run", *short(*TRAINED))
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with a corpus and a cache that the ensemble's runs share."""
+    place = tmp_path_factory.mktemp("ensemble")
+    runs.write_texts(place)
+    return place
+
+
+def in_place(place, workdir, *overrides, **options):
+    cache = f"--config.cache_dir={place}/cache"
+    return experiment(f"{place}/*.txt", place / workdir, cache, *overrides, **options)
+
+
+@pytest.fixture(scope="module")
+def ensemble(place):
+    """The experiment with an ensemble and its members, and its report."""
+    return in_place(place, "run", *short(*TRAINED))
+
+
+def test_students_of_an_ensemble_and_of_its_members_stand_in_one_report(
+    place, ensemble
+):
+    done, report = ensemble
     assert [run["role"] for run in report["runs"]] == [
         *("teacher", "teacher deep", "teacher wide"),
         *("student", "student of deep", "student of wide", "twin"),
@@ -45,20 +66,23 @@ def test_students_of_an_ensemble_and_of_its_members_stand_in_one_report(texts):
     members = parameters["teacher deep"], parameters["teacher wide"]
     assert parameters["teacher"] == sum(members)
     assert re.search(r"ensemble's student \(.*\) is .* best member", done.stdout)
-    assert pathlib.Path("run/student-of-deep-0/model/model.json").exists()
+    assert (place / "run/student-of-deep-0/model/model.json").exists()
 
-    # The weight is no part of what a teacher becomes, and the name is neither.
-    known = pathlib.Path("run/config.json")
-    wide = json.loads(known.read_text())["teachers"]["wide"]["model"]
+
+def test_a_member_s_student_is_that_of_this_teacher_alone(place, ensemble):
+    """Neither weight nor name are part of what a teacher becomes."""
+    _, report = ensemble
+    known = json.loads((place / "run/config.json").read_text())
+    wide = known["teachers"]["wide"]["model"]
     flags = [f"--config.teacher.model.{k}={wide[k]}" for k in ("layers", "width")]
     flags += ["--config.teacher.train.steps=4", "--config.baseline=False"]
-    done, alone = experiment(texts, "alone", *flags, config="gpt_debug")
+    done, alone = in_place(place, "alone", *flags, config="gpt_debug")
     assert "teacher: loaded from" in done.stderr
     sha256 = alone["teachers"]["teacher"]["sha256"]
     assert sha256 == report["teachers"]["wide"]["sha256"]
-    # So the student of one member is the student of that teacher alone.
+    (member,) = (run for run in report["runs"] if run["role"] == "student of wide")
     assert alone["runs"][1]["final"]["validation"]["bits_per_byte"] == pytest.approx(
-        final["student of wide"]["bits_per_byte"], rel=1e-6
+        member["final"]["validation"]["bits_per_byte"], rel=1e-6
     )
 
 

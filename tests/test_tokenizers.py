@@ -373,7 +373,7 @@ def test_bos_needs_a_token_and_a_file():
         load_tokenizer(put("t5"), "</s>", "always")
     config = configs.default()
     config.tokenizer.bos = "never"
-    with pytest.raises(UsageError, match="for a tokenizer from a file"):
+    with pytest.raises(UsageError, match=r"is for config\.tokenizer\.kind"):
         configs.validate(config)
 
 

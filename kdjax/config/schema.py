@@ -107,7 +107,7 @@ class OptimizerConfig:
 class TrainConfig:
     """How one model is trained."""
 
-    steps: int = 300  # updates; may be raised later, see README
+    steps: int = 300  # updates; a student's may be raised later, see README
     batch_size: int = 32  # rows of the global batch
     micro_batches: int = 1  # parts of the batch processed in turn, to save memory
     # Tokens whose logits a device holds at a time. 0: so few that they hardly add to
@@ -186,7 +186,7 @@ class DistillConfig:
 class EvaluateConfig:
     """Held-out evaluation."""
 
-    every: int = 50  # steps
+    every: int = 50  # steps between evaluations; every checkpoint evaluates as well
     rows: int = 512  # held-out rows used during training
     final_rows: int = 0  # rows of each split, evenly spaced, for the report; 0: all
     batch_size: int = 32  # rows of the global batch
@@ -196,7 +196,7 @@ class EvaluateConfig:
 class CheckpointConfig:
     """What is kept of a run in progress."""
 
-    every: int = 100  # steps
+    every: int = 100  # steps between checkpoints
     keep: int = 2  # latest checkpoints; the best by held-out loss is kept as well
 
 
@@ -213,7 +213,7 @@ class Config:
     # Where compiled programs are kept for later runs; "auto": in the cache directory;
     # "": nowhere.
     compile_cache: str = "auto"
-    log_every: int = 10  # steps
+    log_every: int = 10  # steps between records of the metrics
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     mesh: MeshConfig = MeshConfig()

@@ -33,7 +33,7 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
     for name in ("learning_rate", "clip", "epsilon", "beta2_decay"):
         value = getattr(optimizer, name)
         if not 0 < value < float("inf"):
-            raise UsageError(f"{path}.{name} must be > 0; it is {value:g}")
+            raise UsageError(f"{path}.{name} must be > 0 and finite; it is {value:g}")
     for name in (
         "warmup_fraction",
         "decay_fraction",
@@ -43,7 +43,8 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
         between(getattr(optimizer, name), 0.0, 1.0, f"{path}.{name}")
     for name in ("beta1", "beta2", "momentum"):
         if not 0 <= getattr(optimizer, name) < 1:
-            raise UsageError(f"{path}.{name} must be in [0, 1)")
+            value = getattr(optimizer, name)
+            raise UsageError(f"{path}.{name} must be in [0, 1); it is {value:g}")
     _check_warmup(optimizer, steps, path)
     defaults = {f.name: f.default for f in dataclasses.fields(optimizer)}
     taken = OPTIMIZER_PARAMETERS[optimizer.name]

@@ -6,10 +6,10 @@ Neither jax nor anything heavy is imported here, so that mistakes are reported a
 import dataclasses
 import re
 
+from kdjax.config.data_rules import check_data
 from kdjax.config.model_rules import check_model
 from kdjax.config.parsing import at_least, between, from_mapping
 from kdjax.config.schema import (
-    SOURCES,
     AnyConfig,
     Config,
     DistillConfig,
@@ -72,7 +72,7 @@ def _check(config: Config) -> None:
     between(
         config.data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction"
     )
-    _check_data(config)
+    check_data(config)
     _check_distill(config.distill)
     _check_mesh(config.mesh)
     check_train(config.student.train, "config.student.train")
@@ -82,41 +82,6 @@ def _check(config: Config) -> None:
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
     _check_divergence(config.distill)
-
-
-def _check_data(config: Config) -> None:
-    data, tokenizer = config.data, config.tokenizer
-    source, _, name = data.source.partition(":")
-    if source not in SOURCES or (source == "tfds") != bool(name):
-        raise UsageError(
-            f"config.data.source must be one of {', '.join(SOURCES)} (as tfds:NAME); "
-            f"it is {data.source!r}"
-        )
-    if data.source == "files" and not data.pattern:
-        raise UsageError(
-            "config.data.pattern is empty; set it to a glob such as 'corpus/**/*.md'"
-        )
-    if data.source != "files" and data.documents != "file":
-        raise UsageError(
-            f"config.data.documents = {data.documents!r} is for "
-            f"config.data.source = 'files'; the source is {data.source!r}"
-        )
-    if tokenizer.kind == "file" and not tokenizer.path:
-        raise UsageError(
-            "config.tokenizer.path is empty; set it to a tokenizer.json, "
-            "or choose config.tokenizer.kind = 'bpe'"
-        )
-    if tokenizer.kind != "file" and tokenizer.bos != "auto":
-        raise UsageError(
-            f"config.tokenizer.bos = {tokenizer.bos!r} is for a tokenizer from a file; "
-            "those trained here begin no text with a token"
-        )
-    between(tokenizer.lost_fraction, 0.0, 1.0, "config.tokenizer.lost_fraction")
-    if tokenizer.kind == "bpe" and tokenizer.vocab_size < 257:
-        raise UsageError(
-            "config.tokenizer.vocab_size must be at least 257 (every byte and the end "
-            f"of text); it is {tokenizer.vocab_size}"
-        )
 
 
 def _check_distill(distill: DistillConfig) -> None:

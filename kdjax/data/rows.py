@@ -84,7 +84,7 @@ def prepare(
         if not size["bytes"]:
             raise UsageError(
                 f"the {name} split of {data.source!r} is empty{_without(corpus)}; "
-                "provide more text or change config.data.validation_fraction"
+                "raise config.data.validation_fraction or provide more text"
             )
     tokenizer = file or _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
     _check_prefix(tokenizer.prefix, data.length)

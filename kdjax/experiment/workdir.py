@@ -84,10 +84,11 @@ def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
     found = older | json.loads(stored.read_text())
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
+        is_library = info.get("source") == "stdlib"
+        why = " (Python versions differ in their library)" if is_library else ""
         raise UsageError(
-            f"{workdir} was started on other data: {', '.join(changed)} changed since "
-            "(Python versions differ in their library); choose another --workdir, or "
-            "pass --overwrite to start over"
+            f"{workdir} was started on other data: {', '.join(changed)} changed "
+            f"since{why}; choose another --workdir, or pass --overwrite to start over"
         )
 
 
