@@ -20,6 +20,7 @@ from kdjax.core.logging import Progress, mute, say
 from kdjax.data import Document, Prepared, prepare
 from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.plans import read_plans
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
     Setting,
@@ -63,7 +64,7 @@ from kdjax.results.measured import (
     teacher_role,
 )
 from kdjax.targets.online import of_model
-from kdjax.train.objective import distillation, hard_labels
+from kdjax.train.objective import Objective, distillation, hard_labels
 from kdjax.train.sources import device_batches
 from kdjax.train.task import next_token_task
 
@@ -229,10 +230,13 @@ def _student_runs(
 
 def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> Recipe:
     config = setting.config.student
-    objective = hard_labels()
-    if role.teachers:
-        predict, steps = teachers.predict(role.teachers), config.train.steps
-        objective = distillation(predict, setting.config.distill, steps)
+    predict = teachers.predict(role.teachers)
+
+    def objective(steps: int) -> Objective:
+        if not role.teachers:
+            return hard_labels()
+        return distillation(predict, setting.config.distill, steps)
+
     return Recipe(
         start.model,
         objective,
@@ -240,6 +244,7 @@ def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> R
         teachers.frozen(role.teachers),
         config.train,
         config.rules,
+        read_plans(setting.workdir, config.train.steps),
     )
 
 

@@ -84,7 +84,7 @@ class Training:
         tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
-        plans: Several if the run was extended; empty for runs of older versions.
+        plans: Several if the steps were raised; empty for runs of older versions.
     """
 
     tokens_per_second: float | None
