@@ -3,8 +3,7 @@
 import dataclasses
 import datetime
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,20 +13,19 @@ from kdjax.checkpoints import StoredModel, hub
 from kdjax.config.parsing import convert, from_mapping
 from kdjax.config.schema import AnyConfig, Config, TokenizerConfig
 from kdjax.config.validation import check_batches, validate
+from kdjax.core.clock import Clock
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
 from kdjax.core.logging import Progress, mute, say
 from kdjax.data import Document, Prepared, prepare
-from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.models import measure_models
 from kdjax.experiment.plans import read_plans
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
     Setting,
     check_vocabularies,
-    count_parameters,
     fetch_named,
-    parameter_shardings,
 )
 from kdjax.experiment.students import (
     Start,
@@ -50,7 +48,6 @@ from kdjax.experiment.workdir import (
     compile_cache,
     make_cache,
 )
-from kdjax.models import Model
 from kdjax.parallel.sharding import barrier, make_mesh
 from kdjax.results.files import read_run
 from kdjax.results.measured import (
@@ -65,7 +62,6 @@ from kdjax.results.measured import (
 )
 from kdjax.targets.online import of_model
 from kdjax.train.objective import Objective, distillation, hard_labels
-from kdjax.train.sources import device_batches
 from kdjax.train.task import next_token_task
 
 
@@ -94,9 +90,11 @@ def run(
     make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     opened: dict[str, StoredModel] = {}
-    prepared = _prepare(config, fetch_named(config, opened))
+    clock = Clock()
+    with clock("data"):
+        prepared = _prepare(config, fetch_named(config, opened))
     task = next_token_task(prepared.bits_per_byte)
-    setting = Setting(config, workdir, prepared, mesh, task, opened)
+    setting = Setting(config, workdir, prepared, mesh, task, opened, clock)
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))
@@ -116,7 +114,9 @@ def run(
         *_start_run(start, evaluator, teachers, setting),
         *_student_runs(start, evaluator, teachers, setting),
     ]
-    return _results(setting, teachers, start.model, runs)
+    with clock("evaluation"):
+        models = measure_models(start.model, teachers, setting)
+    return _results(setting, teachers, models, runs)
 
 
 def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
@@ -249,7 +249,10 @@ def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> R
 
 
 def _results(
-    setting: Setting, teachers: Teachers, student: Model, runs: list[Run]
+    setting: Setting,
+    teachers: Teachers,
+    models: dict[str, ModelInfo],
+    runs: list[Run],
 ) -> Results:
     """Returns the results for `report.write`."""
     config, device = setting.config, jax.devices()[0]
@@ -276,46 +279,7 @@ def _results(
             )
             for name, trained in teachers.trained.items()
         },
-        models=_models(setting, teachers, student),
+        models=models,
         runs=tuple(runs),
+        cpu_seconds=setting.clock.spent(),
     )
-
-
-def _models(
-    setting: Setting, teachers: Teachers, student: Model
-) -> dict[str, ModelInfo]:
-    """Returns the size and forward speed of the student and of every teacher."""
-    rows, size = (
-        setting.prepared.splits["validation"],
-        setting.config.evaluate.batch_size,
-    )
-    batch = next(device_batches(rows, setting.mesh, size))
-    rules = setting.config.student.rules
-    placed = parameter_shardings(student, rules, setting)
-    params = jax.jit(student.init, out_shardings=placed)(jax.random.key(0))
-    models: dict[str, Any] = {"student": ((student, params),)}
-    for name, trained in teachers.trained.items():
-        models[teacher_role(name)] = ((trained.model, trained.params),)
-    say("forward speed: compiling ...")
-    models["teacher"] = tuple((t.model, t.params) for t in teachers.trained.values())
-    speed = forward_speed(
-        {
-            name: partial(_forward(members), [p for _, p in members])
-            for name, members in models.items()
-        },
-        batch,
-    )
-    return {
-        name: ModelInfo(sum(count_parameters(m) for m, _ in members), speed[name])
-        for name, members in models.items()
-    }
-
-
-def _forward(members: Any) -> Callable[[Any, Any], Any]:
-    """Returns the forward pass of one model, or of several in turn."""
-
-    def forward(params: Any, batch: Any) -> Any:
-        inputs = batch["tokens"], batch["segments"]
-        return [m.logits(p, *inputs) for (m, _), p in zip(members, params, strict=True)]
-
-    return jax.jit(forward)

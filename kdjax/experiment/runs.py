@@ -135,11 +135,13 @@ class Trainer:
             )
             if steps not in self._programs:
                 say(f"{name}: compiling ...")
-                self._programs[steps] = self._compile(steps)
+                with setting.clock("compiling"):
+                    self._programs[steps] = self._compile(steps)
             config = setting.config
-            result = train(
-                self._programs[steps], run, config.checkpoint, config.log_every
-            )
+            with setting.clock("training steps"):
+                result = train(
+                    self._programs[steps], run, config.checkpoint, config.log_every
+                )
         training = dataclasses.replace(result.training, plans=_plans(recipe.plans))
         tokenizer = setting.prepared.tokenizer
         if jax.process_index() == 0:

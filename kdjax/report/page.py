@@ -15,6 +15,7 @@ from kdjax.report.plots import calibration, curves, styles
 from kdjax.report.summary import Summary, summarise
 from kdjax.report.tables import tables
 from kdjax.report.words import (
+    cpu_seconds,
     optimizer,
     origin,
     setting,
@@ -75,5 +76,6 @@ def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> 
         colors={role: look["color"] for role, look in looks.items()},
         origin=origin(results),
         steps=steps(results),
+        cpu_seconds=cpu_seconds(results),
         config_json=json.dumps(dataclasses.asdict(results.config), indent=2),
     )

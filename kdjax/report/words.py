@@ -59,6 +59,16 @@ def steps(results: Results) -> str:
     )
 
 
+def cpu_seconds(results: Results) -> str:
+    """Returns what the CPU seconds went into, in words; "" if that is unknown."""
+    spent = results.cpu_seconds
+    total = sum(spent.values())
+    if not total:
+        return ""
+    shares = (f"{activity} {value / total:.1%}" for activity, value in spent.items())
+    return f"{total:,.0f}: {', '.join(shares)}"
+
+
 def setting(value: float | ScheduleConfig) -> str:
     """Returns a number, or a schedule over the run, in words."""
     if isinstance(value, ScheduleConfig):
