@@ -121,7 +121,7 @@ MISTAKES = [
     ({"seed": "1"}, "int", "'1'"),
     ({"seed": True}, "int", "True"),
     ({"seed": None}, "int", "None"),
-    ({"baseline": 1}, "bool"),
+    ({"baseline": 1}, "True, False, 'both'"),
     ({"distill.alpha": "0.5"}, "float", "'0.5'"),
     ({"distill.alpha": [0.5]}, "float"),
     ({"data.source": 3}, "str"),

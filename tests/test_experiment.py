@@ -170,7 +170,10 @@ def test_more_seeds_go_on_in_a_finished_workdir(place, straight):
 
 
 def test_raised_steps_make_a_new_student_like_the_finished_ones(place, straight):
-    changes = "--config.student.train.steps=90", "--config.seeds=3"
+    changes = [
+        *("--config.student.train.steps=90", "--config.seeds=3"),
+        "--config.baseline=both",
+    ]
     extended = run(place, "straight", *changes, "--config.checkpoint.every=30")
     assert "steps raised from 80: every student" in extended.stderr
     assert "student-0: resuming at step 80 of 90" in extended.stderr
@@ -186,6 +189,17 @@ def test_raised_steps_make_a_new_student_like_the_finished_ones(place, straight)
     assert {found[name].steps for name in rates} == {90}
     plans = {found[name].training.plans for name in rates}
     assert plans == {(Plan(0, 80), Plan(80, 90))}
+    longer = found["equal-compute-twin-0"]
+    work = longer.steps / 90
+    student, teacher = (results.models[name] for name in ("student", "teacher"))
+    # Nearly: in a small model attention and the embedding weigh differently.
+    expected = 1 + teacher.parameters / (3 * student.parameters)
+    assert work == pytest.approx(expected, rel=0.2)
+    assert longer.training.plans == (
+        Plan(0, round(80 * work)),
+        Plan(round(80 * work), longer.steps),
+    )
+    assert found["equal-compute-twin-2"].steps == longer.steps
     page = (place / "straight" / "report" / "report.html").read_text()
     assert "80, then on to 90" in page
     shorter = runs.run(*arguments(place, "straight"), check=False)

@@ -206,7 +206,9 @@ class Config:
 
     seed: int = 0  # of the first student; later ones count up from it
     seeds: int = 1  # how many students (and twins)
-    baseline: bool = True  # train the hard-label twin as well
+    # Train the hard-label twin as well; "both": and one that, in place of the teacher's
+    # forward passes, takes more steps, as many as the student's FLOPs allow.
+    baseline: Literal[True, False, "both"] = True
     # With several teachers: also train a student of each one alone.
     member_students: bool = False
     cache_dir: str = ""  # rows, tokenizers, teachers; "": the user's cache directory

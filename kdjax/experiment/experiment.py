@@ -48,6 +48,7 @@ from kdjax.experiment.workdir import (
     compile_cache,
     make_cache,
 )
+from kdjax.models.flops import training_flops
 from kdjax.parallel.sharding import barrier, make_mesh
 from kdjax.results.files import read_run
 from kdjax.results.measured import (
@@ -196,17 +197,20 @@ def _student_runs(
     start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
 ) -> Iterator[Run]:
     """Yields all students and twins, training those not finished yet."""
-    config = setting.config
+    config, student = setting.config, start.model.config
+    all_teachers = (found.model.config for found in teachers.trained.values())
+    alone = training_flops(student, (), config.data.length)
+    work = training_flops(student, all_teachers, config.data.length) / alone
     trainers = {
         role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
-        for role in student_roles(config)
+        for role in student_roles(config, work)
     }
-    steps = config.student.train.steps
     for seed in range(config.seed, config.seed + config.seeds):
         for role, trainer in trainers.items():
             name = role.run(seed)
             directory = setting.workdir / name
             path = directory / "result.json"
+            steps = role.steps(config.student.train.steps)
             if path.exists() and (done := read_run(path)).steps >= steps:
                 say(f"{name}: done before")
                 yield done
@@ -230,6 +234,8 @@ def _student_runs(
 
 def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> Recipe:
     config = setting.config.student
+    plans = map(role.steps, read_plans(setting.workdir, config.train.steps))
+    train = dataclasses.replace(config.train, steps=role.steps(config.train.steps))
     predict = teachers.predict(role.teachers)
 
     def objective(steps: int) -> Objective:
@@ -242,9 +248,9 @@ def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> R
         objective,
         tuple(teachers.trained[name].model for name in role.teachers),
         teachers.frozen(role.teachers),
-        config.train,
+        train,
         config.rules,
-        read_plans(setting.workdir, config.train.steps),
+        tuple(plans),
     )
 
 

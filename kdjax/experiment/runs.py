@@ -14,7 +14,7 @@ from kdjax.core.logging import say
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.setting import Setting, Trained, count_parameters
 from kdjax.models import Model
-from kdjax.models.flops import forward_flops
+from kdjax.models.flops import training_flops
 from kdjax.parallel.sharding import barrier
 from kdjax.results.measured import (
     CurvePoint,
@@ -36,24 +36,37 @@ class Role(NamedTuple):
     Attributes:
         name: The name in the report.
         teachers: Whose soft targets it learns from; if empty, labels alone.
+        work: Its number of steps, as a multiple of the student's.
     """
 
     name: str
     teachers: tuple[str, ...]
+    work: float = 1.0
+
+    def steps(self, student: int) -> int:
+        """Returns its number of steps if the student's is this."""
+        return round(self.work * student)
 
     def run(self, seed: int) -> str:
         """Returns the name of one seed's run, and of its directory."""
         return run_name(self.name, seed)
 
 
-def student_roles(config: Config) -> list[Role]:
-    """Returns the roles of an experiment's students, in the order of the report."""
+def student_roles(config: Config, work: float) -> list[Role]:
+    """Returns the roles of an experiment's students, in the order of the report.
+
+    Args:
+        config: The experiment's config.
+        work: The FLOPs of a student's step, as a multiple of the twin's.
+    """
     names = tuple(config.all_teachers)
     roles = [Role("student", names)]
     if config.member_students:
         roles += [Role(f"student of {name}", (name,)) for name in names]
     if config.baseline:
         roles.append(Role("twin", ()))
+    if config.baseline == "both":
+        roles.append(Role("equal-compute twin", (), work))
     return roles
 
 
@@ -174,12 +187,11 @@ class Trainer:
         )
 
     def _flops(self) -> float:
-        """Returns the FLOPs of a step; a backward pass costs two forward passes."""
-        length = self._setting.config.data.length
-        token = 3 * forward_flops(self._recipe.model.config, length)
-        for teacher in self._recipe.teachers:
-            token += forward_flops(teacher.config, length)
-        return token * self._recipe.train.batch_size * length
+        """Returns the FLOPs of a step."""
+        recipe, length = self._recipe, self._setting.config.data.length
+        teachers = (teacher.config for teacher in recipe.teachers)
+        token = training_flops(recipe.model.config, teachers, length)
+        return token * recipe.train.batch_size * length
 
 
 def _plans(steps: tuple[int, ...]) -> tuple[Plan, ...]:

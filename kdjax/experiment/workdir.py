@@ -20,6 +20,7 @@ _CONFIG = "config.json"
 _FREE = (
     "config.mesh",
     "config.seeds",
+    "config.baseline",
     "config.member_students",
     "config.cache_dir",
     "config.compile_cache",

@@ -1,5 +1,7 @@
 """A model's floating-point operations, and the devices' peak rate."""
 
+from collections.abc import Iterable
+
 import jax
 
 from kdjax.config.architecture import ModelConfig
@@ -37,6 +39,18 @@ def forward_flops(config: ModelConfig, length: int) -> float:
     head = config.width * config.vocab_size
     attention = 4 * length * heads * config.layers
     return float(2 * (config.layers * layer + head) + attention)
+
+
+def training_flops(
+    model: ModelConfig, teachers: Iterable[ModelConfig], length: int
+) -> float:
+    """Returns the FLOPs of a train step per token in rows of `length` tokens.
+
+    The backward pass costs two forward passes; teachers have none.
+    """
+    return 3 * forward_flops(model, length) + sum(
+        forward_flops(teacher, length) for teacher in teachers
+    )
 
 
 def peak_flops() -> float | None:

@@ -3,7 +3,8 @@
 A role says what a run is for and names a column of the report: "teacher" is what the
 students learn from, a single model or an ensemble of several; "teacher NAME" is one
 member of an ensemble; "start" is a student before any training; "student" and "twin"
-are the models compared; "student of NAME" is a student of that member alone.
+are the models compared; "equal-compute twin" is trained for as many more steps as the
+student's FLOPs allow; "student of NAME" is a student of that member alone.
 """
 
 import dataclasses
