@@ -22,10 +22,11 @@ from ml_collections import config_flags
 
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
-from kdjax.config.validation import validate
+from kdjax.config.validation import parse, validate
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
+from kdjax.experiment.paths import check_paths
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, as FILE or FILE:ARGUMENT.", lock_config=True
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
         raise UsageError(MISSING)
     check_single(sys.argv)
     try:
-        settings = validate(_CONFIG.value)
+        settings = parse(_CONFIG.value)
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
         raise UsageError(reason) from None
@@ -81,6 +82,8 @@ def main(argv: list[str]) -> None:
     if done is not None and not _OVERWRITE.value:
         print(f"finished before; the report: {done}")
         return
+    check_paths(settings)
+    validate(settings)
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.parallel.sharding import join_processes
 

@@ -40,6 +40,19 @@ def validate(config: AnyConfig) -> Config:
         >>> validate(config).distill.alpha.end
         0.5
     """
+    parsed = parse(config)
+    _check_divergence(parsed.distill)
+    return parsed
+
+
+def parse(config: AnyConfig) -> Config:
+    """Returns what `validate` does, and leaves out the check that imports jax.
+
+    That is the one of the divergence's name and parameters.
+
+    Raises:
+        UsageError: As `validate`.
+    """
     if isinstance(config, Config):
         values = dataclasses.asdict(config)
     elif hasattr(config, "to_dict"):
@@ -81,7 +94,6 @@ def _check(config: Config) -> None:
     _check_student(config)
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
-    _check_divergence(config.distill)
 
 
 def _check_distill(distill: DistillConfig) -> None:
@@ -93,7 +105,7 @@ def _check_distill(distill: DistillConfig) -> None:
 
 
 def _check_divergence(distill: DistillConfig) -> None:
-    # Imported here because it imports jax: other mistakes are reported first.
+    # Imported here because it imports jax: see `parse`.
     from kdjax.losses import DIVERGENCES, check_parameters
 
     if distill.kind not in DIVERGENCES:
