@@ -7,7 +7,7 @@ import dataclasses
 import re
 
 from kdjax.config.data_rules import check_data
-from kdjax.config.model_rules import check_model
+from kdjax.config.model_rules import check_model, check_used
 from kdjax.config.parsing import at_least, between, from_mapping
 from kdjax.config.schema import (
     AnyConfig,
@@ -174,6 +174,7 @@ def _check_teachers(config: Config) -> None:
         if teacher.path:
             continue
         check_model(teacher.model, config, f"{path}.model")
+        check_used(teacher.model, teacher.model, f"{path}.model")
         if teacher.dtype:
             raise UsageError(
                 f"{path}.dtype is for a loaded teacher, and none is loaded; set "
@@ -199,6 +200,7 @@ def _check_student(config: Config) -> None:
     if not student.path and not teacher.path:
         model = student_model(student, teacher.model)
         check_model(model, config, "config.student.model")
+        check_used(student.model, model, "config.student.model")
 
 
 def _check_rules(rules: Rules, path: str) -> None:
