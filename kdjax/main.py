@@ -49,6 +49,14 @@ class _Literal(flags.ArgumentParser):  # type: ignore[type-arg]
         return argument
 
 
+class _Tuple(_Literal):
+    """Reads a tuple, or one item of it; whether it is one, `validate` tells."""
+
+    def parse(self, argument: Any) -> Any:
+        found = super().parse(argument)
+        return (found,) if isinstance(found, int | float) else found
+
+
 class _Switch(flags.BooleanParser):
     """Reads true or false; that it is neither, `validate` tells."""
 
@@ -63,6 +71,7 @@ class _Switch(flags.BooleanParser):
 # and what they do not take, they refuse in other words than `validate`.
 for kind in (int, float, ml_collections.ConfigDict):
     config_flags.register_flag_parser_for_type(kind, _Literal())
+config_flags.register_flag_parser_for_type(tuple, _Tuple())
 config_flags.register_flag_parser_for_type(bool, _Switch())
 
 

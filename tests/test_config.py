@@ -384,6 +384,16 @@ def test_what_a_pruned_student_inherits_makes_its_keys_serve():
         validate(config)
 
 
+@pytest.mark.parametrize("key", ["temperature", "alpha", "t"])
+@pytest.mark.parametrize("value", ["{'start': 4.0", "linear", [1.0, 2.0], None])
+def test_what_is_no_schedule_is_told_how_one_is_written(key, value):
+    config = config_lib.default()
+    config.distill[key] = value
+    with pytest.raises(UsageError, match=r"or a schedule such as .*'start': ") as error:
+        validate(config)
+    assert str(error.value).startswith(f"config.distill.{key} must be a number, or")
+
+
 @pytest.mark.parametrize(
     ("set_to", "words"),
     [
