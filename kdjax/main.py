@@ -4,9 +4,11 @@
     python -m kdjax.main --config=kdjax:gpt_small
 
 Prepares the data, trains or loads the teacher, trains the student and its hard-label
-twin, and writes a report. Run the same command again to resume a stopped run. Any key
-of the config can be overridden: --config.distill.temperature=2. docs/config.md explains
-all of them. The second line finds the same config wherever kdjax is installed.
+twin, and writes a report. Run the same command again to resume a stopped run. The
+second line finds the same config wherever kdjax is installed.
+
+Any key of the config can be overridden: --config.distill.temperature=2. All keys are
+explained in docs/config.md and, where kdjax is installed, in kdjax/config/schema.py.
 """
 
 import ast
@@ -29,7 +31,10 @@ from kdjax.experiment import workdir
 from kdjax.experiment.paths import check_paths
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, as FILE or FILE:ARGUMENT.", lock_config=True
+    "config",
+    None,
+    "The experiment, as FILE or FILE:ARGUMENT; its keys: docs/config.md.",
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default: runs/ and the config's name."
