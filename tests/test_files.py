@@ -563,9 +563,9 @@ def test_what_is_no_json_is_not_streamed(data, chunk):
 
 def test_more_files_of_which_none_is_held_out_whole_are_divided(home, capsys):
     """As 20 files often are at 5%: one more file must not leave nothing held out."""
-    for count in range(19, 60):
+    for count in (19, 20, 34, 35, 47):
         for number in range(count):
-            (home / f"{number}.txt").write_text("Some words in a line.\n" * 500)
+            (home / f"c{number}.txt").write_text("Some words in a line.\n" * 500)
         splits = open_corpus(DataConfig("files", "*.txt")).splits
         sizes = {s: sum(len(d.text) for d in walk()) for s, walk in splits.items()}
         assert sum(sizes.values()) == count * 11_000
