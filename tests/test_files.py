@@ -571,6 +571,6 @@ def test_more_files_of_which_none_is_held_out_whole_are_divided(home, capsys):
         assert sum(sizes.values()) == count * 11_000
         assert 0.01 < sizes["validation"] / sum(sizes.values()) < 0.2, count
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "data: 19 files; parts of each of them are held out"
-    assert any("held out whole" in line for line in said)
-    assert any("no whole file would be" in line for line in said)
+    assert said[0] == "data: 19 files; lines, rows or parts of each are held out"
+    assert any("files; held out whole: " in line for line in said)
+    assert any("none would be held out whole" in line for line in said)

@@ -51,12 +51,13 @@ class _Reader:
         held_out = sum(self._is_in("validation", file.name) for file in found)
         is_split = 0 < held_out < len(found)
         self._by_file = len(found) >= _ENOUGH_FILES and is_split
-        how = "parts of each of them are held out"
+        how = "lines, rows or parts of each are held out"
         if self._by_file:
-            how = f"{held_out:,} are held out whole"
+            how = f"held out whole: {held_out:,}"
         elif len(found) >= _ENOUGH_FILES and config.validation_fraction:
-            how = f"no whole file would be among what is held out, so {how}"
-        say(f"data: {len(found):,} files; {how}")
+            how = f"none would be held out whole, so {how}"
+        files = "1 file" if len(found) == 1 else f"{len(found):,} files"
+        say(f"data: {files}; {how}")
         self._lengths: dict[str, int] = {}  # of texts that were read to their ends
 
     def walk(self, split: str) -> Iterator[Document]:

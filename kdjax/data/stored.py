@@ -55,6 +55,12 @@ class PackedRows(tfds.core.GeneratorBasedBuilder):
             count["largest_id"] = max(count["largest_id"], int(row["tokens"].max()))
             yield index, row
 
+    def _log_download_bytes(self) -> None:
+        """Prints nothing: nothing is downloaded."""
+
+    def _log_download_done(self) -> None:
+        """Prints nothing, as above."""
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         """Writes each split to one file, row by row.
 
