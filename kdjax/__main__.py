@@ -5,6 +5,9 @@
     kdjax export --workdir=runs/gpt_small --to=student
     kdjax report --workdir=runs/gpt_small
 
+Every key of a config is explained in docs/config.md and kdjax/config/schema.py, and is
+overridden by a flag, such as --config.distill.temperature=2.
+
 kdjax COMMAND --help lists a command's flags; `python -m kdjax` is the same as `kdjax`.
 """
 

@@ -25,7 +25,7 @@ def export(
     """Writes one model of an experiment as a directory or as a GGUF file.
 
     Args:
-        workdir: The experiment's directory.
+        workdir: The experiment's directory, or that of a run in it.
         run: The name of the model's run in it; empty for the first student's.
         target: A name that ends in .gguf, or the directory to write in the Hugging
             Face format, which must be empty or not exist.
@@ -40,6 +40,7 @@ def export(
         raise UsageError(
             f"--gguf_type is for GGUF files; --to={target} must end in .gguf for it"
         )
+    workdir, run = _experiment(workdir, run)
     results = read(workdir / "report" / "report.json")
     run = run or f"student-{results.config.seed}"
     directory = workdir / run / "model"
@@ -56,6 +57,24 @@ def export(
     else:
         card = model_card(results, run)
         save_pretrained(target, model, params, tokenizer=tokenizer, card=card)
+
+
+def _experiment(workdir: epath.Path, run: str) -> tuple[epath.Path, str]:
+    """Returns an experiment's directory and a run's name, given either directory.
+
+    Raises:
+        UsageError: Two runs are named.
+    """
+    place = workdir.parent if is_model(workdir) else workdir  # RUN/twin-0/model
+    above = place.parent / "report" / "report.json"
+    if (workdir / "report" / "report.json").exists() or not above.exists():
+        return workdir, run
+    if run and run != place.name:
+        raise UsageError(
+            f"--workdir={workdir} is the run {place.name}, and --run={run} another; "
+            "name one of them"
+        )
+    return place.parent, place.name
 
 
 def main(argv: list[str]) -> None:

@@ -4,9 +4,11 @@
     python -m kdjax.main --config=kdjax:gpt_small
 
 Prepares the data, trains or loads the teacher, trains the student and its hard-label
-twin, and writes a report. Run the same command again to resume a stopped run. Any key
-of the config can be overridden: --config.distill.temperature=2. docs/config.md explains
-all of them. The second line finds the same config wherever kdjax is installed.
+twin, and writes a report. Run the same command again to resume a stopped run. The
+second line finds the same config wherever kdjax is installed.
+
+Any key of the config can be overridden: --config.distill.temperature=2. All keys are
+explained in docs/config.md and, where kdjax is installed, in kdjax/config/schema.py.
 """
 
 import ast
@@ -22,13 +24,17 @@ from ml_collections import config_flags
 
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
-from kdjax.config.validation import validate
+from kdjax.config.validation import parse, validate
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
+from kdjax.experiment.paths import check_paths
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment, as FILE or FILE:ARGUMENT.", lock_config=True
+    "config",
+    None,
+    "The experiment, as FILE or FILE:ARGUMENT; its keys: docs/config.md.",
+    lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default: runs/ and the config's name."
@@ -48,6 +54,14 @@ class _Literal(flags.ArgumentParser):  # type: ignore[type-arg]
         return argument
 
 
+class _Tuple(_Literal):
+    """Reads a tuple, or one item of it; whether it is one, `validate` tells."""
+
+    def parse(self, argument: Any) -> Any:
+        found = super().parse(argument)
+        return (found,) if isinstance(found, int | float) else found
+
+
 class _Switch(flags.BooleanParser):
     """Reads true or false; that it is neither, `validate` tells."""
 
@@ -62,6 +76,7 @@ class _Switch(flags.BooleanParser):
 # and what they do not take, they refuse in other words than `validate`.
 for kind in (int, float, ml_collections.ConfigDict):
     config_flags.register_flag_parser_for_type(kind, _Literal())
+config_flags.register_flag_parser_for_type(tuple, _Tuple())
 config_flags.register_flag_parser_for_type(bool, _Switch())
 
 
@@ -72,7 +87,7 @@ def main(argv: list[str]) -> None:
         raise UsageError(MISSING)
     check_single(sys.argv)
     try:
-        settings = validate(_CONFIG.value)
+        settings = parse(_CONFIG.value)
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
         raise UsageError(reason) from None
@@ -81,6 +96,8 @@ def main(argv: list[str]) -> None:
     if done is not None and not _OVERWRITE.value:
         print(f"finished before; the report: {done}")
         return
+    check_paths(settings)
+    validate(settings)
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.parallel.sharding import join_processes
 

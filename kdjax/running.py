@@ -1,20 +1,21 @@
 """A whole experiment and its report as one function, for notebooks and scripts."""
 
-import jax
+from typing import TYPE_CHECKING
+
 from etils import epath
 
-from kdjax import report
 from kdjax.config.schema import AnyConfig
-from kdjax.config.validation import validate
-from kdjax.experiment import experiment
+from kdjax.config.validation import parse, validate
+from kdjax.experiment.paths import check_paths
 from kdjax.experiment.workdir import finished_report
-from kdjax.results.files import read
-from kdjax.results.measured import Results
+
+if TYPE_CHECKING:
+    from kdjax.results.measured import Results
 
 
 def run(
     config: AnyConfig, workdir: epath.PathLike, *, overwrite: bool = False
-) -> Results:
+) -> "Results":
     """Runs an experiment, or what is left of it, and writes its report.
 
     It is what `python -m kdjax.main` does. Where several processes take part, each must
@@ -33,9 +34,19 @@ def run(
         UsageError: The config contradicts itself, the directory is another config's,
             or devices, data, teacher or disk do not fit the config.
     """
-    settings, directory = validate(config), epath.Path(workdir).expanduser()
+    settings, directory = parse(config), epath.Path(workdir).expanduser()
     if not overwrite and finished_report(directory, settings) is not None:
+        from kdjax.results.files import read
+
         return read(directory / "report" / "report.json")
+    check_paths(settings)
+    validate(settings)
+    # Imported late, so that a mistake is reported before seconds of imports.
+    import jax
+
+    from kdjax import report
+    from kdjax.experiment import experiment
+
     results = experiment.run(settings, directory, overwrite=overwrite)
     if jax.process_index() == 0:
         report.write(results, directory / "report")

@@ -23,6 +23,13 @@ def test_the_command_lists_its_commands_and_each_of_them_exists():
     assert runs.run("-m", "kdjax", "--version").stdout.strip() == kdjax.__version__
 
 
+@pytest.mark.parametrize("module", ["kdjax", "kdjax.main"])
+def test_help_tells_where_the_keys_of_a_config_are_explained(module):
+    said = runs.run("-m", module, "--help").stdout
+    for path in ("docs/config.md", "kdjax/config/schema.py"):
+        assert path in said and (ROOT / path).exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -342,6 +342,13 @@ def test_a_key_of_another_part_of_the_config_is_found():
         ("tokenizer.path", "tokenizer.json"),
         ("tokenizer.bos", "never"),
         ("student.calibration_rows", 64),
+        ("data.allow_download", True),
+        ("teacher.model.rope_scaling.factor", 2.0),
+        ("student.model.rope_scaling.factor", 2.0),
+        ("student.model.rope_scaling.low_factor", 2.0),
+        ("student.model.rope_scaling.high_factor", 2.0),
+        ("student.model.rope_scaling.original_length", 64),
+        ("student.model.local_rope_theta", 100.0),
     ],
 )
 def test_a_key_that_would_do_nothing_is_refused(key, value):
@@ -349,6 +356,57 @@ def test_a_key_that_would_do_nothing_is_refused(key, value):
     config = config_lib.default()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UsageError, match=rf"config\.{key} = .* would do nothing"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "key", ["rope_theta", "rope_fraction", "rope_scaling.kind", "local_rope_theta"]
+)
+def test_a_key_of_rotations_is_refused_for_a_model_without_any(key):
+    values = {"rope_theta": 5.0, "rope_fraction": 0.5, "rope_scaling.kind": "linear"}
+    config = config_lib.default()
+    config.teacher.model.update(positions="learned", max_length=512, windows=(8,))
+    config.update_from_flattened_dict({f"teacher.model.{key}": values.get(key, 9.0)})
+    with pytest.raises(UsageError, match=rf"{key} = .* is for positions = 'rope'"):
+        validate(config)
+    config.teacher.model.update(positions="rope")
+    validate(config)
+
+
+def test_what_a_pruned_student_inherits_makes_its_keys_serve():
+    config = config_lib.default()
+    config.teacher.model.update(windows=(8, 0), local_rope_theta=50.0)
+    config.student.update(init="first_last")
+    config.student.model.update(layers=1, local_rope_theta=50.0)
+    assert validate(config).student.model.local_rope_theta == 50.0
+    config.student.init = "random"
+    with pytest.raises(UsageError, match="is for a layer with a window"):
+        validate(config)
+
+
+@pytest.mark.parametrize("key", ["temperature", "alpha", "t"])
+@pytest.mark.parametrize("value", ["{'start': 4.0", "linear", [1.0, 2.0], None])
+def test_what_is_no_schedule_is_told_how_one_is_written(key, value):
+    config = config_lib.default()
+    config.distill[key] = value
+    with pytest.raises(UsageError, match=r"or a schedule such as .*'start': ") as error:
+        validate(config)
+    assert str(error.value).startswith(f"config.distill.{key} must be a number, or")
+
+
+@pytest.mark.parametrize(
+    ("set_to", "words"),
+    [
+        ({"name": "sgd", "momentum": 0.0, "nesterov": False}, "unless .*momentum > 0"),
+        ({"name": "muon", "momentum": 0.0, "nesterov": False}, "unless .*momentum > 0"),
+        ({"decay": "constant", "final_fraction": 0.5}, "unless .*not 'constant'"),
+        ({"decay": "cosine", "decay_fraction": 0.5}, "unless .*decay = 'wsd'"),
+    ],
+)
+def test_a_key_of_an_optimizer_that_would_do_nothing_is_refused(set_to, words):
+    config = config_lib.default()
+    config.student.train.optimizer.update(set_to)
+    with pytest.raises(UsageError, match=words):
         validate(config)
 
 

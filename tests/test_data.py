@@ -683,6 +683,12 @@ prepare(data, TokenizerConfig(kind="bytes"), epath.Path("cache"), track=track)
     assert count == 40
 
 
+def test_the_store_of_rows_prints_nothing_to_stdout(texts, capsys):
+    """As tensorflow-datasets does, which thinks that they are downloaded."""
+    prepare(files(texts), BYTES, epath.Path("cache"))
+    assert capsys.readouterr().out == ""
+
+
 def test_a_split_without_text_is_refused(texts):
     with pytest.raises(UsageError, match=r"validation split .* is empty"):
         prepare(

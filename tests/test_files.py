@@ -559,3 +559,18 @@ def test_what_is_no_json_is_not_streamed(data, chunk):
     except Unreadable:
         found = None
     assert found == wanted
+
+
+def test_more_files_of_which_none_is_held_out_whole_are_divided(home, capsys):
+    """As 20 files often are at 5%: one more file must not leave nothing held out."""
+    for count in (19, 20, 34, 35, 47):
+        for number in range(count):
+            (home / f"c{number}.txt").write_text("Some words in a line.\n" * 500)
+        splits = open_corpus(DataConfig("files", "*.txt")).splits
+        sizes = {s: sum(len(d.text) for d in walk()) for s, walk in splits.items()}
+        assert sum(sizes.values()) == count * 11_000
+        assert 0.01 < sizes["validation"] / sum(sizes.values()) < 0.2, count
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "data: 19 files; lines, rows or parts of each are held out"
+    assert any("files; held out whole: " in line for line in said)
+    assert any("none would be held out whole" in line for line in said)

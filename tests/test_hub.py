@@ -210,7 +210,8 @@ def test_without_a_network_there_is_one_line_at_once(cache, monkeypatch, is_offl
         models.open_model(NAME, named="--checkpoint")
     assert time.monotonic() - begin < 5
     message = str(caught.value)
-    assert "\n" not in message and message.startswith(f"--checkpoint={NAME} exists")
+    assert "\n" not in message and message.startswith(f"--checkpoint={NAME} is nei")
+    assert len(message) < 400
     assert f"hf download {NAME} --include '*.json'" in message
     assert ("offline mode" in message) is is_offline
 

@@ -169,10 +169,63 @@ def test_a_workdir_that_cannot_be_written_is_a_single_line(place):
     assert place in line and "choose another --workdir" in line
 
 
+@pytest.mark.parametrize(
+    ("override", "also", "words"),
+    [
+        ("teacher.path=nowhere", [], "teacher.path=nowhere does not exist"),
+        ("teacher.path=https://x.org/m", [], "teacher.path=https://x.org/m is a web"),
+        ("student.path=nowhere", [], "student.path=nowhere does not exist"),
+        (
+            "tokenizer.path=no.json",
+            ["--config.tokenizer.kind=file"],
+            "tokenizer.path=no.json does not exist",
+        ),
+        (
+            "data.pattern=no/*.txt",
+            ["--config.data.source=files"],
+            "data.pattern = 'no/*.txt' matches no .txt",
+        ),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told_before_anything_slow_is_imported(
+    override, also, words
+):
+    arguments = ["kdjax", DEBUG, f"--config.{override}", *also]
+    call = (
+        f"import runpy, sys\nsys.argv = {arguments}\n"
+        "try:\n    runpy.run_module('kdjax.main', run_name='__main__')\n"
+        "except SystemExit as left:\n    print(left.code, *sys.modules)\n"
+    )
+    found = runs.run("-c", call)
+    status, *modules = found.stdout.split()
+    assert status == "2" and words in found.stderr
+    slow = {
+        "jax",
+        "orbax",
+        "grain",
+        "tokenizers",
+        "tensorflow_datasets",
+        "kdjax.report",
+    }
+    assert not slow & set(modules)
+    assert not pathlib.Path("runs").exists()
+
+
+def test_run_as_well_tells_it_before_anything_slow_is_imported():
+    call = (
+        "import sys, kdjax\n"
+        "config = kdjax.load_config('kdjax:gpt_debug')\n"
+        "config.teacher.path = 'nowhere'\n"
+        "try:\n    kdjax.run(config, 'run')\n"
+        "except Exception as error:\n    print(error, file=sys.stderr)\n"
+        "print(*sys.modules)\n"
+    )
+    found = runs.run("-c", call)
+    assert "config.teacher.path=nowhere does not exist" in found.stderr
+    assert not {"jax", "orbax", "grain"} & set(found.stdout.split())
+
+
 def test_what_costs_nothing_to_find_out_is_found_out_before_the_data_is_read():
-    before, line = mistake(DEBUG, "--config.teacher.path=nowhere")
-    assert len(before) == 1 and "cpu device" in before[0]
-    assert line == "error: config.teacher.path=nowhere does not exist"
     before, line = mistake(DEBUG, "--config.cache_dir=/proc/nope")
     assert before == []
     assert "cannot write to /proc/nope" in line and "config.cache_dir" in line

@@ -162,6 +162,26 @@ def test_a_model_card_says_what_was_done_and_shows_the_report_s_table(run, loss)
     assert summarise(results).verdict in card
 
 
+@pytest.mark.parametrize("path", ["/home/me/models/SmolLM2", "models/SmolLM2"])
+def test_a_model_card_names_no_directory_of_the_machine(path):
+    results = make_results(student=[1.2], twin=[1.3])
+    teacher = dataclasses.replace(results.teachers["teacher"], path=path)
+    results = dataclasses.replace(
+        results, workdir="/home/me/runs/mine", teachers={"teacher": teacher}
+    )
+    card = report.model_card(results, "student-0")
+    assert "parameters, models/SmolLM2\n" in card and "/home" not in card
+
+
+def test_the_page_tells_of_skipped_files_only_if_there_are_any(tmp_path):
+    results = make_results(student=[1.2], twin=[1.3])
+    for count, is_told in ((0, False), (3, True)):
+        data = dataclasses.replace(results.data, skipped_files=count)
+        found = dataclasses.replace(results, data=data)
+        page = report.write(found, epath.Path(tmp_path)).read_text()
+        assert ("skipped files" in page) is is_told
+
+
 def test_several_teachers_are_columns_with_their_own_size_and_origin(tmp_path):
     results = make_ensemble_results(
         student=[1.2], twin=[1.5], members={"wide": [1.3], "deep": [1.4]}

@@ -152,6 +152,11 @@ def check_export():
     jax.tree.map(np.testing.assert_array_equal, params, wanted)
     assert "# run: student-0" in (out / "README.md").read_text()
     assert same_ids(read_tokenizer(out / "tokenizer.json"), BYTES)
+    run("-m", "kdjax.export", "--workdir=run/student-0", "--to=again")
+    same = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert {path.name: path.read_bytes() for path in epath.Path("again").iterdir()} == (
+        same
+    )
     run("-m", "kdjax.export", "--workdir=run", "--to=out.gguf", "--gguf_type=F32")
     file = epath.Path("out.gguf")
     jax.tree.map(np.testing.assert_array_equal, models.load_pretrained(file)[1], wanted)
@@ -163,6 +168,9 @@ def check_export():
         ((workdir, "", epath.Path("new.safetensors")), "would be a directory"),
         ((workdir, "", out), "out exists already"),
         ((workdir, "twin-0", out), "--run must be"),
+        ((workdir / "student-0", "", out), "out exists already"),
+        ((workdir / "student-0", "twin-0", out), "is the run student-0, and --run="),
+        ((workdir / "twin-0", "", out), "--run must be"),
         ((epath.Path("nowhere"), "", out), "finished experiment"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -172,8 +172,16 @@ def test_progress_is_plain_lines_now_and_then_where_there_is_no_terminal(capsys,
     assert captured.out == ""
     assert "\r" not in captured.err
     assert lines[0] == "student: step 55/100, 45 s left, loss 1.5"
-    assert lines[-1] == "student: step 100/100, 0 s left, loss 1.5"
+    assert lines[-1] == "student: step 100/100, loss 1.5"
     assert len(lines) == 4
+
+
+def test_what_is_done_has_no_time_left_whatever_follows(capsys, clock):
+    with Progress("student", 2, unit="step") as progress:
+        for _ in range(2):
+            clock[0] += 1.0
+            progress.update(1, besides=2.0)
+    assert capsys.readouterr().err == "student: step 2/2\n"
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):

@@ -1,16 +1,21 @@
 """Models on disk: `open_model` opens any of them, whoever wrote it."""
 
-from kdjax.checkpoints.gguf.save import save_gguf
-from kdjax.checkpoints.handle import StoredModel
-from kdjax.checkpoints.hf.save import save_pretrained
-from kdjax.checkpoints.opening import (
-    fingerprint,
-    is_pretrained,
-    load_config,
-    load_pretrained,
-    open_model,
-    stored_formats,
-)
+from typing import TYPE_CHECKING
+
+from kdjax.core.late import late
+
+if TYPE_CHECKING:
+    from kdjax.checkpoints.gguf.save import save_gguf
+    from kdjax.checkpoints.handle import StoredModel
+    from kdjax.checkpoints.hf.save import save_pretrained
+    from kdjax.checkpoints.opening import (
+        fingerprint,
+        is_pretrained,
+        load_config,
+        load_pretrained,
+        open_model,
+        stored_formats,
+    )
 
 __all__ = [
     "StoredModel",
@@ -23,3 +28,16 @@ __all__ = [
     "save_pretrained",
     "stored_formats",
 ]
+
+_HOMES = {
+    "StoredModel": "kdjax.checkpoints.handle",
+    "fingerprint": "kdjax.checkpoints.opening",
+    "is_pretrained": "kdjax.checkpoints.opening",
+    "load_config": "kdjax.checkpoints.opening",
+    "load_pretrained": "kdjax.checkpoints.opening",
+    "open_model": "kdjax.checkpoints.opening",
+    "save_gguf": "kdjax.checkpoints.gguf.save",
+    "save_pretrained": "kdjax.checkpoints.hf.save",
+    "stored_formats": "kdjax.checkpoints.opening",
+}
+__getattr__ = late(__name__, _HOMES)

@@ -22,6 +22,7 @@ _OWN = "runs"  # where kdjax writes, unless told otherwise: never somebody's nam
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _MODEL = ("config.json", "generation_config.json", *_TOKENIZER)
+_LONGEST = 120  # characters of the reason why a download failed
 _PATIENCE = 10.0  # seconds for the hub's first answer
 
 
@@ -114,12 +115,17 @@ def _find(
     except Exception as error:
         if isinstance(error, UsageError):
             raise UsageError(f"{named}={name}: {error}") from None
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(
-            f"{named}={name} exists neither here nor in the cache of the hub, and "
-            f"cannot be downloaded ({reason}); where there is a network: {command}"
+            f"{named}={name} is neither here nor in the hub's cache, and cannot be "
+            f"downloaded ({_reason(error)}); with a network: {command}"
         ) from None
     return HubModel(found, name_of(found))
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a download failed, shortened to what fits in a line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _command(repository: str, revision: str | None, needs_weights: bool) -> str:
@@ -128,10 +134,7 @@ def _command(repository: str, revision: str | None, needs_weights: bool) -> str:
     names = ["*.json", "*.jinja", *(["model*.safetensors"] if needs_weights else [])]
     included = " ".join(f"--include '{name}'" for name in names)
     target = repository.partition("/")[2]
-    return (
-        f"hf download {repository}{at} {included} --exclude '*/*' --local-dir {target} "
-        f"(then give {target}{'' if needs_weights else '/tokenizer.json'})"
-    )
+    return f"hf download {repository}{at} {included} --local-dir {target}"
 
 
 def _cached(

@@ -9,6 +9,7 @@ from kdjax.checkpoints.hf.directory import CONFIG, HuggingFaceModel
 from kdjax.checkpoints.hf.families import Family
 from kdjax.checkpoints.hub import find_model, is_name
 from kdjax.checkpoints.native import NativeModel, is_model
+from kdjax.checkpoints.places import check_place
 from kdjax.checkpoints.pretrained import PretrainedModel
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Rules
@@ -31,18 +32,10 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
     Raises:
         UsageError: There is no model, it is unfinished or cannot be downloaded.
     """
-    if not str(path):
-        raise UsageError(f"{named} is empty; give the path of a model")
-    if str(path).startswith(("http://", "https://")):
-        raise UsageError(
-            f"{named}={path} is a web address; give a path, or a model's name on the "
-            "Hugging Face hub as ORG/NAME"
-        )
+    check_place(path, named=named)
     place = epath.Path(path).expanduser()
     if is_name(str(path)):
         place = find_model(str(path), named=named).directory
-    if not place.exists():
-        raise UsageError(f"{named}={place} does not exist")
     if place.suffix == ".gguf":
         return GgufModel(place)
     students = [p for p in place.glob("student-*") if p.name[8:].isdigit()]

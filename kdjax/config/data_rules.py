@@ -35,6 +35,11 @@ _ONLY = (
     _Only("data.documents", _is_files, _FILES),
     _Only("data.unreadable", _is_not_stdlib, _FILES),
     _Only("data.text_field", _is_not_stdlib, _FILES),
+    _Only(
+        "data.allow_download",
+        lambda config: config.data.source.startswith("tfds:"),
+        "config.data.source = 'tfds:NAME'",
+    ),
     _Only("tokenizer.path", _is_file, _FILE),
     _Only("tokenizer.bos", _is_file, _FILE),
     _Only(

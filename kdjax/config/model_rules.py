@@ -1,9 +1,72 @@
 """The constraints on a transformer's configuration, checked before it is built."""
 
+from collections.abc import Callable
+from operator import attrgetter
+from typing import NamedTuple
+
 from kdjax.config.architecture import ModelConfig, RopeScalingConfig
 from kdjax.config.parsing import at_least, between
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
+
+
+class _Only(NamedTuple):
+    """A key that does nothing unless another one has some value."""
+
+    key: str
+    serves: Callable[[ModelConfig], bool]
+    condition: str
+
+
+def _rotates(model: ModelConfig) -> bool:
+    return model.positions == "rope"
+
+
+def _is_llama3(model: ModelConfig) -> bool:
+    return model.rope_scaling.kind == "llama3"
+
+
+_ROPE, _LLAMA3 = "positions = 'rope'", "rope_scaling.kind = 'llama3'"
+_ONLY = (
+    _Only("rope_theta", _rotates, _ROPE),
+    _Only("rope_fraction", _rotates, _ROPE),
+    _Only("rope_scaling.kind", _rotates, _ROPE),
+    _Only(
+        "rope_scaling.factor",
+        lambda model: model.rope_scaling.kind != "none",
+        "rope_scaling.kind = 'linear' or 'llama3'",
+    ),
+    _Only("rope_scaling.low_factor", _is_llama3, _LLAMA3),
+    _Only("rope_scaling.high_factor", _is_llama3, _LLAMA3),
+    _Only("rope_scaling.original_length", _is_llama3, _LLAMA3),
+    _Only("local_rope_theta", _rotates, _ROPE),
+    _Only(
+        "local_rope_theta",
+        lambda model: any(model.layer_windows),
+        "a layer with a window (windows)",
+    ),
+)
+
+
+def check_used(chosen: ModelConfig, model: ModelConfig, path: str) -> None:
+    """Raises if a config sets a key of a model that would do nothing.
+
+    Args:
+        chosen: The model as the config has it.
+        model: The same with what it takes from a teacher.
+        path: Names the model in the message.
+
+    Raises:
+        UsageError: It does; the message names the key.
+    """
+    defaults = ModelConfig()
+    for key, serves, condition in _ONLY:
+        value = attrgetter(key)(chosen)
+        if value != attrgetter(key)(defaults) and not serves(model):
+            raise UsageError(
+                f"{path}.{key} = {value!r} is for {condition} and would do nothing "
+                "here; remove it or set that"
+            )
 
 
 def check_model(model: ModelConfig, config: Config, path: str) -> None:

@@ -131,6 +131,7 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_mapping(typing.cast(type, hint), value, path)
     if origin in (types.UnionType, typing.Union):
+        _check_choice(value, choices, path)
         return convert(value, _choose(value, choices), path)
     if origin is Literal:
         if not any(type(value) is type(c) and value == c for c in choices):
@@ -159,6 +160,20 @@ def _is_mapping(hint: Any) -> bool:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _check_choice(value: Any, choices: tuple[Any, ...], path: str) -> None:
+    """Raises if a value that may be a number or a mapping is neither."""
+    nested = [choice for choice in choices if dataclasses.is_dataclass(choice)]
+    is_either = isinstance(value, Mapping) or type(value) in (int, *choices)
+    if is_either or float not in choices or not nested:
+        return
+    (cls,) = typing.cast(list[type], nested)
+    kind = cls.__name__.removesuffix("Config").lower()
+    raise UsageError(
+        f"{path} must be a number, or a {kind} such as "
+        f'"{dataclasses.asdict(cls())}"; it is {_shown(value)}'
+    )
 
 
 def _choose(value: Any, choices: tuple[Any, ...]) -> Any:

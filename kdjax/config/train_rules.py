@@ -1,10 +1,18 @@
 """What a training must satisfy before anything runs."""
 
 import dataclasses
+from collections.abc import Callable
 
 from kdjax.config.parsing import at_least, between
 from kdjax.config.schema import OPTIMIZER_PARAMETERS, OptimizerConfig, TrainConfig
 from kdjax.core.errors import UsageError
+
+# Parameters that do nothing unless another one has some value.
+_ONLY: tuple[tuple[str, Callable[[OptimizerConfig], bool], str], ...] = (
+    ("decay_fraction", lambda o: o.decay == "wsd", "decay = 'wsd'"),
+    ("final_fraction", lambda o: o.decay != "constant", "decay is not 'constant'"),
+    ("nesterov", lambda o: o.momentum > 0, "momentum > 0"),
+)
 
 
 def check_train(train: TrainConfig, path: str) -> None:
@@ -54,13 +62,12 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
                 f"{path}.{name} is set, but {optimizer.name} takes {', '.join(taken)}; "
                 f"remove it or change {path}.name"
             )
-    if optimizer.decay != "wsd" and (
-        optimizer.decay_fraction != defaults["decay_fraction"]
-    ):
-        raise UsageError(
-            f"{path}.decay_fraction is set, but only decay = 'wsd' has one; remove it "
-            f"or change {path}.decay"
-        )
+    for name, serves, condition in _ONLY:
+        if getattr(optimizer, name) != defaults[name] and not serves(optimizer):
+            raise UsageError(
+                f"{path}.{name} is set, but does nothing unless {path}.{condition}; "
+                "remove it or change that"
+            )
 
 
 def _check_warmup(optimizer: OptimizerConfig, steps: int, path: str) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import re
 
 from kdjax.config.data_rules import check_data
-from kdjax.config.model_rules import check_model
+from kdjax.config.model_rules import check_model, check_used
 from kdjax.config.parsing import at_least, between, from_mapping
 from kdjax.config.schema import (
     AnyConfig,
@@ -39,6 +39,19 @@ def validate(config: AnyConfig) -> Config:
         >>> config.distill.alpha = {"kind": "linear", "start": 1.0, "end": 0.5}
         >>> validate(config).distill.alpha.end
         0.5
+    """
+    parsed = parse(config)
+    _check_divergence(parsed.distill)
+    return parsed
+
+
+def parse(config: AnyConfig) -> Config:
+    """Returns what `validate` does, and leaves out the check that imports jax.
+
+    That is the one of the divergence's name and parameters.
+
+    Raises:
+        UsageError: As `validate`.
     """
     if isinstance(config, Config):
         values = dataclasses.asdict(config)
@@ -81,7 +94,6 @@ def _check(config: Config) -> None:
     _check_student(config)
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
-    _check_divergence(config.distill)
 
 
 def _check_distill(distill: DistillConfig) -> None:
@@ -93,7 +105,7 @@ def _check_distill(distill: DistillConfig) -> None:
 
 
 def _check_divergence(distill: DistillConfig) -> None:
-    # Imported here because it imports jax: other mistakes are reported first.
+    # Imported here because it imports jax: see `parse`.
     from kdjax.losses import DIVERGENCES, check_parameters
 
     if distill.kind not in DIVERGENCES:
@@ -162,6 +174,7 @@ def _check_teachers(config: Config) -> None:
         if teacher.path:
             continue
         check_model(teacher.model, config, f"{path}.model")
+        check_used(teacher.model, teacher.model, f"{path}.model")
         if teacher.dtype:
             raise UsageError(
                 f"{path}.dtype is for a loaded teacher, and none is loaded; set "
@@ -187,6 +200,7 @@ def _check_student(config: Config) -> None:
     if not student.path and not teacher.path:
         model = student_model(student, teacher.model)
         check_model(model, config, "config.student.model")
+        check_used(student.model, model, "config.student.model")
 
 
 def _check_rules(rules: Rules, path: str) -> None:

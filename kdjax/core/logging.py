@@ -72,16 +72,15 @@ class Progress:
         """
         now = time.monotonic()
         self._done += amount
-        left = f"{self._left(now, besides):.0f} s left"
+        is_last = self._done >= self._total
+        left = "" if is_last else f"{self._left(now, besides):.0f} s left"
         if self._first is None:
-            self._first, self._began = self._done, now
-            left = "0 s left" if self._done >= self._total else ""
+            self._first, self._began, left = self._done, now, ""
         text = ", ".join(filter(None, (left, note)))
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(amount)
             return
-        is_last = self._done >= self._total
         if self._enabled and (is_last or now - self._printed >= _LINE_EVERY):
             self._printed = now
             position = f"{self._unit} {self._done:,}/{self._total:,}"
@@ -91,6 +90,19 @@ class Progress:
         """Returns how many seconds are left, by the pace since the first update."""
         pace = (now - self._began) / max(1, self._done - (self._first or 0))
         return pace * max(0, self._total - self._done) + besides
+
+
+def size_of(count: int) -> str:
+    """Returns a number of bytes in the unit that suits it.
+
+    Example:
+        >>> size_of(999), size_of(4_321), size_of(11_500_000)
+        ('999 bytes', '4.3 kB', '11.5 MB')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
 
 
 def say(message: str) -> None:

@@ -1,9 +1,14 @@
 """Documents to batches: corpora, packed rows on disk, and the grain pipeline."""
 
-from kdjax.data.batches import held_out_batches, training_batches
-from kdjax.data.corpora import CORPORA, open_corpus
-from kdjax.data.documents import Corpus, Document
-from kdjax.data.rows import Prepared, prepare
+from typing import TYPE_CHECKING
+
+from kdjax.core.late import late
+
+if TYPE_CHECKING:
+    from kdjax.data.batches import held_out_batches, training_batches
+    from kdjax.data.corpora import CORPORA, open_corpus
+    from kdjax.data.documents import Corpus, Document
+    from kdjax.data.rows import Prepared, prepare
 
 __all__ = [
     "CORPORA",
@@ -15,3 +20,15 @@ __all__ = [
     "prepare",
     "training_batches",
 ]
+
+_HOMES = {
+    "CORPORA": "kdjax.data.corpora",
+    "Corpus": "kdjax.data.documents",
+    "Document": "kdjax.data.documents",
+    "Prepared": "kdjax.data.rows",
+    "held_out_batches": "kdjax.data.batches",
+    "open_corpus": "kdjax.data.corpora",
+    "prepare": "kdjax.data.rows",
+    "training_batches": "kdjax.data.batches",
+}
+__getattr__ = late(__name__, _HOMES)

@@ -6,6 +6,7 @@ from functools import partial
 
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
+from kdjax.core.logging import say
 from kdjax.data.documents import Corpus, Document, Skipped, is_held_out
 from kdjax.data.json_files import has_lines, is_json_array, json_array, json_lines
 from kdjax.data.matching import LINES, TEXT, Found, find
@@ -39,14 +40,24 @@ def files(config: DataConfig) -> Corpus:
 class _Reader:
     """Reads the files, each time for one split.
 
-    Of enough files, each is in one split by its name. Of fewer, each record is by its
-    own name, and long texts are divided, as `stretches` says.
+    Of enough files, each is in one split by its name. Of fewer, or if that would hold
+    out none or all, each record is by its own name, and long texts are divided, as
+    `stretches` says.
     """
 
     def __init__(self, config: DataConfig, found: Sequence[Found]) -> None:
         self.skipped = Skipped()
         self._config, self._files = config, found
-        self._by_file = len(found) >= _ENOUGH_FILES
+        held_out = sum(self._is_in("validation", file.name) for file in found)
+        is_split = 0 < held_out < len(found)
+        self._by_file = len(found) >= _ENOUGH_FILES and is_split
+        how = "lines, rows or parts of each are held out"
+        if self._by_file:
+            how = f"held out whole: {held_out:,}"
+        elif len(found) >= _ENOUGH_FILES and config.validation_fraction:
+            how = f"none would be held out whole, so {how}"
+        files = "1 file" if len(found) == 1 else f"{len(found):,} files"
+        say(f"data: {files}; {how}")
         self._lengths: dict[str, int] = {}  # of texts that were read to their ends
 
     def walk(self, split: str) -> Iterator[Document]:

@@ -42,15 +42,11 @@ def find(pattern: str) -> list[Found]:
     Raises:
         UsageError: There are none.
     """
-    wanted = os.path.expanduser(pattern)
-    if os.path.isdir(wanted):
-        wanted = os.path.join(glob.escape(wanted), "**", "*")
+    wanted = _glob(pattern)
     matches = sorted(set(glob.iglob(wanted, recursive=True)))
     found, others = [], []
     for match in matches:
-        file = _found(match)
-        is_odd = os.path.exists(match) and not os.path.isfile(match)
-        if file is not None and (os.path.isdir(match) or not is_odd):
+        if (file := _found(match)) is not None:
             found.append(file)
         elif not os.path.isdir(match):
             others.append(match)
@@ -68,7 +64,32 @@ def find(pattern: str) -> list[Found]:
     return _once(found)
 
 
+def check_pattern(pattern: str) -> None:
+    """Raises as `find` does, but seeks one file only.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not any(map(_found, glob.iglob(_glob(pattern), recursive=True))):
+        find(pattern)
+
+
+def _glob(pattern: str) -> str:
+    """Returns a pattern as a glob: a directory means all that is in it."""
+    wanted = os.path.expanduser(pattern)
+    if os.path.isdir(wanted):
+        return os.path.join(glob.escape(wanted), "**", "*")
+    return wanted
+
+
 def _found(match: str) -> Found | None:
+    """Returns a match as a file; None unless its name is that of one.
+
+    A directory of such a name is refused when it is read. What is neither, such as a
+    pipe, is left out.
+    """
+    if os.path.exists(match) and not (os.path.isfile(match) or os.path.isdir(match)):
+        return None
     path = pathlib.PurePath(match)
     suffix, packing = path.suffix.lower(), ""
     if suffix in OPENERS:

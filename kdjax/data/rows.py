@@ -5,9 +5,7 @@ the rows refer to it. tensorflow-datasets writes to a temporary directory and re
 once complete, so a killed preparation leaves nothing that looks complete.
 """
 
-import contextlib
 import hashlib
-import io
 import math
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,8 +120,7 @@ def prepare(
         data_dir=str(cache_dir / "rows" / _key(_identity(info, tokenizer))),
     )
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints download messages
-        builder.download_and_prepare()
+    builder.download_and_prepare()
     stored = _described(builder.info.metadata, tokenizer, tokenizer_config)
     sources = {split: builder.as_data_source(split=split) for split in sizes}
     return Prepared(tokenizer, sources, stored)

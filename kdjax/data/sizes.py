@@ -124,6 +124,9 @@ def _known(path: epath.Path, corpus: Corpus) -> Sizes | None:
         return None
     if kept.sizes.keys() != corpus.splits.keys():
         return None
+    # Older versions may have split a corpus so that nothing was held out.
+    if not all(size.documents for size in kept.sizes.values()):
+        return None
     corpus.skipped.files.update(kept.files)
     corpus.skipped.records.update(kept.records)
     return {split: size.plain() for split, size in kept.sizes.items()}

@@ -1,12 +1,12 @@
 """Rows on disk."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from kdjax.data.packing import Row
 
@@ -55,6 +55,12 @@ class PackedRows(tfds.core.GeneratorBasedBuilder):
             count["largest_id"] = max(count["largest_id"], int(row["tokens"].max()))
             yield index, row
 
+    def _log_download_bytes(self) -> None:
+        """Prints nothing: nothing is downloaded."""
+
+    def _log_download_done(self) -> None:
+        """Prints nothing, as above."""
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         """Writes each split to one file, row by row.
 
@@ -84,12 +90,43 @@ class PackedRows(tfds.core.GeneratorBasedBuilder):
 
 
 def _serialized(row: Row) -> bytes:
-    """Returns what `FeaturesDict.serialize_example` does, in half the time."""
-    features = {
-        name: tf_feature_pb2.Feature(
-            int64_list=tf_feature_pb2.Int64List(value=values.tolist())
-        )
+    """Returns what `FeaturesDict.serialize_example` does, in a third of the time."""
+    features = (
+        _field(1, _field(1, name.encode()) + _field(2, _int64_list(values)))
         for name, values in row.items()
-    }
-    example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
-    return example.SerializeToString()
+    )
+    return _field(1, b"".join(features))
+
+
+def _int64_list(values: np.ndarray) -> bytes:
+    """Returns numbers that are not negative as a Feature of a protocol buffer."""
+    return _field(3, _field(1, _varints(values)))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Returns a field of a protocol buffer that holds bytes or another message."""
+    return _head(number, len(content)) + content
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _head(number: int, size: int) -> bytes:
+    return bytes([number << 3 | 2]) + _varints(np.array([size]))
+
+
+def _varints(values: np.ndarray) -> bytes:
+    """Returns numbers that are not negative as varints: 7 bits a byte, low ones first.
+
+    All bytes but a number's last have the high bit set.
+    """
+    largest = int(values.max(initial=0))
+    if largest < 128:
+        return values.astype(np.uint8).tobytes()
+    left: np.ndarray = values.astype(np.uint32)
+    content = np.empty((len(values), -(-largest.bit_length() // 7)), np.uint8)
+    for place in range(content.shape[1]):
+        rest = left >> 7
+        content[:, place] = left & 127 | (rest > 0) * np.uint32(128)
+        left = rest
+    is_used = content > 0  # the last byte of a number is none of its zeros
+    is_used[:, 0] = True
+    return content[is_used].tobytes()

@@ -16,7 +16,7 @@ from kdjax.config.validation import check_batches, validate
 from kdjax.core.clock import Clock
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
-from kdjax.core.logging import Progress, mute, say
+from kdjax.core.logging import Progress, mute, say, size_of
 from kdjax.data import Document, Prepared, prepare
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.models import measure_models
@@ -141,7 +141,7 @@ def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
     for name, size in prepared.info["splits"].items():
         lost = f", {size['lost_bytes']:,} bytes without an id"
         say(
-            f"data: {name}: {size['rows']:,} rows, {size['bytes'] / 1e6:.1f} MB"
+            f"data: {name}: {size['rows']:,} rows, {size_of(size['bytes'])}"
             + (lost if size["lost_bytes"] else "")
         )
     return prepared

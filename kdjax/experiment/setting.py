@@ -14,6 +14,7 @@ from kdjax.config.schema import Config, Rules, TokenizerConfig
 from kdjax.core.clock import Clock
 from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
+from kdjax.experiment.paths import named_models
 from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model, build
@@ -85,15 +86,10 @@ def fetch_named(config: Config, opened: dict[str, StoredModel]) -> TokenizerConf
     Raises:
         UsageError: There is no such model, or it cannot be downloaded.
     """
-    models = {
-        f"{config.teacher_path(name)}.path": teacher.path
-        for name, teacher in config.all_teachers.items()
-    }
-    models["config.student.path"] = config.student.path
 
     def fetch() -> TokenizerConfig:
-        for key, path in models.items():
-            if path and path not in opened:
+        for key, path in named_models(config).items():
+            if path not in opened:
                 opened[path] = open_model(path, named=key)
                 _ = opened[path].config  # raises if the header is damaged
         tokenizer = config.tokenizer

@@ -55,8 +55,8 @@ def _teacher_rows(results: Results, run: str) -> Iterator[tuple[str, str]]:
     for name in taught.get(run) or results.teachers:
         teacher, title = results.teachers[name], teacher_role(name)
         size = results.models[title].parameters
-        source = ", ".join(
-            filter(None, (stored_weights(teacher), teacher.hub or teacher.path))
-        )
+        # Whoever reads the card has another machine: the directories above are no use.
+        place = teacher.hub or "/".join(pathlib.PurePath(teacher.path).parts[-2:])
+        source = ", ".join(filter(None, (stored_weights(teacher), place)))
         yield title, f"{size:,} parameters, {source}"
         yield f"{title}'s sha256", teacher.sha256

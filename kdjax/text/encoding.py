@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import tokenizers
 
 from kdjax.core.errors import UsageError
+from kdjax.text.byte_table import byte_table
 from kdjax.text.chat import Chat
 from kdjax.text.controls import control_tokens, make_pattern, mask
 from kdjax.text.coverage import Lost, coverage
@@ -35,7 +37,7 @@ class Encoder(NamedTuple):
         texts: Sequence[str],
         special_tokens: SpecialTokens = "text",
         lost: Lost | None = None,
-    ) -> list[list[int]]:
+    ) -> list[np.ndarray]:
         """Returns the ids of each text; uses all cores.
 
         Args:
@@ -43,26 +45,42 @@ class Encoder(NamedTuple):
             special_tokens: Whether control tokens in them are text or are parsed.
             lost: Counts what has no id.
         """
-        found = [special_tokens == "text" and self.has_controls(t) for t in texts]
+        table = self._byte_table()
+        seeks = special_tokens == "text" or table is not None
+        found = [seeks and self.has_controls(text) for text in texts]
         plain = [text for text, has in zip(texts, found, strict=True) if not has]
         spelled = [text for text, has in zip(texts, found, strict=True) if has]
-        ids = iter(_encode(self.tokenizer, plain, lost))
+        if table is None:
+            ids = iter(_encode(self.tokenizer, plain, lost))
+        else:
+            ids = (table[np.frombuffer(text.encode(), np.uint8)] for text in plain)
         if not spelled:
             return list(ids)
-        masked = mask(self.tokenizer, self.controls).tokenizer
-        others = iter(_encode(masked, spelled, lost))
+        parsing = self.tokenizer
+        if special_tokens == "text":
+            parsing = mask(self.tokenizer, self.controls).tokenizer
+        others = iter(_encode(parsing, spelled, lost))
         return [next(others if has else ids) for has in found]
 
-    def count_lost(self, text: str, lost: Lost) -> None:
-        """Counts what of a text has no id.
+    def _byte_table(self) -> np.ndarray | None:
+        """Returns the ids of bytes, if texts without control tokens have no others."""
+        table = byte_table(self.tokenizer)
+        if table is None:
+            return None
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        return table if {token.content for token in added} <= self.controls else None
+
+    def count_lost(self, texts: Sequence[str], lost: Lost) -> None:
+        """Counts what of some texts has no id; uses all cores.
 
         Raises:
             UsageError: It is too much.
         """
         cover = coverage(self.tokenizer)
         if not cover.is_total:
-            encoding = cover.counter.encode(text, add_special_tokens=False)
-            lost.add(cover.lost(text, encoding))
+            found = cover.counter.encode_batch(texts, add_special_tokens=False)
+            for text, encoding in zip(texts, found, strict=True):
+                lost.add(cover.lost(text, encoding))
 
     def has_controls(self, text: str) -> bool:
         """Returns whether a text spells control tokens."""
@@ -75,7 +93,7 @@ class Encoder(NamedTuple):
             UsageError: It is not Unicode, or some of it has no id.
         """
         check_unicode(text)
-        ids = self.texts([text], special_tokens)[0]
+        ids: list[int] = self.texts([text], special_tokens)[0].tolist()
         _check_known(self.tokenizer, text)
         return ids
 
@@ -106,7 +124,8 @@ class Encoder(NamedTuple):
         )
         text = _unmark(split.sub(respell, chat.render(inside)))
         _check_known(masked.tokenizer, text)
-        return _encode(masked.tokenizer, [text], None)[0]
+        ids: list[int] = _encode(masked.tokenizer, [text], None)[0].tolist()
+        return ids
 
     def _with_tokens_of(self, template: str) -> "Encoder":
         """Returns an encoder whose controls include other added tokens of a template.
@@ -136,22 +155,21 @@ def check_unicode(text: str) -> None:
 
 def _encode(
     tokenizer: tokenizers.Tokenizer, texts: list[str], lost: Lost | None
-) -> list[list[int]]:
+) -> list[np.ndarray]:
     """Returns the ids of texts, with control tokens parsed."""
     cover = coverage(tokenizer)
     counts = lost is not None and not cover.is_total
     if not (counts or cover.refuses):
         found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [list(encoding.ids) for encoding in found]
+        return [np.array(encoding.ids, np.int32) for encoding in found]
     counted = cover.counter.encode_batch(texts, add_special_tokens=False)
     if lost is not None:
         for text, encoding in zip(texts, counted, strict=True):
             lost.add(cover.lost(text, encoding))
-    if cover.counter is tokenizer:
-        return [list(encoding.ids) for encoding in counted]
-    if cover.refuses:
-        return [[i for i in e.ids if i != cover.unknown] for e in counted]
-    return _encode(tokenizer, texts, None)
+    if cover.counter is not tokenizer and not cover.refuses:
+        return _encode(tokenizer, texts, None)
+    ids = [np.array(encoding.ids, np.int32) for encoding in counted]
+    return [i[i != cover.unknown] for i in ids] if cover.refuses else ids
 
 
 def _check_known(tokenizer: tokenizers.Tokenizer, text: str) -> None:

@@ -15,6 +15,7 @@ check fails the two stretches are encoded as one.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -24,13 +25,14 @@ from kdjax.text.coverage import Lost
 from kdjax.text.encoding import SpecialTokens
 from kdjax.text.text_tokenizer import TextTokenizer
 
-STRETCH = 1 << 14  # characters encoded at once
+STRETCH = 1 << 16  # characters encoded at once
 _CONTEXT = 256  # characters before a cut that are encoded again
-_BATCH = 1 << 18  # bytes, about, handed to the library's threads at once
+_BATCH = 1 << 20  # bytes, about, handed to the library's threads at once
 _TEXTS = 256  # the same, in texts
+_NONE = np.empty(0, np.int32)
 _TRIES = 4  # cuts of each kind that are tried
 
-Encode = Callable[[list[str]], list[list[int]]]
+Encode = Callable[[list[str]], list[np.ndarray]]
 
 
 @runtime_checkable
@@ -73,6 +75,12 @@ class _Stretch(NamedTuple):
     ends: bool
 
 
+class _Encoded(NamedTuple):
+    stretch: _Stretch
+    context: np.ndarray  # the ids of the context alone
+    ids: np.ndarray  # of the context and the text
+
+
 def encode_stream(
     tokenizer: TextTokenizer,
     pieces: Iterable[Piece],
@@ -90,38 +98,70 @@ def encode_stream(
     Raises:
         UsageError: `lost` counts too much.
     """
-    encode = partial(tokenizer.encoder.texts, special_tokens=special_tokens)
-    encoder = _Stretches(encode, tokenizer.end_of_text)
+    encoder = tokenizer.encoder
+    encode = partial(encoder.texts, special_tokens=special_tokens)
+    joiner = _Stretches(encode, tokenizer.end_of_text)
+
+    def encoded(batch: list[_Stretch]) -> list[_Encoded]:
+        if lost is not None:
+            encoder.count_lost([stretch.text for stretch in batch], lost)
+        return _encoded(encode, batch)
+
+    for batch in _ahead(encoded, _batches(_stretches(encode, pieces))):
+        yield from joiner.join(batch)
+    yield from joiner.close()
+
+
+def _batches(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
     batch: list[_Stretch] = []
     weight = 0
-    for stretch in _stretches(encode, pieces):
-        if lost is not None:
-            tokenizer.encoder.count_lost(stretch.text, lost)
+    for stretch in stretches:
         size = _weight(stretch.text)
         if batch and (weight + size > _BATCH or len(batch) == _TEXTS):
-            yield from encoder.encode(batch)
+            yield batch
             batch, weight = [], 0
         batch.append(stretch)
         weight += size
-    yield from encoder.encode(batch)
-    yield from encoder.close()
+    yield batch
+
+
+def _ahead(
+    encoded: Callable[[list[_Stretch]], "list[_Encoded]"],
+    batches: Iterable[list[_Stretch]],
+) -> "Iterator[list[_Encoded]]":
+    """Encodes batches one ahead, in a thread: the library lets Python run meanwhile."""
+    with ThreadPoolExecutor(1, "encode") as pool:
+        pending = None
+        for batch in batches:
+            following = pool.submit(encoded, batch)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
+def _encoded(encode: Encode, batch: list[_Stretch]) -> "list[_Encoded]":
+    """Returns stretches with their ids."""
+    contexts = [stretch.context for stretch in batch if stretch.context]
+    texts = [stretch.context + stretch.text for stretch in batch]
+    found = iter(encode([*contexts, *texts]))
+    before = [next(found) if stretch.context else _NONE for stretch in batch]
+    return list(map(_Encoded, batch, before, found))
 
 
 class _Stretches:
-    """Encodes stretches in batches and joins those between which a check fails."""
+    """Joins the stretches between which a check fails."""
 
     def __init__(self, encode: Encode, end_of_text: int) -> None:
         self._encode, self._end_of_text = encode, end_of_text
         self._last: _Stretch | None = None  # held back until the next cut is checked
-        self._ids = np.empty(0, np.int32)  # of its context and its text
+        self._ids = _NONE  # of its context and its text
         self._skip = 0  # ids of its context
         self._known = 0  # characters of its text that `_ids` covers
 
-    def encode(self, batch: list[_Stretch]) -> Iterator[Ids]:
-        found = _ids(self._encode, (s.context + s.text for s in batch))
-        contexts = _ids(self._encode, (s.context for s in batch if s.context))
-        for stretch, ids in zip(batch, found, strict=True):
-            context = next(contexts) if stretch.context else ids[:0]
+    def join(self, batch: list[_Encoded]) -> Iterator[Ids]:
+        for stretch, context, ids in batch:
             if stretch.begins:
                 yield from self.close()
             elif not self._follows(context, ids):
@@ -155,7 +195,7 @@ class _Stretches:
         assert self._last is not None
         if self._known < len(self._last.text):
             joined = self._last.context + self._last.text
-            (self._ids,) = _ids(self._encode, (joined,))
+            (self._ids,) = self._encode([joined])
             self._known = len(self._last.text)
 
     def _flush(self, ends: bool) -> Iterator[Ids]:
@@ -167,11 +207,6 @@ class _Stretches:
         self._last = None
         if len(ids) or begins:
             yield Ids(ids, begins)
-
-
-def _ids(encode: Encode, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Yields the ids of each text without the end of text."""
-    return (np.array(ids, np.int32) for ids in encode(list(texts)))
 
 
 def _agree(before: np.ndarray, context: np.ndarray, after: np.ndarray) -> bool:
@@ -248,7 +283,7 @@ def _is_good(encode: Encode, text: str, start: int, place: int) -> bool:
     # What strips spaces, as some special tokens do, may reach over any number of them.
     if context.isspace() or after.isspace():
         return False
-    return _agree(*_ids(encode, (before, context, context + after)))
+    return _agree(*encode([before, context, context + after]))
 
 
 def _weight(text: str) -> int:

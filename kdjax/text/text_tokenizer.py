@@ -83,7 +83,7 @@ class TextTokenizer(NamedTuple):
         encoder = self.encoder
         for batch in _batches(texts):
             for ids in encoder.texts(batch, special_tokens, lost):
-                yield np.array([*ids, self.end_of_text], np.int32)
+                yield np.append(ids, np.int32(self.end_of_text))
 
     def encode_prompt(
         self, text: str, special_tokens: SpecialTokens = "text"

@@ -1,0 +1,40 @@
+"""Whether what a config names exists, told before anything slow is imported."""
+
+from etils import epath
+
+from kdjax.checkpoints.hub import is_name
+from kdjax.checkpoints.places import check_place
+from kdjax.config.schema import Config
+from kdjax.core.errors import UsageError
+from kdjax.data.matching import check_pattern
+
+
+def check_paths(config: Config) -> None:
+    """Raises unless there is something at every path that a config names.
+
+    What lies there is checked where it is read. Names on a hub are not sought.
+
+    Raises:
+        UsageError: A model or a tokenizer does not exist, or no file matches.
+    """
+    for key, path in named_models(config).items():
+        check_place(path, named=key)
+    tokenizer = config.tokenizer
+    if tokenizer.kind == "file" and not is_name(tokenizer.path):
+        place = epath.Path(tokenizer.path)
+        # Older tokenizers have other files in the directory.
+        is_older = place.name == "tokenizer.json" and place.parent.exists()
+        if not place.exists() and not is_older:
+            raise UsageError(f"config.tokenizer.path={place} does not exist")
+    if config.data.source == "files":
+        check_pattern(config.data.pattern)
+
+
+def named_models(config: Config) -> dict[str, str]:
+    """Returns the paths of the models that a config names, by their keys."""
+    paths = {
+        f"{config.teacher_path(name)}.path": teacher.path
+        for name, teacher in config.all_teachers.items()
+    }
+    paths["config.student.path"] = config.student.path
+    return {key: path for key, path in paths.items() if path}
