@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -154,10 +155,15 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
 
 
 def _digest(directory: epath.Path) -> str:
-    """Returns one hash over the names and contents of all files."""
-    total = hashlib.sha256()
-    for path in sorted(_files(directory)):
-        total.update(path.relative_to(directory).as_posix().encode())
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+    """Returns one hash over the names and contents of all files, read in parallel."""
+    total, paths = hashlib.sha256(), sorted(_files(directory))
+    with ThreadPoolExecutor() as pool:
+        for path, digest in zip(paths, pool.map(_file_digest, paths), strict=True):
+            total.update(path.relative_to(directory).as_posix().encode())
+            total.update(digest)
     return total.hexdigest()
+
+
+def _file_digest(path: epath.Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
