@@ -13,6 +13,8 @@ from kdjax.config.model_rules import check_model
 from kdjax.config.schema import Config, Rules, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
+from kdjax.evaluation.evaluators import Evaluator as TaskEvaluator
+from kdjax.evaluation.held_out import OwnMetrics
 from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model, build
@@ -34,6 +36,8 @@ class Setting(NamedTuple):
         mesh: The devices.
         task: What models are trained for and judged on.
         opened: The models on disk opened so far, by path.
+        tasks: What is measured of every model beside its held-out text.
+        own_metrics: The user's own metrics of a token.
     """
 
     config: Config
@@ -42,6 +46,8 @@ class Setting(NamedTuple):
     mesh: Mesh
     task: Task
     opened: dict[str, StoredModel]
+    tasks: tuple[TaskEvaluator, ...] = ()
+    own_metrics: OwnMetrics = ()
 
 
 class Trained(NamedTuple):
