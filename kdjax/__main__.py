@@ -3,6 +3,8 @@
     kdjax run --config=kdjax:gpt_small    what python -m kdjax.main does
     kdjax generate --checkpoint=runs/gpt_small --prompt='def main('
     kdjax export --workdir=runs/gpt_small --to=student
+    kdjax evaluate --checkpoint=runs/gpt_small --data=questions.jsonl
+    kdjax harness --model_args path=runs/gpt_small --tasks arc_easy
     kdjax report --workdir=runs/gpt_small
 
 kdjax COMMAND --help lists a command's flags; `python -m kdjax` is the same as `kdjax`.
@@ -18,6 +20,8 @@ COMMANDS = {
     "run": "kdjax.main",
     "generate": "kdjax.generate",
     "export": "kdjax.export",
+    "evaluate": "kdjax.evaluate",
+    "harness": "kdjax.harness",
     "report": "kdjax.report",
 }
 

@@ -94,10 +94,9 @@ class Continuer:
                 self._model, params, sampling=self._sampling, stops=self._stops
             )
         generator = self._generator.with_params(params)
-        streams = {
-            i: self._tokenizer.make_stream(prompts)
-            for i, prompts in zip(chosen, batch, strict=False)
-        }
+        # Of what is said alone, as transformers decodes it: without the space that a
+        # SentencePiece tokenizer's first word begins with.
+        streams = {i: self._tokenizer.make_stream([]) for i in chosen}
         # While a run trains, jax refuses the host's arrays, of which decoding has many.
         with jax.transfer_guard("allow"):
             rows = generator(batch, max_tokens=max_tokens, key=jax.random.key(seed))
