@@ -3,6 +3,8 @@
     kdjax run --config=kdjax:gpt_small    what python -m kdjax.main does
     kdjax generate --checkpoint=runs/gpt_small --prompt='def main('
     kdjax export --workdir=runs/gpt_small --to=student
+    kdjax evaluate --checkpoint=runs/gpt_small --data=questions.jsonl
+    kdjax harness --model_args path=runs/gpt_small --tasks arc_easy
     kdjax report --workdir=runs/gpt_small
 
 Every key of a config is explained in docs/config.md and kdjax/config/schema.py, and is
@@ -21,6 +23,8 @@ COMMANDS = {
     "run": "kdjax.main",
     "generate": "kdjax.generate",
     "export": "kdjax.export",
+    "evaluate": "kdjax.evaluate",
+    "harness": "kdjax.harness",
     "report": "kdjax.report",
 }
 

@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 )
 # Scripts that need transformers.
 collect_ignore = ["make_fixtures.py", "make_outcomes.py", "make_tokenizer_fixtures.py"]
+collect_ignore += ["make_lm_eval_fixtures.py"]
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

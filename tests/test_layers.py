@@ -28,7 +28,10 @@ ROOMS = (
     "experiment",
     "report",
 )
-DOORS = ("main", "generate", "export", "__main__", "running")
+DOORS = (
+    *("main", "generate", "export", "evaluate", "harness"),
+    *("__main__", "running"),
+)
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)
 WALLS = {
     "flax": ("models",),
@@ -41,6 +44,7 @@ WALLS = {
     "safetensors": ("formats.safetensors", "checkpoints.hf.save"),
     "gguf": ("formats.gguf", "checkpoints.gguf"),
     "transformers": (),
+    "lm_eval": ("evaluation.harness", "harness"),
     "huggingface_hub": ("checkpoints.hub",),
     "tensorboardX": ("train.records",),
     "matplotlib": ("report.plots",),

@@ -190,6 +190,11 @@ class EvaluateConfig:
     rows: int = 512  # held-out rows used during training
     final_rows: int = 0  # rows of each split, evenly spaced, for the report; 0: all
     batch_size: int = 32  # rows of the global batch
+    # Files of multiple-choice or exact-match items (.jsonl), each a task that is
+    # measured at every evaluation; docs/evaluate.md.
+    tasks: tuple[str, ...] = ()
+    # Your own metrics of a token as "package.module:function", measured like the loss.
+    metrics: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""How good a model is on held-out text, and how fast."""
+"""How good a model is on held-out text and on questions, and how fast."""

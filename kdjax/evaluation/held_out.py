@@ -1,5 +1,6 @@
 """Held-out metrics of one model on one split."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kdjax.core.metrics import Mean
-from kdjax.losses import LossSharding, token_metrics
+from kdjax.evaluation.likelihood import Subject
+from kdjax.losses import LossSharding, TokenMetric, token_metrics
 from kdjax.parallel.sharding import Batch
 from kdjax.results.measured import CalibrationBin
 from kdjax.targets.online import Predict
@@ -18,16 +20,63 @@ from kdjax.train.task import Task
 BINS = 15  # of confidence, the usual number (Guo et al. 2017, arXiv:1706.04599)
 
 EvalStep = Callable[[Any, Any, Batch], dict[str, Mean]]
+OwnMetrics = tuple[tuple[str, TokenMetric], ...]  # each with its name
 
 
+class HeldOutText:
+    """The metrics of held-out text, as an evaluator; see `Evaluator`."""
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        batches: Callable[[], Iterable[Batch]],
+        *,
+        teacher: Predict | None = None,
+        frozen: Any = None,
+        own: OwnMetrics = (),
+        loss_sharding: LossSharding | None = None,
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            name: The split, which `task.finish` is told.
+            task: Which labels a batch has.
+            batches: Returns the text.
+            teacher: What models are compared with; None: nothing.
+            frozen: The teacher's parameters.
+            own: Further metrics of a token.
+            loss_sharding: How the vocabulary is sharded over the mesh.
+        """
+        self.name = name
+        self._task, self._batches = task, batches
+        self._teacher, self._frozen = teacher, {} if frozen is None else frozen
+        self._own, self._sharding = own, loss_sharding
+
+    def __call__(self, subject: Subject, params: Any) -> dict[str, Any]:
+        """Returns every metric, and the bins of confidence as "calibration"."""
+        step = make_eval_step(
+            self._task,
+            subject.predict,
+            self._teacher,
+            own=self._own,
+            loss_sharding=self._sharding,
+        )
+        metrics = evaluate(step, params, self._frozen, self._batches())
+        return self._task.finish(metrics, self.name)
+
+
+# So that an evaluation of other rows, or of other parameters, compiles nothing again.
+@functools.lru_cache(maxsize=64)
 def make_eval_step(
     task: Task,
     model: Predict,
     teacher: Predict | None = None,
     *,
+    own: OwnMetrics = (),
     loss_sharding: LossSharding | None = None,
 ) -> EvalStep:
-    """Returns `step(params, frozen, batch) -> metrics`, jitted.
+    """Returns `step(params, frozen, batch) -> metrics`, jitted, the same each time.
 
     The metrics are those of `token_metrics`, except that "confidence" and "correct" are
     summed in each of `BINS` bins of confidence.
@@ -36,6 +85,7 @@ def make_eval_step(
         task: Which labels a batch has.
         model: Maps `params` and a batch to the distributions to evaluate.
         teacher: Maps `frozen` and a batch to the distributions to compare with.
+        own: Further metrics of a token.
         loss_sharding: How the vocabulary is sharded over the mesh.
     """
 
@@ -46,6 +96,7 @@ def make_eval_step(
             labels,
             None if teacher is None else teacher(frozen, batch),
             sharding=loss_sharding,
+            further=dict(own),
         )
         bins = _confidence_bins(
             values.pop("confidence"), values.pop("correct"), weights

@@ -1,59 +1,104 @@
-"""The held-out metrics of an experiment's models."""
+"""What an experiment measures of its models, along their runs and at the end."""
 
+import dataclasses
 from typing import Any
 
 from kdjax.core.logging import say
-from kdjax.evaluation.held_out import EvalStep, evaluate, make_eval_step
+from kdjax.evaluation.evaluators import ERROR
+from kdjax.evaluation.held_out import HeldOutText
+from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.setting import Setting
 from kdjax.losses import LossSharding
 from kdjax.results.measured import VALIDATION, HeldOut
 from kdjax.targets.online import Predict
 from kdjax.train.sources import device_batches
 
+Tasks = dict[str, dict[str, float]]  # metrics by task and name
+_FIELDS = {field.name for field in dataclasses.fields(HeldOut)}
+
 
 class Evaluator:
     """Evaluates the parameters of one architecture; its programs are compiled once."""
 
-    def __init__(self, model: Predict, teacher: Predict, setting: Setting) -> None:
+    def __init__(self, subject: Subject, teacher: Predict, setting: Setting) -> None:
         """Compiles nothing yet.
 
         Args:
-            model: Maps parameters and a batch to the distributions to evaluate.
+            subject: The model, or the ensemble, to evaluate.
             teacher: Maps frozen parameters and a batch to those to compare with.
             setting: The experiment's setting.
         """
-        sharding = LossSharding(setting.mesh)
-        self._setting = setting
-        self._used: set[EvalStep] = set()
-        self._alone = make_eval_step(setting.task, model, loss_sharding=sharding)
-        self._compared = make_eval_step(
-            setting.task, model, teacher, loss_sharding=sharding
-        )
+        self._subject, self._teacher, self._setting = subject, teacher, setting
+        self._used: set[bool] = set()
 
     def along_the_run(self, params: Any) -> dict[str, float]:
-        """Returns cross-entropy and the headline on some rows, without a teacher."""
-        rows = self._setting.config.evaluate.rows
-        found = self._metrics(VALIDATION, rows, self._alone, params, {})
-        return {k: found[k] for k in ("cross_entropy", self._setting.task.headline)}
+        """Returns cross-entropy, the headline and own metrics on some rows, and tasks.
+
+        None of them is compared with a teacher.
+        """
+        setting = self._setting
+        with setting.clock("evaluation"):
+            text = self._text(VALIDATION, setting.config.evaluate.rows)
+            found, measured = text(self._subject, params), self.tasks(params)
+        own = (name for name, _ in setting.own_metrics)
+        names = ("cross_entropy", setting.task.headline, *own)
+        tasks = {
+            f"{task}/{name}": value
+            for task, metrics in measured.items()
+            for name, value in metrics.items()
+            if not name.endswith(ERROR)
+        }
+        return {name: found[name] for name in names} | tasks
+
+    def measures(self, params: Any, frozen: Any) -> dict[str, Any]:
+        """Returns what the report has of a run, as fields of `Run`."""
+        with self._setting.clock("evaluation"):
+            return {"final": self.final(params, frozen), "tasks": self.tasks(params)}
 
     def final(self, params: Any, frozen: Any) -> dict[str, HeldOut]:
         """Returns all metrics on the report's rows of all held-out splits."""
-        rows = self._setting.config.evaluate.final_rows
+        setting = self._setting
         return {
-            split: HeldOut(**self._metrics(split, rows, self._compared, params, frozen))
-            for split in self._setting.prepared.splits
+            split: _held_out(
+                self._text(
+                    split,
+                    setting.config.evaluate.final_rows,
+                    teacher=self._teacher,
+                    frozen=frozen,
+                )(self._subject, params)
+            )
+            for split in setting.prepared.splits
             if split != "train"
         }
 
-    def _metrics(
-        self, split: str, rows: int, step: EvalStep, params: Any, frozen: Any
-    ) -> dict[str, Any]:
-        size = self._setting.config.evaluate.batch_size
-        stored = self._setting.prepared.splits[split]
-        if step not in self._used:
-            self._used.add(step)
+    def tasks(self, params: Any) -> Tasks:
+        """Returns the metrics of the config's tasks."""
+        return {
+            evaluator.name: evaluator(self._subject, params)
+            for evaluator in self._setting.tasks
+        }
+
+    def _text(self, split: str, rows: int, **compared: Any) -> HeldOutText:
+        setting, is_compared = self._setting, bool(compared)
+        if is_compared not in self._used:
+            self._used.add(is_compared)
             say("evaluation: compiling ...")
-        batches = device_batches(stored, self._setting.mesh, size, rows)
-        with self._setting.clock("evaluation"):
-            metrics = evaluate(step, params, frozen, batches)
-        return self._setting.task.finish(metrics, split)
+        size, stored = (
+            setting.config.evaluate.batch_size,
+            setting.prepared.splits[split],
+        )
+        return HeldOutText(
+            split,
+            setting.task,
+            lambda: device_batches(stored, setting.mesh, size, rows),
+            own=setting.own_metrics,
+            loss_sharding=LossSharding(setting.mesh),
+            **compared,
+        )
+
+
+def _held_out(metrics: dict[str, Any]) -> HeldOut:
+    """Returns the metrics of one split, the user's own apart."""
+    known = {name: value for name, value in metrics.items() if name in _FIELDS}
+    own = {name: value for name, value in metrics.items() if name not in _FIELDS}
+    return HeldOut(**known, own=own)

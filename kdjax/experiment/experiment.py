@@ -18,6 +18,7 @@ from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
 from kdjax.core.logging import Progress, mute, say, size_of
 from kdjax.data import Document, Prepared, prepare
+from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.models import measure_models
 from kdjax.experiment.plans import read_plans
@@ -34,6 +35,7 @@ from kdjax.experiment.students import (
     remembered,
     start_students,
 )
+from kdjax.experiment.tasks import make_evaluators, read_asked, tasks_of_start
 from kdjax.experiment.teachers import (
     Teachers,
     obtain_teachers,
@@ -61,7 +63,6 @@ from kdjax.results.measured import (
     TeacherInfo,
     teacher_role,
 )
-from kdjax.targets.online import of_model
 from kdjax.train.objective import Objective, distillation, hard_labels
 from kdjax.train.task import next_token_task
 
@@ -81,6 +82,7 @@ def run(
             or devices, data, teacher or disk do not fit the config.
     """
     config, workdir = validate(config), epath.Path(workdir).expanduser()
+    asked = read_asked(config)  # first, so that a mistake in it costs nothing
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -95,7 +97,8 @@ def run(
     with clock("data"):
         prepared = _prepare(config, fetch_named(config, opened))
     task = next_token_task(prepared.bits_per_byte)
-    setting = Setting(config, workdir, prepared, mesh, task, opened, clock)
+    more = make_evaluators(asked, config, prepared.tokenizer, mesh), asked.metrics
+    setting = Setting(config, workdir, prepared, mesh, task, opened, clock, *more)
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))
@@ -109,7 +112,7 @@ def run(
 
     teachers = obtain_teachers(candidates, setting)
     start = start_students(student, stored_student, teachers.first, setting)
-    evaluator = Evaluator(of_model(start.model), teachers.predict(), setting)
+    evaluator = Evaluator(Subject.of(start.model), teachers.predict(), setting)
     runs = [
         *_teacher_runs(teachers, setting),
         *_start_run(start, evaluator, teachers, setting),
@@ -156,17 +159,18 @@ def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
             role=teacher_role(name),
             seed=config.all_teachers[name].seed,
             model=teacher_role(name),
-            final=Evaluator(of_model(trained.model), predict, setting).final(
-                trained.params, frozen
-            ),
             curve=trained.curve,
             training=trained.training,
+            **Evaluator(Subject.of(trained.model), predict, setting).measures(
+                trained.params, frozen
+            ),
         )
         for name, trained in teachers.trained.items()
     ]
     if len(members) > 1:
-        final = Evaluator(predict, predict, setting).final(frozen, frozen)
-        yield Run(role="teacher", seed=members[0].seed, model="teacher", final=final)
+        ensemble = Subject(predict, tuple(t.model for t in teachers.trained.values()))
+        found = Evaluator(ensemble, predict, setting).measures(frozen, frozen)
+        yield Run(role="teacher", seed=members[0].seed, model="teacher", **found)
     yield from members
 
 
@@ -190,6 +194,7 @@ def _start_run(
         model="student",
         final=convert(remembered(path, evaluate), dict[str, HeldOut], str(path)),
         origin=start.origin,
+        tasks=tasks_of_start(evaluator, first_params, setting),
     )
 
 
@@ -205,6 +210,7 @@ def _student_runs(
         role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
         for role in student_roles(config, work)
     }
+    frozen = teachers.frozen(tuple(teachers.trained))
     for seed in range(config.seed, config.seed + config.seeds):
         for role, trainer in trainers.items():
             name = role.run(seed)
@@ -220,12 +226,10 @@ def _student_runs(
                 role=role.name,
                 seed=seed,
                 model="student",
-                final=evaluator.final(
-                    trained.params, teachers.frozen(tuple(teachers.trained))
-                ),
                 curve=trained.curve,
                 training=trained.training,
                 teachers=role.teachers,
+                **evaluator.measures(trained.params, frozen),
             )
             if jax.process_index() == 0:
                 write_json(path, dataclasses.asdict(found))

@@ -14,6 +14,8 @@ from kdjax.config.schema import Config, Rules, TokenizerConfig
 from kdjax.core.clock import Clock
 from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
+from kdjax.evaluation.evaluators import Evaluator as TaskEvaluator
+from kdjax.evaluation.held_out import OwnMetrics
 from kdjax.experiment.paths import named_models
 from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
@@ -37,6 +39,8 @@ class Setting(NamedTuple):
         task: What models are trained for and judged on.
         opened: The models on disk opened so far, by path.
         clock: Accounts for CPU seconds.
+        tasks: What is measured of every model beside its held-out text.
+        own_metrics: The user's own metrics of a token.
     """
 
     config: Config
@@ -46,6 +50,8 @@ class Setting(NamedTuple):
     task: Task
     opened: dict[str, StoredModel]
     clock: Clock
+    tasks: tuple[TaskEvaluator, ...] = ()
+    own_metrics: OwnMetrics = ()
 
 
 class Trained(NamedTuple):

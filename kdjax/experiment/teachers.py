@@ -12,6 +12,7 @@ from kdjax.checkpoints import StoredModel
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import OptimizerConfig, TeacherConfig
 from kdjax.core.logging import say
+from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.runs import Recipe, Trainer
 from kdjax.experiment.setting import Setting, Trained, make_model, open_named
@@ -19,7 +20,7 @@ from kdjax.experiment.workdir import cache_directory
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model
 from kdjax.results.measured import teacher_role
-from kdjax.targets.online import Predict, of_ensemble, of_model
+from kdjax.targets.online import Predict, of_ensemble
 from kdjax.train.objective import hard_labels
 
 # Keys that cached teachers of older versions were identified without.
@@ -157,7 +158,7 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
             config.rules,
             (config.train.steps,),
         ),
-        Evaluator(of_model(model), teacher, setting),
+        Evaluator(Subject.of(model), teacher, setting),
         setting,
     )
     directory = cache_directory(setting.config) / "teachers" / _key(config, setting)

@@ -18,11 +18,13 @@ from kdjax.losses.linear import (
 from kdjax.losses.plan import MAX_PADDING, LossSharding
 from kdjax.losses.reference import Parts, distillation_loss, hard_loss
 from kdjax.losses.targets import Ensemble, FromHidden, FromSparse, Targets
-from kdjax.losses.token_metrics import token_metrics
+from kdjax.losses.token_metrics import TokenMetric, token_metrics
+from kdjax.losses.vocabulary import Distribution, Vocabulary
 
 __all__ = [
     "DIVERGENCES",
     "MAX_PADDING",
+    "Distribution",
     "Divergence",
     "Ensemble",
     "FromHidden",
@@ -33,6 +35,8 @@ __all__ = [
     "Parts",
     "SoftValues",
     "Targets",
+    "TokenMetric",
+    "Vocabulary",
     "apply_head",
     "check_parameters",
     "distillation_loss",

@@ -1,7 +1,7 @@
 """The per-token metrics of an evaluation, without gradients."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -11,9 +11,28 @@ from kdjax.losses.head import mask
 from kdjax.losses.passes import each_token
 from kdjax.losses.plan import LossSharding, prepare
 from kdjax.losses.targets import Targets
-from kdjax.losses.vocabulary import Vocabulary
+from kdjax.losses.vocabulary import Distribution, Vocabulary
 
 _TEACHER = "teacher"
+
+
+@runtime_checkable
+class TokenMetric(Protocol):
+    """A further metric, such as one of the user's own."""
+
+    def __call__(
+        self,
+        q: Distribution,
+        labels: Int[Array, "N"],
+        over: Vocabulary,
+    ) -> Float[Array, "N"]:
+        """Returns one value per token.
+
+        Args:
+            q: The model's distribution, with `probs` and `logs` [N, V].
+            labels: The true ids.
+            over: Reduces over the ids, which may be sharded.
+        """
 
 
 def token_metrics(
@@ -23,6 +42,7 @@ def token_metrics(
     *,
     chunk_size: int | None = None,
     sharding: LossSharding | None = None,
+    further: Mapping[str, TokenMetric] | None = None,
 ) -> dict[str, Float[Array, "*batch"]]:
     """Returns metrics of every token, without holding [tokens, vocabulary].
 
@@ -37,6 +57,7 @@ def token_metrics(
         targets: What it is compared with.
         chunk_size: As for `fused_loss`.
         sharding: As for `fused_loss`.
+        further: More metrics by name.
 
     Raises:
         ValueError: Widths differ, or vocabularies differ by more than padding.
@@ -58,6 +79,8 @@ def token_metrics(
             "confidence": over.max(q.probs),
             "correct": is_correct.astype(jnp.float32),
         }
+        for name, metric in (further or {}).items():
+            values[name] = metric(q, labels, over).astype(jnp.float32)
         if not taught:
             return values
         logits = mask(logits, common, over)

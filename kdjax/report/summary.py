@@ -63,6 +63,8 @@ class RoleSummary:
         tokens_per_second: Of training; None if unknown.
         mfu: Of training; None if unknown.
         skipped_steps: By seed; empty for what was not trained.
+        others: The user's own metrics on the validation split by name, and those of
+            tasks as "TASK/METRIC".
     """
 
     model: str
@@ -72,6 +74,7 @@ class RoleSummary:
     tokens_per_second: Statistic | None
     mfu: Statistic | None
     skipped_steps: tuple[int, ...]
+    others: dict[str, Statistic]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,24 @@ def _summarise_role(runs: Sequence[Run]) -> RoleSummary:
         tokens_per_second=_statistic(found.tokens_per_second for found in training),
         mfu=_statistic(found.mfu for found in training),
         skipped_steps=tuple(found.skipped_steps for found in training),
+        others=_others(runs),
     )
+
+
+def _others(runs: Sequence[Run]) -> dict[str, Statistic]:
+    """Returns what only some experiments measure, over the runs of one role."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        own = run.final[VALIDATION].own
+        tasks = {
+            f"{task}/{name}": value
+            for task, metrics in run.tasks.items()
+            for name, value in metrics.items()
+            if not name.endswith("_stderr")
+        }
+        for name, value in (own | tasks).items():
+            values.setdefault(name, []).append(value)
+    return {name: _over_seeds(found) for name, found in values.items()}
 
 
 def _difference(better: Scores, worse: Scores) -> Statistic | None:

@@ -67,8 +67,12 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
     }
     stored = formats.get(role)
     ends = dict.fromkeys([*found.best_steps[:1], *found.best_steps[-1:]])
+    others = dict.fromkeys(
+        name for role in summary.roles.values() for name in role.others
+    )
     return {
         **_scores(found, VALIDATION, METRICS),
+        **{name: cell(found.others.get(name), 4) for name in others},
         "gap from twin to teacher closed (%) ↑": cell(gap_closed, 1, 100.0),
         "best bits/byte along the run ↓": cell(found.best_bits_per_byte, 4),
         "best at training step": " to ".join(map(str, ends)) or ABSENT,

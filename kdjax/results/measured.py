@@ -43,6 +43,7 @@ class HeldOut:
         acceptance: The share of drafted tokens that speculative decoding would keep.
         calibration_error: The expected calibration error, in [0, 1].
         calibration: The bins behind it, by confidence; empty ones are left out.
+        own: The user's own metrics, means over the tokens, by name.
     """
 
     cross_entropy: float
@@ -53,15 +54,24 @@ class HeldOut:
     acceptance: float
     calibration_error: float
     calibration: tuple[CalibrationBin, ...]
+    own: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """The held-out loss after some training steps: in nats/token and in bits/byte."""
+    """A held-out evaluation during training.
+
+    Attributes:
+        step: How many steps had been taken.
+        cross_entropy: In nats/token.
+        bits_per_byte: The same, per UTF-8 byte of the text.
+        others: The user's own metrics by name, and those of tasks as "TASK/METRIC".
+    """
 
     step: int
     cross_entropy: float
     bits_per_byte: float
+    others: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +117,8 @@ class Run:
         training: How training went; None for models not trained here.
         origin: In words, what the model was initialised from; "" if at random.
         teachers: The entries of `Results.teachers` that it learned from.
+        tasks: The metrics of `config.evaluate.tasks`, by task and name; that of a mean
+            with its standard error as "NAME_stderr".
     """
 
     role: str
@@ -117,6 +129,7 @@ class Run:
     training: Training | None = None
     origin: str = ""
     teachers: tuple[str, ...] = ()
+    tasks: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:

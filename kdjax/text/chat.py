@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -40,8 +41,23 @@ class Chat(NamedTuple):
     def render(self, message: str) -> str:
         """Returns a user's message as a prompt, up to where the answer begins.
 
+        Raises:
+            UsageError: There is no template, or it fails.
+        """
+        return self.render_all([{"role": "user", "content": message}])
+
+    def render_all(
+        self, messages: Sequence[Mapping[str, str]], *, answers: bool = True
+    ) -> str:
+        """Returns a conversation as text.
+
         Renders in a sandbox, as transformers does, because the template comes with the
         weights; this limits what it can access, not how long it runs.
+
+        Args:
+            messages: Each with "role" and "content".
+            answers: Whether an answer begins where the text ends; else the text ends
+                with the last message, which may be continued.
 
         Raises:
             UsageError: There is no template, or it fails.
@@ -65,9 +81,9 @@ class Chat(NamedTuple):
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         try:
-            return environment.from_string(self.template).render(
-                messages=[{"role": "user", "content": message}],
-                add_generation_prompt=True,
+            text = environment.from_string(self.template).render(
+                messages=messages,
+                add_generation_prompt=answers,
                 tools=None,
                 documents=None,
                 **self.named,
@@ -78,6 +94,10 @@ class Chat(NamedTuple):
             raise UsageError(
                 f"the tokenizer's chat template fails ({reason}); drop --chat"
             ) from None
+        last = messages[-1]["content"].strip()
+        if answers or last not in text:
+            return text
+        return text[: text.rindex(last) + len(last)]
 
 
 class _Generation(ext.Extension):

@@ -138,8 +138,11 @@ def summary(records: list[dict[str, Any]]) -> Training:
 
 def curve(records: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:
     """Returns the held-out points of the whole run, including before resuming."""
-    return tuple(
-        CurvePoint(r["step"], r["eval/cross_entropy"], r["eval/bits_per_byte"])
-        for r in records
-        if "eval/bits_per_byte" in r
-    )
+    points = []
+    for record in records:
+        if "eval/bits_per_byte" not in record:
+            continue
+        found = {k[5:]: v for k, v in record.items() if k.startswith("eval/")}
+        loss, bits = found.pop("cross_entropy"), found.pop("bits_per_byte")
+        points.append(CurvePoint(record["step"], loss, bits, found))
+    return tuple(points)
