@@ -35,6 +35,7 @@ class HeldOutText:
         teacher: Predict | None = None,
         frozen: Any = None,
         own: OwnMetrics = (),
+        brief: bool = False,
         loss_sharding: LossSharding | None = None,
     ) -> None:
         """Compiles nothing yet.
@@ -46,12 +47,13 @@ class HeldOutText:
             teacher: What models are compared with; None: nothing.
             frozen: The teacher's parameters.
             own: Further metrics of a token.
+            brief: Whether the loss and own metrics suffice.
             loss_sharding: How the vocabulary is sharded over the mesh.
         """
         self.name = name
         self._task, self._batches = task, batches
         self._teacher, self._frozen = teacher, {} if frozen is None else frozen
-        self._own, self._sharding = own, loss_sharding
+        self._own, self._brief, self._sharding = own, brief, loss_sharding
 
     def __call__(self, subject: Subject, params: Any) -> dict[str, Any]:
         """Returns every metric, and the bins of confidence as "calibration"."""
@@ -60,6 +62,7 @@ class HeldOutText:
             subject.predict,
             self._teacher,
             own=self._own,
+            brief=self._brief,
             loss_sharding=self._sharding,
         )
         metrics = evaluate(step, params, self._frozen, self._batches())
@@ -74,6 +77,7 @@ def make_eval_step(
     teacher: Predict | None = None,
     *,
     own: OwnMetrics = (),
+    brief: bool = False,
     loss_sharding: LossSharding | None = None,
 ) -> EvalStep:
     """Returns `step(params, frozen, batch) -> metrics`, jitted, the same each time.
@@ -84,20 +88,28 @@ def make_eval_step(
     Args:
         task: Which labels a batch has.
         model: Maps `params` and a batch to the distributions to evaluate.
-        teacher: Maps `frozen` and a batch to the distributions to compare with.
+        teacher: Maps `frozen` and a batch to the distributions to compare with. Where
+            it is `model`, that is compared with itself, and computed once.
         own: Further metrics of a token.
+        brief: Whether to return the cross-entropy and own metrics alone.
         loss_sharding: How the vocabulary is sharded over the mesh.
     """
 
     def eval_step(params: Any, frozen: Any, batch: Batch) -> dict[str, Mean]:
         labels, weights = task.labels(batch)
+        found, targets = model(params, batch), None
+        if teacher is not None:
+            targets = found if teacher is model else teacher(frozen, batch)
         values = token_metrics(
-            model(params, batch),
+            found,
             labels,
-            None if teacher is None else teacher(frozen, batch),
+            targets,
             sharding=loss_sharding,
             further=dict(own),
         )
+        if brief:  # the rest is not computed either
+            names = ("cross_entropy", *dict(own))
+            return {name: Mean.of(values[name], weights) for name in names}
         bins = _confidence_bins(
             values.pop("confidence"), values.pop("correct"), weights
         )
@@ -135,10 +147,11 @@ def evaluate(
         metrics = eval_step(params, teacher_params, batch)
         totals = {k: totals[k] + m if totals else m for k, m in metrics.items()}
     host = jax.device_get(totals)
-    bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
-    return {name: mean.compute() for name, mean in host.items()} | _calibration_error(
-        *bins
-    )
+    calibration = {}
+    if "bin_confidence" in host:
+        bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
+        calibration = _calibration_error(*bins)
+    return {name: mean.compute() for name, mean in host.items()} | calibration
 
 
 def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:

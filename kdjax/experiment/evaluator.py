@@ -38,7 +38,7 @@ class Evaluator:
         """
         setting = self._setting
         with setting.clock("evaluation"):
-            text = self._text(VALIDATION, setting.config.evaluate.rows)
+            text = self._text(VALIDATION, setting.config.evaluate.rows, brief=True)
             found, measured = text(self._subject, params), self.tasks(params)
         own = (name for name, _ in setting.own_metrics)
         names = ("cross_entropy", setting.task.headline, *own)
@@ -78,8 +78,8 @@ class Evaluator:
             for evaluator in self._setting.tasks
         }
 
-    def _text(self, split: str, rows: int, **compared: Any) -> HeldOutText:
-        setting, is_compared = self._setting, bool(compared)
+    def _text(self, split: str, rows: int, **what: Any) -> HeldOutText:
+        setting, is_compared = self._setting, "teacher" in what
         if is_compared not in self._used:
             self._used.add(is_compared)
             say("evaluation: compiling ...")
@@ -93,7 +93,7 @@ class Evaluator:
             lambda: device_batches(stored, setting.mesh, size, rows),
             own=setting.own_metrics,
             loss_sharding=LossSharding(setting.mesh),
-            **compared,
+            **what,
         )
 
 

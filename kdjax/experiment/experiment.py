@@ -25,6 +25,7 @@ from kdjax.experiment.plans import read_plans
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
     Setting,
+    Trained,
     check_vocabularies,
     fetch_named,
 )
@@ -154,6 +155,14 @@ def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
     """Yields the teacher's run and, for an ensemble, those of its members."""
     predict, config = teachers.predict(), setting.config
     frozen = teachers.frozen(tuple(teachers.trained))
+
+    def measured(trained: Trained) -> dict[str, Any]:
+        subject = Subject.of(trained.model)
+        if len(teachers.trained) == 1:  # compared with itself
+            alone = Evaluator(subject, subject.predict, setting)
+            return alone.measures(trained.params, trained.params)
+        return Evaluator(subject, predict, setting).measures(trained.params, frozen)
+
     members = [
         Run(
             role=teacher_role(name),
@@ -161,9 +170,7 @@ def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
             model=teacher_role(name),
             curve=trained.curve,
             training=trained.training,
-            **Evaluator(Subject.of(trained.model), predict, setting).measures(
-                trained.params, frozen
-            ),
+            **measured(trained),
         )
         for name, trained in teachers.trained.items()
     ]
