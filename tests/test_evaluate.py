@@ -25,7 +25,7 @@ from kdjax.evaluation.comparing import Settings, measure, named, table
 from kdjax.evaluation.evaluators import make_evaluator
 from kdjax.evaluation.held_out import HeldOutText
 from kdjax.evaluation.items import kind_of, read_items, read_tasks
-from kdjax.evaluation.likelihood import Subject, likelihoods
+from kdjax.evaluation.likelihood import Subject, _batches, likelihoods
 from kdjax.evaluation.own_metrics import load_metrics
 from kdjax.evaluation.pairs import Pair
 from kdjax.losses import Head
@@ -72,6 +72,16 @@ def test_log_likelihoods_are_sums_of_log_softmax_in_any_order_and_batch(place):
         )
         assert ours.log == pytest.approx(expected, abs=1e-3)
         assert ours.is_greedy == (logs.argmax(-1) == continuation).all()
+
+
+def test_long_texts_come_with_fewer_rows():
+    """Or else attention, of which memory grows with the square, would exhaust it."""
+    pairs = [Pair([1] * 40, [2])] * 20 + [Pair([1] * 3000, [2])] * 3
+    shapes = [batch["tokens"].shape for batch in _batches(pairs, 16, 2, 0)]
+    assert shapes == [(16, 64), (16, 64), (2, 4096), (2, 4096)]
+    (short,) = _batches([Pair([1] * 3000, [2])], 16, 2, 100)
+    assert short["tokens"].shape == (16, 100)
+    assert short["counts"].sum() == 1
 
 
 def test_an_ensemble_is_measured_by_its_mean_probabilities(place, tmp_path):

@@ -18,6 +18,7 @@ from kdjax.parallel.sharding import Batch, data_shard, to_devices
 from kdjax.targets.online import Predict, of_model
 
 _SHORTEST = 16  # tokens; lengths are powers of two from this one on
+_USUAL = 512  # tokens; longer texts come with fewer rows
 
 
 class Subject(NamedTuple):
@@ -88,11 +89,12 @@ def likelihoods(
     """
     longest = longest or subject.longest
     _check(subject, pairs, longest)
-    step, shard = _step(subject.predict, mesh), data_shard(mesh, batch_size)
+    step = _step(subject.predict, mesh)
+    least = mesh.shape["data"] * mesh.shape["fsdp"]
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     pending = [
-        step(params, to_devices(_local(batch, shard), mesh, shard))
-        for batch in _batches([pairs[i] for i in order], batch_size, longest)
+        step(params, _placed(batch, mesh))
+        for batch in _batches([pairs[i] for i in order], batch_size, least, longest)
     ]
     found: list[Likelihood | None] = [None] * len(pairs)
     places = iter(order)
@@ -131,9 +133,13 @@ def padded_length(length: int, longest: int = 0) -> int:
 
 
 def _batches(
-    pairs: Sequence[Pair], batch_size: int, longest: int
+    pairs: Sequence[Pair], batch_size: int, least: int, longest: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of one length each, of pairs sorted by length."""
+    """Yields batches of one length each, of pairs sorted by length.
+
+    Those of long texts have fewer rows, a multiple of `least`, because attention's
+    memory may grow with the square of the length.
+    """
 
     def length(pair: Pair) -> int:
         count = len(pair.context) + len(pair.continuation) - 1
@@ -142,10 +148,10 @@ def _batches(
     start = 0
     while start < len(pairs):
         size = length(pairs[start])
-        chosen = [
-            pair for pair in pairs[start : start + batch_size] if length(pair) == size
-        ]
-        yield _batch(chosen, batch_size, size)
+        share = min(1.0, (_USUAL / size) ** 2)
+        rows = max(least, int(batch_size * share) // least * least)
+        chosen = [pair for pair in pairs[start : start + rows] if length(pair) == size]
+        yield _batch(chosen, rows, size)
         start += len(chosen)
 
 
@@ -165,12 +171,11 @@ def _batch(pairs: Sequence[Pair], rows: int, size: int) -> dict[str, np.ndarray]
     return batch
 
 
-def _local(
-    batch: dict[str, np.ndarray], shard: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """Returns this process's rows."""
-    index, count = shard
-    return {name: np.split(rows, count)[index] for name, rows in batch.items()}
+def _placed(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+    """Returns a batch on the devices, to which each process gives its rows."""
+    index, count = shard = data_shard(mesh, len(batch["tokens"]))
+    local = {name: np.split(rows, count)[index] for name, rows in batch.items()}
+    return to_devices(local, mesh, shard)
 
 
 @functools.lru_cache(maxsize=32)
