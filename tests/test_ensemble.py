@@ -126,7 +126,7 @@ def alone(config):
 
 def test_roles_follow_from_the_teachers():
     config = validate(several(member_students=True))
-    roles = [(role.name, role.teachers) for role in student_roles(config)]
+    roles = [(role.name, role.teachers) for role in student_roles(config, 2.5)]
     assert sorted(roles) == [
         ("student", ("deep", "wide")),
         ("student of deep", ("deep",)),
@@ -134,10 +134,14 @@ def test_roles_follow_from_the_teachers():
         ("twin", ()),
     ]
     single = validate(default())
-    assert [role.run(3) for role in student_roles(single)] == ["student-3", "twin-3"]
-    assert student_roles(single)[0].teachers == ("teacher",)
+    names = [role.run(3) for role in student_roles(single, 2.5)]
+    assert names == ["student-3", "twin-3"]
+    assert student_roles(single, 2.5)[0].teachers == ("teacher",)
     without = dataclasses.replace(single, baseline=False)
-    assert [role.name for role in student_roles(without)] == ["student"]
+    assert [role.name for role in student_roles(without, 2.5)] == ["student"]
+    both = dataclasses.replace(single, baseline="both")
+    steps = {role.name: role.steps(10) for role in student_roles(both, 2.5)}
+    assert steps == {"student": 10, "twin": 10, "equal-compute twin": 25}
 
 
 @pytest.mark.parametrize(
