@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kdjax.core.metrics import Mean
+from kdjax.evaluation.entropy import buckets, by_entropy
 from kdjax.losses import LossSharding, token_metrics
 from kdjax.parallel.sharding import Batch
 from kdjax.results.measured import CalibrationBin
@@ -30,7 +31,8 @@ def make_eval_step(
     """Returns `step(params, frozen, batch) -> metrics`, jitted.
 
     The metrics are those of `token_metrics`, except that "confidence" and "correct" are
-    summed in each of `BINS` bins of confidence.
+    summed in each of `BINS` bins of confidence, and "teacher_entropy" divides the
+    tokens into buckets.
 
     Args:
         task: Which labels a batch has.
@@ -50,6 +52,10 @@ def make_eval_step(
         bins = _confidence_bins(
             values.pop("confidence"), values.pop("correct"), weights
         )
+        if "teacher_entropy" in values:
+            entropy = values.pop("teacher_entropy")
+            compared = values["forward_kl"], values["agreement"]
+            bins |= by_entropy(entropy, *compared, weights)
         return {k: Mean.of(value, weights) for k, value in values.items()} | bins
 
     return jax.jit(eval_step)
@@ -77,7 +83,8 @@ def evaluate(
     """Returns every metric over all batches, as Python floats.
 
     The bins of confidence become the expected calibration error and, for the plot,
-    "calibration", a tuple of `CalibrationBin`.
+    "calibration", a tuple of `CalibrationBin`; the buckets of entropy become
+    "by_entropy", a tuple of `EntropyBucket`.
     """
     totals: dict[str, Mean] = {}
     for batch in batches:
@@ -85,9 +92,8 @@ def evaluate(
         totals = {k: totals[k] + m if totals else m for k, m in metrics.items()}
     host = jax.device_get(totals)
     bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
-    return {name: mean.compute() for name, mean in host.items()} | _calibration_error(
-        *bins
-    )
+    found = _calibration_error(*bins) | buckets(host)
+    return {name: mean.compute() for name, mean in host.items()} | found
 
 
 def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import dataclasses
 import datetime
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -18,15 +17,14 @@ from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
 from kdjax.core.logging import Progress, mute, say
 from kdjax.data import Document, Prepared, prepare
-from kdjax.evaluation.speed import forward_speed
+from kdjax.experiment.close_up import CloseUp, Texts
 from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.measuring import measure_models
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
     Setting,
     check_vocabularies,
-    count_parameters,
     fetch_named,
-    parameter_shardings,
 )
 from kdjax.experiment.students import (
     Start,
@@ -56,7 +54,6 @@ from kdjax.results.measured import (
     DataInfo,
     Environment,
     HeldOut,
-    ModelInfo,
     Results,
     Run,
     TeacherInfo,
@@ -64,7 +61,6 @@ from kdjax.results.measured import (
 )
 from kdjax.targets.online import of_model
 from kdjax.train.objective import distillation, hard_labels
-from kdjax.train.sources import device_batches
 from kdjax.train.task import next_token_task
 
 
@@ -110,10 +106,11 @@ def run(
     teachers = obtain_teachers(candidates, setting)
     start = start_students(student, stored_student, teachers.first, setting)
     evaluator = Evaluator(of_model(start.model), teachers.predict(), setting)
+    texts = Texts(teachers, setting)
     runs = [
-        *_teacher_runs(teachers, setting),
+        *_teacher_runs(teachers, texts, setting),
         *_start_run(start, evaluator, teachers, setting),
-        *_student_runs(start, evaluator, teachers, setting),
+        *_student_runs(start, evaluator, texts, teachers, setting),
     ]
     return _results(setting, teachers, start.model, runs)
 
@@ -145,7 +142,7 @@ def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
     return prepared
 
 
-def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
+def _teacher_runs(teachers: Teachers, texts: Texts, setting: Setting) -> Iterator[Run]:
     """Yields the teacher's run and, for an ensemble, those of its members."""
     predict, config = teachers.predict(), setting.config
     frozen = teachers.frozen(tuple(teachers.trained))
@@ -159,12 +156,20 @@ def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
             ),
             curve=trained.curve,
             training=trained.training,
+            passage=texts.teacher_passage() if name == "teacher" else None,
+            continuations=CloseUp(trained.model, texts).continuations(trained.params),
         )
         for name, trained in teachers.trained.items()
     ]
     if len(members) > 1:
         final = Evaluator(predict, predict, setting).final(frozen, frozen)
-        yield Run(role="teacher", seed=members[0].seed, model="teacher", final=final)
+        yield Run(
+            role="teacher",
+            seed=members[0].seed,
+            model="teacher",
+            final=final,
+            passage=texts.teacher_passage(),
+        )
     yield from members
 
 
@@ -192,10 +197,14 @@ def _start_run(
 
 
 def _student_runs(
-    start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
+    start: Start,
+    evaluator: Evaluator,
+    texts: Texts,
+    teachers: Teachers,
+    setting: Setting,
 ) -> Iterator[Run]:
     """Yields all students and twins, training those not finished yet."""
-    config = setting.config
+    config, close_up = setting.config, CloseUp(start.model, texts)
     trainers = {
         role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
         for role in student_roles(config)
@@ -221,6 +230,7 @@ def _student_runs(
                 curve=trained.curve,
                 training=trained.training,
                 teachers=role.teachers,
+                **close_up.student(role.name, seed, trained.params),
             )
             if jax.process_index() == 0:
                 write_json(path, dataclasses.asdict(found))
@@ -271,46 +281,6 @@ def _results(
             )
             for name, trained in teachers.trained.items()
         },
-        models=_models(setting, teachers, student),
+        models=measure_models(setting, teachers, student),
         runs=tuple(runs),
     )
-
-
-def _models(
-    setting: Setting, teachers: Teachers, student: Model
-) -> dict[str, ModelInfo]:
-    """Returns the size and forward speed of the student and of every teacher."""
-    rows, size = (
-        setting.prepared.splits["validation"],
-        setting.config.evaluate.batch_size,
-    )
-    batch = next(device_batches(rows, setting.mesh, size))
-    rules = setting.config.student.rules
-    placed = parameter_shardings(student, rules, setting)
-    params = jax.jit(student.init, out_shardings=placed)(jax.random.key(0))
-    models: dict[str, Any] = {"student": ((student, params),)}
-    for name, trained in teachers.trained.items():
-        models[teacher_role(name)] = ((trained.model, trained.params),)
-    say("forward speed: compiling ...")
-    models["teacher"] = tuple((t.model, t.params) for t in teachers.trained.values())
-    speed = forward_speed(
-        {
-            name: partial(_forward(members), [p for _, p in members])
-            for name, members in models.items()
-        },
-        batch,
-    )
-    return {
-        name: ModelInfo(sum(count_parameters(m) for m, _ in members), speed[name])
-        for name, members in models.items()
-    }
-
-
-def _forward(members: Any) -> Callable[[Any, Any], Any]:
-    """Returns the forward pass of one model, or of several in turn."""
-
-    def forward(params: Any, batch: Any) -> Any:
-        inputs = batch["tokens"], batch["segments"]
-        return [m.logits(p, *inputs) for (m, _), p in zip(members, params, strict=True)]
-
-    return jax.jit(forward)

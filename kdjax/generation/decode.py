@@ -1,5 +1,6 @@
 """Continues prompts with a model: prefill, then one token per row and step."""
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -64,6 +65,12 @@ class Generator:
         self._stops = frozenset(stops)
         self._functions = _make_programs(model, sampling)
         self._compiled: dict[Shape, Programs] = {}
+
+    def replaced(self, params: Any) -> "Generator":
+        """Returns a generator with other parameters, placed alike; shares programs."""
+        other = copy.copy(self)
+        other._params = params
+        return other
 
     def shape(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Shape:
         """Returns the shape that a batch of prompts needs.

@@ -9,7 +9,9 @@ are the models compared; "student of NAME" is a student of that member alone.
 import dataclasses
 from collections.abc import Sequence
 
+from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Config
+from kdjax.results.samples import Continuation, Passage
 
 VALIDATION = "validation"  # the split that decides the verdict
 
@@ -30,6 +32,25 @@ class CalibrationBin:
 
 
 @dataclasses.dataclass(frozen=True)
+class EntropyBucket:
+    """Tokens about which the teacher is similarly unsure, in nats and means over them.
+
+    Attributes:
+        low: The least entropy of the teacher's distribution in this bucket.
+        entropy: The entropy.
+        forward_kl: KL(p||q).
+        agreement: The share whose top-1 prediction is the teacher's.
+        count: The number of tokens.
+    """
+
+    low: float
+    entropy: float
+    forward_kl: float
+    agreement: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class HeldOut:
     """All metrics of one model on one held-out split; p is the teacher, q the model.
 
@@ -42,6 +63,8 @@ class HeldOut:
         acceptance: The share of drafted tokens that speculative decoding would keep.
         calibration_error: The expected calibration error, in [0, 1].
         calibration: The bins behind it, by confidence; empty ones are left out.
+        by_entropy: KL(p||q) by the teacher's entropy; empty buckets are left out, and
+            results of older versions have none.
     """
 
     cross_entropy: float
@@ -52,6 +75,7 @@ class HeldOut:
     acceptance: float
     calibration_error: float
     calibration: tuple[CalibrationBin, ...]
+    by_entropy: tuple[EntropyBucket, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +109,15 @@ class Training:
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
         plans: Several if the run was extended; empty for runs of older versions.
+        flops: Of all steps, teachers in the step included; None for runs of older
+            versions.
     """
 
     tokens_per_second: float | None
     mfu: float | None
     skipped_steps: int
     plans: tuple[Plan, ...] = ()
+    flops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +133,8 @@ class Run:
         training: How training went; None for models not trained here.
         origin: In words, what the model was initialised from; "" if at random.
         teachers: The entries of `Results.teachers` that it learned from.
+        passage: What it predicts in a held-out text; None: not measured.
+        continuations: How it continues held-out texts; empty: not measured.
     """
 
     role: str
@@ -116,6 +145,8 @@ class Run:
     training: Training | None = None
     origin: str = ""
     teachers: tuple[str, ...] = ()
+    passage: Passage | None = None
+    continuations: tuple[Continuation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -213,10 +244,20 @@ class TeacherInfo:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model's size, padding included, and its inference speed without a cache."""
+    """A model's size, padding included, and its inference speed without a cache.
+
+    Attributes:
+        parameters: How many; of an ensemble, those of all members.
+        forward_tokens_per_second: The speed of forward passes.
+        architecture: Its config with nothing left to fill in; None for ensembles and
+            results of older versions.
+        forward_flops: FLOPs per token; None for results of older versions.
+    """
 
     parameters: int
     forward_tokens_per_second: float
+    architecture: ModelConfig | None = None
+    forward_flops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

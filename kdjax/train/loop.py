@@ -211,7 +211,9 @@ def train(
                 meter.resume()
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
-    training = dataclasses.replace(summary(records), plans=plans)
+    training = dataclasses.replace(
+        summary(records), plans=plans, flops=run.flops * steps
+    )
     return Result(params, curve(records), training)
 
 
