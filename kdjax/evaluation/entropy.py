@@ -46,7 +46,10 @@ def buckets(host: dict[str, Mean]) -> dict[str, tuple[EntropyBucket, ...]]:
 
     def bucket(index: int) -> EntropyBucket:
         entropy, kl, agreement = (float(t[index] / count[index]) for t in totals)
-        return EntropyBucket(EDGES[index], entropy, kl, agreement, int(count[index]))
+        high = (*EDGES, None)[index + 1]
+        return EntropyBucket(
+            EDGES[index], high, entropy, kl, agreement, int(count[index])
+        )
 
     used = np.flatnonzero(count > 0).tolist()
     return {"by_entropy": tuple(map(bucket, used))}

@@ -37,6 +37,7 @@ class EntropyBucket:
 
     Attributes:
         low: The least entropy of the teacher's distribution in this bucket.
+        high: Where the next bucket begins; None for the last one.
         entropy: The entropy.
         forward_kl: KL(p||q).
         agreement: The share whose top-1 prediction is the teacher's.
@@ -44,6 +45,7 @@ class EntropyBucket:
     """
 
     low: float
+    high: float | None
     entropy: float
     forward_kl: float
     agreement: float
