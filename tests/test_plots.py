@@ -12,9 +12,9 @@ from kdjax.results.measured import CalibrationBin
 
 def test_the_untrained_model_does_not_set_the_y_range():
     points = [(0, 8.0), (10, 4.0), (50, 2.5), (100, 2.0)]
-    low, high = plots._y_range(points, [1.5])
+    low, high = curves.y_range(points, [1.5])
     assert (low, high) == pytest.approx((1.4, 2.6))
-    assert plots._y_range([], [1.5]) == pytest.approx((1.4, 1.6))
+    assert curves.y_range([], [1.5]) == pytest.approx((1.4, 1.6))
 
 
 def test_calibration_bins_of_the_seeds_are_weighted_by_tokens():

@@ -3,7 +3,8 @@
 import io
 import itertools
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from matplotlib import axes, figure
 
@@ -15,8 +16,8 @@ _STYLES = {
     "student": ("#0072B2", "o"),
     "twin": ("#D55E00", "s"),
 }
-_MORE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8B5A2B")
-_MORE_MARKERS = ("v", "P", "X", "<", ">", "*")  # one more: 30 pairs before any repeats
+MORE_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8B5A2B")
+MORE_MARKERS = ("v", "P", "X", "<", ">", "*")  # one more: 30 pairs before any repeats
 LABELS = {"start": "before any training", "twin": "hard-label twin"}
 _WIDTH = 5.4  # inches
 _LABEL_WIDTH = 52  # characters that fit into it
@@ -32,16 +33,29 @@ def is_teacher(role: str) -> bool:
 
 def styles(roles: Iterable[str]) -> dict[str, Style]:
     """Returns colour and marker of each role, the same in every plot and table."""
-    more = zip(itertools.cycle(_MORE_COLORS), itertools.cycle(_MORE_MARKERS))
+    more = zip(itertools.cycle(MORE_COLORS), itertools.cycle(MORE_MARKERS))
     pairs = {role: _STYLES.get(role) or next(more) for role in roles}
     return {role: {"color": c, "marker": m} for role, (c, m) in pairs.items()}
 
 
-def add_legend(drawing: figure.Figure, plot: axes.Axes) -> None:
-    """Puts the legend beneath the plot, which keeps its size, whatever is in it."""
-    lines, labels = plot.get_legend_handles_labels()
-    if not lines:
+def add_legend(
+    drawing: figure.Figure,
+    plot: axes.Axes,
+    entries: Sequence[tuple[Any, str]] | None = None,
+) -> None:
+    """Puts the legend beneath the plot, which keeps its size, whatever is in it.
+
+    Args:
+        drawing: The whole drawing.
+        plot: The axes that it is about.
+        entries: What to name, and how; None: everything that has a label.
+    """
+    found = entries
+    if found is None:
+        found = [*zip(*plot.get_legend_handles_labels(), strict=True)]
+    if not found:
         return
+    lines, labels = [line for line, _ in found], [label for _, label in found]
     labels = [textwrap.fill(label, _LABEL_WIDTH) for label in labels]
     rows = sum(1 + label.count("\n") for label in labels)
     drawing.set_figheight(drawing.get_figheight() + _LABEL_HEIGHT * rows)

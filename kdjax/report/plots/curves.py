@@ -57,7 +57,7 @@ def _draw_curves(results: Results, summary: Summary) -> figure.Figure:
             _draw_lines(plot, role, lines, looks[role])
         points += itertools.chain.from_iterable(lines)
     _draw_levels(plot, levels, looks)
-    low, high = _y_range(points, levels.values())
+    low, high = y_range(points, levels.values())
     clipped = any(value > high for _, value in points)
     plot.set(
         title="Held-out bits/byte while training"
@@ -113,7 +113,7 @@ def _draw_levels(
         )
 
 
-def _y_range(points: Points, levels: Iterable[float]) -> tuple[float, float]:
+def y_range(points: Points, levels: Iterable[float]) -> tuple[float, float]:
     """Returns limits that hold the teachers and all but the first fifth of training.
 
     The untrained model's loss would press everything of interest into one line.
