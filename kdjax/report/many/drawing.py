@@ -53,7 +53,12 @@ def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _axis(comparison: Comparison, key: str) -> bytes:
-    values = comparison.axes[key]
+    tried = [s.overrides[key] for s in comparison.ranked if key in s.overrides]
+    values = [
+        value
+        for number, value in enumerate(comparison.axes[key])
+        if any(place(comparison.axes[key], other) == number for other in tried)
+    ]
     marks = []
     for setting in comparison.ranked:
         if key not in setting.overrides:

@@ -17,7 +17,7 @@ from kdjax.report.many.comparison import Comparison, compare
 from kdjax.report.many.drawing import plots
 from kdjax.report.many.overrides import SEED
 from kdjax.report.many.points import is_sweep, read_points
-from kdjax.report.many.table import csv_text, rows
+from kdjax.report.many.table import about, csv_text, rows
 from kdjax.report.many.verdict import cost_words, verdict
 from kdjax.report.plots import calibration, entropy, styles
 from kdjax.report.rendering import render
@@ -135,6 +135,7 @@ def _render(
         best=best,
         best_points=[p for p in comparison.points if best and p.name in best.points],
         rows=rows(comparison),
+        measured=about(),
         links={
             point.name: _link(point.directory, place) for point in comparison.points
         },

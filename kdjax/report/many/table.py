@@ -11,7 +11,25 @@ from kdjax.report.many.points import Point
 from kdjax.report.summary import ABSENT, METRICS, cell, summarise
 from kdjax.results.measured import VALIDATION, Results
 
-_METRICS = ("bits_per_byte", "forward_kl", "agreement", "calibration_error")
+# Short labels, since the table is wide; the report of each point has the long ones.
+_METRICS = {
+    "bits_per_byte": "bits/byte \u2193",
+    "forward_kl": "KL to teacher \u2193",
+    "agreement": "agreement (%) \u2191",
+}
+# The label in the table, and the name in points.csv.
+_COLUMNS = {
+    "seeds": "seeds",
+    **{label: name for name, label in _METRICS.items()},
+    "beats twin by \u2191": "better_than_twin",
+    "gap closed (%) \u2191": "gap_closed",
+    "steps": "steps",
+    "parameters \u2193": "parameters",
+    "tokens/s \u2191": "forward_tokens_per_second",
+    "training FLOPs \u2193": "training_flops",
+    "device-s \u2193": "training_seconds",
+}
+_CONSTANT = ("steps", "seeds")  # left out where all points agree
 
 
 class Cell(NamedTuple):
@@ -38,7 +56,8 @@ class Row(NamedTuple):
 def rows(comparison: Comparison) -> list[Row]:
     """Returns a row for each point, in which all rows have the same columns.
 
-    Columns without any value are left out.
+    Columns without any value are left out, and those of steps and seeds where all
+    points have the same.
     """
     best = comparison.best.points if comparison.best else ()
     seeds = any(SEED in point.overrides for point in comparison.points)
@@ -49,11 +68,12 @@ def rows(comparison: Comparison) -> list[Row]:
             label: _override(point.overrides, key) for key, label in keys.items()
         } | _measured(point.results)
         found.append(Row(point, cells, point.name in best))
-    used = {k for row in found for k, cell in row.cells.items() if cell.text != ABSENT}
-    return [
-        row._replace(cells={k: cell for k, cell in row.cells.items() if k in used})
-        for row in found
-    ]
+    texts = {
+        label: {row.cells[label].text for row in found} - {ABSENT}
+        for label in found[0].cells
+    }
+    kept = [k for k, v in texts.items() if len(v) > 1 or (v and k not in _CONSTANT)]
+    return [row._replace(cells={k: row.cells[k] for k in kept}) for row in found]
 
 
 def _override(overrides: Mapping[str, Any], key: str) -> Cell:
@@ -65,24 +85,8 @@ def _override(overrides: Mapping[str, Any], key: str) -> Cell:
 
 def _measured(results: Results | None) -> dict[str, Cell]:
     if results is None:
-        labels = [label for label, _ in _COLUMNS]
-        return dict.fromkeys(labels, Cell(ABSENT))
-    values = [*_values(results)]
-    return dict(zip((label for label, _ in _COLUMNS), values, strict=True))
-
-
-# The label in the table, and the name in points.csv.
-_COLUMNS = (
-    ("seeds", "seeds"),
-    *((METRICS[name].label, name) for name in _METRICS),
-    ("better than twin by (bits/byte) \u2191", "better_than_twin"),
-    ("gap to teacher closed (%) \u2191", "gap_closed"),
-    ("steps", "steps"),
-    ("parameters \u2193", "parameters"),
-    ("forward tokens/s \u2191", "forward_tokens_per_second"),
-    ("training FLOPs \u2193", "training_flops"),
-    ("training device-seconds \u2193", "training_seconds"),
-)
+        return dict.fromkeys(_COLUMNS, Cell(ABSENT))
+    return dict(zip(_COLUMNS, _values(results), strict=True))
 
 
 def _values(results: Results) -> Iterator[Cell]:
@@ -112,20 +116,24 @@ def _values(results: Results) -> Iterator[Cell]:
     yield Cell(cell(seconds, 1), seconds.mean if seconds else None)
 
 
+def about() -> list[str]:
+    """Returns the labels of what is measured; the other columns are keys."""
+    return [*_COLUMNS]
+
+
 def csv_text(comparison: Comparison) -> str:
     """Returns the points as CSV: means over seeds, and numbers in full."""
     found = rows(comparison)
-    names = dict(_COLUMNS)
     keys = {label: key for key, label in comparison.names.items()}
     content = io.StringIO()
     writer = csv.writer(content)
     columns = [*found[0].cells]
-    head = [names.get(column) or keys.get(column, SEED) for column in columns]
+    head = [_COLUMNS.get(column) or keys.get(column, SEED) for column in columns]
     writer.writerow(["point", "state", "best", *head, "workdir", "command", "note"])
     for row in found:
         point = row.point
         values = ["" if c.value is None else c.value for c in row.cells.values()]
         mark = "yes" if row.is_best else ""
-        about = point.directory, point.command, point.note
-        writer.writerow([point.name, point.state, mark, *values, *about])
+        rest = point.directory, point.command, point.note
+        writer.writerow([point.name, point.state, mark, *values, *rest])
     return content.getvalue()

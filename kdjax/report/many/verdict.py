@@ -133,7 +133,7 @@ def _twin_sentences(comparison: Comparison, best: Setting) -> Iterator[str]:
     if results.total() > 1:
         yield (
             f"Of {results.total()} settings with a twin, {results['won']} beat it, "
-            f"{results['lost']} lost to it, {results['unclear']} are undecided."
+            f"{results['lost']} lost to it, {results['unclear']} undecided."
         )
 
 

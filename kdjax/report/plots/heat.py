@@ -39,7 +39,7 @@ def draw_heat(
     values = np.full((rows, columns), np.nan)
     for (column, row), value in cells.items():
         values[row, column] = value
-    drawing = make_drawing(1.5 + 0.55 * rows, max(5.4, 1.6 + 0.75 * columns))
+    drawing = make_drawing(1.5 + 0.55 * rows, max(5.4, 1.6 + 0.64 * columns))
     plot = drawing.add_subplot()
     image = plot.imshow(values, cmap="viridis", aspect="auto")
     _write_values(plot, values)

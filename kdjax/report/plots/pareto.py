@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from matplotlib import axes, figure
+from matplotlib import axes, figure, ticker
 
 from kdjax.report.plots.canvas import (
     LABELS,
@@ -78,8 +78,14 @@ def _draw_measure(
             at = [cost], [model.bits_per_byte]
             plot.plot(*at, marker="o", ms=13, label="best setting", **ring)
     costs = [cost for _, cost in known]
+    plot.xaxis.set_major_locator(ticker.MaxNLocator(5))
     if min(costs) > 0 and max(costs) > 3 * min(costs):
         plot.set_xscale("log")
+        is_wide = max(costs) > 100 * min(costs)
+        marks = (1.0,) if is_wide else (1.0, 2.0, 5.0)
+        plot.xaxis.set_major_locator(ticker.LogLocator(subs=marks))
+        plot.xaxis.set_minor_formatter(ticker.NullFormatter())
+    plot.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     plot.set(xlabel=measure.label, ylabel="bits/byte")
 
 

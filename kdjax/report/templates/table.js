@@ -3,7 +3,12 @@
   const form = document.getElementById("controls");
   const table = document.getElementById("points");
   const rows = [...table.tBodies[0].rows];
-  const cell = (row, column) => row.cells[column + 1].dataset.value;
+  // Points that have not finished lack the cells of what is measured.
+  const labels = [...table.tHead.rows[0].cells].map(c => c.dataset.label);
+  const cell = (row, column) => {
+    const own = [...row.cells].find(c => c.dataset.column === labels[column + 1]);
+    return own?.dataset.value ?? "";
+  };
 
   function compare(a, b, column, sign) {
     const [x, y] = [cell(a, column), cell(b, column)];
