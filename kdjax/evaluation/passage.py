@@ -56,16 +56,20 @@ def make_scores(predict: Predict, text: Text, mesh: Mesh) -> Scores:
     """
     rows, length = text.tokens.shape
 
+    def narrowed(leaf: Array) -> Array:
+        return leaf[:rows, :length].reshape(rows * length, *leaf.shape[2:])
+
     def scores(params: Any, batch: Batch) -> Float[Array, "R T V"]:
         targets = predict(params, batch)
         # Before the head: the logits of whole rows may not fit.
         few = jax.tree.map(
-            lambda leaf, kind: leaf[:rows, :length] if kind == TOKENS else leaf,
+            lambda leaf, kind: narrowed(leaf) if kind == TOKENS else leaf,
             targets,
             targets.layout(),
         )
         real = targets.real
-        return few.fitted(real).logits(Vocabulary(), real, real)
+        logits = few.fitted(real).logits(Vocabulary(), real, real)
+        return logits.reshape(rows, length, real)
 
     return jax.jit(scores, out_shardings=NamedSharding(mesh, P()))
 

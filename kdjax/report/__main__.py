@@ -15,6 +15,7 @@ from etils import epath
 from kdjax import report
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
+from kdjax.core.files import read_json
 from kdjax.report.many.points import is_sweep
 from kdjax.results.files import read
 
@@ -36,7 +37,9 @@ def main(argv: list[str]) -> None:
         )
     directories = [epath.Path(path).expanduser() for path in given]
     if len(directories) > 1 or is_sweep(directories[0]):
-        print(report.write_card(directories, _OUTPUT.value))
+        page = report.write_card(directories, _OUTPUT.value)
+        verdict = read_json(page.parent / "card.json")["verdict"]
+        print(*verdict, page, sep="\n\n")
         return
     if _OUTPUT.value:
         raise UsageError(

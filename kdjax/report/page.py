@@ -10,7 +10,10 @@ from etils import epath
 
 from kdjax.core.files import write_bytes, write_json
 from kdjax.report.close_up import continuations, readings
-from kdjax.report.plots import calibration, curves, entropy, styles
+from kdjax.report.plots.calibration import calibration
+from kdjax.report.plots.canvas import styles
+from kdjax.report.plots.curves import curves
+from kdjax.report.plots.entropy import entropy
 from kdjax.report.rendering import render
 from kdjax.report.summary import Summary, summarise
 from kdjax.report.tables import tables

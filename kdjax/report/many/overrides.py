@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kdjax.report.words import setting
-
 SEED = "seed"
 _SCHEDULE = {"kind", "start", "end"}
 # Where, how long and how often something is done, but no result.
@@ -107,10 +105,11 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, Mapping):
         if set(value) == _SCHEDULE:
-            return f"{value['start']} to {value['end']} ({value['kind']})"
+            start, end = shown(value["start"]), shown(value["end"])
+            return f"{start} to {end} ({value['kind']})"
         return json.dumps(value)
-    if is_number(value):
-        return setting(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value)) or "none"
     return "-" if value is None else str(value) or "none"

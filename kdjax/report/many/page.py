@@ -19,7 +19,9 @@ from kdjax.report.many.overrides import SEED
 from kdjax.report.many.points import is_sweep, read_points
 from kdjax.report.many.table import about, csv_text, rows
 from kdjax.report.many.verdict import cost_words, verdict
-from kdjax.report.plots import calibration, entropy, styles
+from kdjax.report.plots.calibration import calibration
+from kdjax.report.plots.canvas import styles
+from kdjax.report.plots.entropy import entropy
 from kdjax.report.rendering import render
 from kdjax.results.measured import teacher_role
 

@@ -93,7 +93,7 @@ def draw_axis(
     return drawing
 
 
-def is_logarithmic(name: str, values: Sequence[float]) -> bool:
+def is_logarithmic(name: str, values: Sequence[int | float]) -> bool:
     """Returns whether a key belongs on a logarithmic axis.
 
     A temperature and a learning rate do, and positive values that are closer to even

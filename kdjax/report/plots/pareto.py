@@ -95,8 +95,8 @@ def frontier(
     """Returns the points (cost, loss) that no other beats in both, by cost.
 
     Example:
-        >>> frontier([(1, 3.0), (2, 2.0), (3, 2.5)], less_is_better=True)
-        [(1, 3.0), (2, 2.0)]
+        >>> frontier([(1.0, 3.0), (2.0, 2.0), (3.0, 2.5)], less_is_better=True)
+        [(1.0, 3.0), (2.0, 2.0)]
     """
     found: list[tuple[float, float]] = []
     sign = 1 if less_is_better else -1
