@@ -28,6 +28,7 @@ def render(template: str, **values: Any) -> str:
         "setting": setting,
         "share": _share,
         "stored_weights": stored_weights,
+        "unbroken": _unbroken,
         "visible": _visible,
         "written": _written,
     }
@@ -37,6 +38,12 @@ def render(template: str, **values: Any) -> str:
 def _lines(text: str) -> str:
     """Returns a token's text with something to point at, however little it says."""
     return re.sub(r"\r?\n", "\u21b5\n", text) or "\u2027"
+
+
+def _unbroken(text: str) -> str:
+    """Returns a label or a figure without a break before an arrow or in "+- 0.1"."""
+    text = text.replace("\u00b1 ", "\u00b1\u00a0")
+    return re.sub(" (?=[\u2193\u2191]$)", "\u00a0", text)
 
 
 def _visible(text: str) -> str:

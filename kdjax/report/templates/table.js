@@ -22,13 +22,14 @@
     const sorted = [...rows];
     if (column !== "") sorted.sort((a, b) => compare(a, b, +column, sign));
     table.tBodies[0].append(...sorted);
-    const words = form.words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    // Each part is the beginning of a word, so that "temperature 4" is not 64.
+    const parts = form.words.value.toLowerCase().split(",").map(p => p.trim()).filter(Boolean);
     let count = 0;
     for (const row of rows) {
       const columns = [...row.cells].map(c => `${c.dataset.column || ""} ${c.textContent}`);
-      const text = columns.join(" ").toLowerCase();
+      const text = ` ${columns.join(" ")}`.toLowerCase().replace(/\s+/g, " ");
       const fits = !form.state.value || row.dataset.state === form.state.value;
-      row.hidden = !(fits && words.every(word => text.includes(word)));
+      row.hidden = !(fits && parts.every(part => text.includes(` ${part}`)));
       count += !row.hidden;
     }
     form.count.value = `${count} of ${rows.length} points`;
