@@ -3,7 +3,7 @@
     kdjax run --config=kdjax:gpt_small    what python -m kdjax.main does
     kdjax generate --checkpoint=runs/gpt_small --prompt='def main('
     kdjax export --workdir=runs/gpt_small --to=student
-    kdjax report --workdir=runs/gpt_small
+    kdjax report runs/gpt_small           or several, or a sweep
 
 kdjax COMMAND --help lists a command's flags; `python -m kdjax` is the same as `kdjax`.
 """
