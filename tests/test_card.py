@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 
 import pytest
 import runs
@@ -312,6 +313,44 @@ def test_several_workdirs_make_a_card(tmp_path):
     write_report(alike[1], first)
     names = [point.name for point in read_points([*map(epath.Path, alike)])]
     assert names == [str(path) for path in alike]
+
+
+def test_the_command_of_a_plain_workdir_runs_the_very_same_config(tmp_path):
+    changed = with_config(
+        make_results(student=[1.2]),
+        distill__temperature=ScheduleConfig(start=4.0, end=1.0),
+        distill__kind="jsd",
+        student__layer_map=(0, 1),
+        teacher__model__windows=(16, 0),
+        student__rules=(("head/kernel$", (None, "tensor")),),
+        student__train__optimizer__name="muon",
+        student__train__optimizer__nesterov=False,
+        teacher__train__optimizer__learning_rate=1e-5,
+        data__pattern="it's *.md",
+        compile_cache="",
+    )
+    changed = with_config(changed, student__init="random", data__source="files")
+    workdirs = [tmp_path / "a b", tmp_path / "other"]
+    write_report(workdirs[0], changed)
+    write_report(workdirs[1], make_results(student=[1.2]))
+    point, _ = read_points([*map(epath.Path, workdirs)])
+    (workdirs[0] / "report" / "report.html").write_text("")
+    # The command finds the report of the same config, or else would start to train.
+    python, *arguments = shlex.split(point.command)
+    assert python == "python"
+    done = runs.run(*arguments, timeout=120)
+    page = workdirs[0] / "report" / "report.html"
+    assert done.stdout == f"finished before; the report: {page}\n"
+
+
+def test_no_command_line_names_several_teachers(tmp_path):
+    single = make_results(student=[1.2])
+    config = single.config
+    teachers = {"wide": config.teacher, "deep": config.teacher}
+    write_report(tmp_path / "a", with_config(single, teachers=teachers))
+    write_report(tmp_path / "b", single)
+    points = read_points([epath.Path(tmp_path / name) for name in "ab"])
+    assert points[0].command == "" and points[1].command
 
 
 @pytest.mark.parametrize(

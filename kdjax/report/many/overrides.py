@@ -61,6 +61,11 @@ def in_order(values: Iterable[Any]) -> list[Any]:
     return sorted(listed) if all(map(is_number, listed)) else listed
 
 
+def is_same(value: Any, other: Any) -> bool:
+    """Returns whether two config values are equal, of lists and tuples too."""
+    return _plain(value) == _plain(other)
+
+
 def place(values: Sequence[Any], value: Any) -> int:
     """Returns the position of a value that is among the values."""
     return [*map(_plain, values)].index(_plain(value))

@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 from etils import epath
 
+from kdjax.config.parsing import from_mapping
+from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
+from kdjax.report.many.commands import command
 from kdjax.report.many.overrides import differences, flat
 from kdjax.results.files import read
 from kdjax.results.measured import Results
@@ -147,26 +150,27 @@ def _progress(directory: epath.Path) -> str:
 def _distinguished(points: Sequence[Point]) -> list[Point]:
     """Returns the points with the keys in which their configs differ as overrides."""
     configs = [_config(point) for point in points]
-    found = differences([config for config in configs if config])
-    return [
-        dataclasses.replace(
-            point,
-            overrides={key: config[key] for key in found if key in config}
-            if config
-            else point.overrides,
-        )
-        for point, config in zip(points, configs, strict=True)
-    ]
+    every = [flat(config) for config in configs]
+    found = differences([config for config in every if config])
+    distinguished = []
+    for point, config, values in zip(points, configs, every, strict=True):
+        if config:
+            overrides = {key: values[key] for key in found if key in values}
+            line = point.command or command(config, str(point.directory))
+            point = dataclasses.replace(point, overrides=overrides, command=line)
+        distinguished.append(point)
+    return distinguished
 
 
 def _config(point: Point) -> dict[str, Any]:
-    """Returns a point's config, flat; empty if it cannot be read."""
+    """Returns a point's config; empty if it cannot be read."""
     if point.results is not None:
-        return flat(dataclasses.asdict(point.results.config))
+        return dataclasses.asdict(point.results.config)
     try:
-        return flat(read_json(point.directory / _CONFIG))
+        found = from_mapping(Config, read_json(point.directory / _CONFIG), _CONFIG)
     except UsageError:
         return {}
+    return dataclasses.asdict(found)
 
 
 def _with_own_names(points: Sequence[Point]) -> list[Point]:
