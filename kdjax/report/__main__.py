@@ -3,10 +3,12 @@
     python -m kdjax.report runs/gpt_small
     python -m kdjax.report runs/sweep
     python -m kdjax.report runs/a runs/b --output=runs/card
+    python -m kdjax.report runs/gpt_small --follow
 
 The first renders the experiment's own report again, from the results in its
-report.json. The others write a report card, which holds all points of a sweep, or
-several experiments, side by side.
+report.json. The next two write a report card, which holds all points of a sweep, or
+several experiments, side by side. The last one writes a page of an experiment in
+progress, runs/gpt_small/progress.html, which a browser loads again by itself.
 """
 
 from absl import flags
@@ -16,7 +18,9 @@ from kdjax import report
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
+from kdjax.core.logging import say
 from kdjax.report.many.points import is_sweep
+from kdjax.report.progress import follow
 from kdjax.results.files import read
 
 _WORKDIR = flags.DEFINE_string(
@@ -24,6 +28,11 @@ _WORKDIR = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Where to write a card; default: card/ in a sweep's directory."
+)
+_FOLLOW = flags.DEFINE_boolean(
+    "follow",
+    False,
+    "Write a page of an experiment in progress, again and again, until it is finished.",
 )
 
 
@@ -37,6 +46,11 @@ def main(argv: list[str]) -> None:
         )
     directories = [epath.Path(path).expanduser() for path in given]
     if len(directories) > 1 or is_sweep(directories[0]):
+        if _FOLLOW.value:
+            raise UsageError(
+                "--follow takes the workdir of one experiment; make the card of a "
+                "sweep again to see how far it is"
+            )
         page = report.write_card(directories, _OUTPUT.value)
         verdict = read_json(page.parent / "card.json")["verdict"]
         print(*verdict, page, sep="\n\n")
@@ -46,6 +60,10 @@ def main(argv: list[str]) -> None:
             "--output is where the card of a sweep or of several workdirs goes; the "
             f"report of one goes to {directories[0]}/report"
         )
+    if _FOLLOW.value:
+        say(f"{directories[0]}/progress.html is rewritten until the report is there")
+        print(follow(directories[0]))
+        return
     directory = directories[0] / "report"
     results = read(directory / "report.json")
     page = report.write(results, directory)

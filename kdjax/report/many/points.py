@@ -1,7 +1,6 @@
 """The points of a report card: experiments on disk, finished or not."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
 from kdjax.report.many.commands import command
 from kdjax.report.many.overrides import differences, flat
+from kdjax.report.progress import read_records
 from kdjax.results.files import read
 from kdjax.results.measured import Results
 
@@ -121,10 +121,7 @@ def _state(directory: epath.Path) -> tuple[State, str, Results | None]:
         return "failed", _reason(directory / "failed.json"), None
     if not directory.exists():
         return "unfinished", "not begun", None
-    try:
-        return "unfinished", _progress(directory), None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return "damaged", str(error).partition("\n")[0], None
+    return "unfinished", _progress(directory), None
 
 
 def _reason(path: epath.Path) -> str:
@@ -141,10 +138,8 @@ def _progress(directory: epath.Path) -> str:
     if not records:
         return "begun"
     newest = max(records, key=lambda path: path.stat().mtime)
-    # The last line may be half written.
-    lines = newest.read_text().split("\n")[:-1]
-    steps = [json.loads(line)["step"] for line in lines[-1:]]
-    return f"{newest.parent.name} at step {steps[0]:,}" if steps else "begun"
+    steps = [record["step"] for record in read_records(newest)]
+    return f"{newest.parent.name} at step {steps[-1]:,}" if steps else "begun"
 
 
 def _distinguished(points: Sequence[Point]) -> list[Point]:

@@ -37,6 +37,15 @@ def many_curves(courses: Sequence[Course], twin: Course | None) -> bytes:
 
 def draw_many_curves(courses: Sequence[Course], twin: Course | None) -> figure.Figure:
     """Returns the drawing of `many_curves`."""
+    return _draw(courses, twin, "best: ")
+
+
+def run_curves(courses: Sequence[Course]) -> bytes:
+    """Returns a PNG of the courses of single runs, none of which is marked."""
+    return png(_draw(courses, None, ""))
+
+
+def _draw(courses: Sequence[Course], twin: Course | None, first: str) -> figure.Figure:
     drawing, plot = make_axes(height=3.9)
     looks = styles(["student", "twin"])
     colors = [looks["student"]["color"], *MORE_COLORS][:MOST_NAMED]
@@ -45,13 +54,13 @@ def draw_many_curves(courses: Sequence[Course], twin: Course | None) -> figure.F
         look: dict[str, Any] = {"color": "#AAAAAA", "lw": 0.8, "zorder": 1}
         if index < len(colors):
             look = {"color": colors[index], "lw": 1.5, "zorder": 2}
-        if index == 0:
+        if index == 0 and first:
             look |= {"lw": 2.6, "zorder": 3}
         (line,) = plot.plot(*zip(*course.points, strict=True), **look)
         if index < len(colors):
-            entries.append((line, f"best: {course.name}" if not index else course.name))
+            entries.append((line, course.name if index else f"{first}{course.name}"))
         elif index == len(colors):
-            entries.append((line, f"{len(courses) - index} other settings"))
+            entries.append((line, f"{len(courses) - index} others"))
     every = [point for course in courses for point in course.points]
     if twin is not None:
         look = {"color": looks["twin"]["color"], "ls": "--", "lw": 1.5}
