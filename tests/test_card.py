@@ -4,25 +4,28 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 import shlex
+import warnings
 
 import pytest
 import runs
 from etils import epath
-from measurements import make_results
+from measurements import make_results, with_run
 
 from kdjax import report
 from kdjax.config import ScheduleConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.report.many.comparison import compare, total_cost
-from kdjax.report.many.drawing import _cells, _pairs
+from kdjax.report.many.drawing import _cells, _pairs, plots
 from kdjax.report.many.overrides import axes, differences, flat, shown
 from kdjax.report.many.points import Point, read_points
 from kdjax.report.many.table import csv_text, rows
 from kdjax.report.many.verdict import cost_words, verdict
 from kdjax.results.files import to_json
+from kdjax.results.measured import CurvePoint
 
 
 def make_point(scores, twin=(), name="", results=None, **overrides):
@@ -159,6 +162,43 @@ def test_points_that_were_halved_are_not_ranked_with_those_in_full():
         make_point([], results=short, student__train__steps=100),
     ]
     assert compare(swept).best.name == "steps 100"
+
+
+def test_a_point_that_repeats_another_does_not_count_and_is_named():
+    points = [
+        make_point([1.2], name="first"),
+        make_point([1.3], name="again"),
+        make_point([1.1, 1.2], name="more"),
+    ]
+    (setting,) = compare(points).settings
+    assert setting.repeated == ("again",)
+    assert setting.scores() == {0: 1.2, 1: 1.2}
+    assert "1 that repeat the seeds of another and do not count (again)" in words_of(
+        *points
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_diverged_is_no_best_and_breaks_no_page(tmp_path, value):
+    lost = make_results(student=[1.1, value], twin=[1.5, 1.6])
+    curve = (CurvePoint(50, value, value), CurvePoint(100, value, value))
+    lost = with_run(lost, 2, curve=curve)
+    good = make_results(student=[1.2, 1.3], twin=[1.5, 1.6])
+    write_sweep(tmp_path, [("lost", {"x": 1}, lost), ("good", {"x": 2}, good)])
+    first, second = read_points([epath.Path(tmp_path)])
+    assert (first.state, second.state) == ("failed", "finished")
+    assert "the held-out loss of student-1 is" in first.note
+    assert "failed" in report.write_card([tmp_path]).read_text()
+    page = report.write(lost, epath.Path(tmp_path) / "one").read_text()
+    assert "Whether distillation paid is unclear" in page
+
+
+def test_long_values_leave_room_for_the_plot():
+    long = [make_point([1.2], x="v" * 200), make_point([1.3], x="w" * 200)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = [name for name, _, _ in plots(compare(long))]
+    assert names == ["axis-1", "curves", "pareto"]
 
 
 def test_what_points_share_is_paid_once():

@@ -59,7 +59,11 @@ def over_seeds(values: Iterable[float], confidence: float = CONFIDENCE) -> Stati
         4.3
     """
     known = [*values]
-    mean, seeds = statistics.fmean(known), len(known)
+    seeds = len(known)
+    if not all(map(math.isfinite, known)):  # of a model that diverged
+        unknown = (math.nan,) * 3 if seeds > 1 else ()
+        return Statistic(sum(known) / seeds, seeds, *unknown)
+    mean = statistics.fmean(known)
     if seeds == 1:
         return Statistic(mean, seeds)
     spread = statistics.stdev(known)

@@ -27,6 +27,8 @@ class Setting:
         name: Its values of all axes, in words.
         overrides: Its values of the config's keys, the seed left out.
         points: The names of its points.
+        repeated: Those of them whose seeds other points have had already, and that do
+            not count therefore.
         results: What these measured, all seeds together.
         summary: The summary of that.
     """
@@ -34,6 +36,7 @@ class Setting:
     name: str
     overrides: Mapping[str, Any]
     points: tuple[str, ...]
+    repeated: tuple[str, ...]
     results: Results
     summary: Summary
 
@@ -170,9 +173,23 @@ def _settings(
             ", ".join(words) or first.name,
             overrides,
             tuple(point.name for point in group),
+            _repeated(group),
             results,
             summarise(results),
         )
+
+
+def _repeated(group: Sequence[Point]) -> tuple[str, ...]:
+    """Returns the points that add no seed to those of the points before them."""
+    seen: set[int] = set()
+    found = []
+    for point in group:
+        runs = point.results.runs if point.results else ()
+        seeds = {run.seed for run in runs if run.role == "student"}
+        if seeds <= seen:
+            found.append(point.name)
+        seen |= seeds
+    return tuple(found)
 
 
 def _merged(every: Sequence[Results]) -> Results:

@@ -4,6 +4,7 @@ import collections
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from kdjax.report.many.comparison import Comparison, Setting
 from kdjax.report.many.overrides import place, shown
@@ -16,6 +17,7 @@ from kdjax.results.measured import VALIDATION
 
 _SHOWN = ("bits_per_byte", "forward_kl")
 _MOST_HEAT_MAPS = 3
+_LONGEST = 24  # characters of a value
 _MEASURES = (
     Measure("parameters", less_is_better=True),
     Measure("forward tokens/s", less_is_better=False),
@@ -83,7 +85,13 @@ def _axis(comparison: Comparison, key: str) -> bytes:
     labels = ["bits/byte", METRICS["forward_kl"].label.removesuffix(" \u2193")]
     labels[1] = labels[1].replace(" (nats/token)", ",\nnats/token")
     name = comparison.names[key]
-    return axis(name, values, [*map(shown, values)], labels, marks)
+    return axis(name, values, [*map(_tick, values)], labels, marks)
+
+
+def _tick(value: Any) -> str:
+    """Returns a value in words that leave room for the plot."""
+    words = shown(value)
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 3]}..."
 
 
 def _pairs(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -117,7 +125,7 @@ def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
     title = "Held-out bits/byte"
     if len(comparison.axes) > 2:
         title += ", the best of all other axes"
-    x, y = ([*map(shown, comparison.axes[key])] for key in pair)
+    x, y = ([*map(_tick, comparison.axes[key])] for key in pair)
     names = comparison.names[pair[0]], comparison.names[pair[1]]
     return heat(names, (x, y), _cells(comparison, pair), title)
 

@@ -61,7 +61,7 @@ def write_card(
     for name, description, png in _all_plots(comparison):
         write_bytes(place / f"{name}.png", png)
         images.append((name, description, base64.b64encode(png).decode()))
-    title = paths[0].name if len(paths) == 1 else place.name
+    title = (paths[0] if len(paths) == 1 else place).resolve().name
     page = place / "index.html"
     write_bytes(page, _render(comparison, words, images, title, place).encode())
     return page

@@ -1,6 +1,7 @@
 """The points of a report card: experiments on disk, finished or not."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from kdjax.report.many.commands import command
 from kdjax.report.many.overrides import differences, flat
 from kdjax.report.progress import read_records
 from kdjax.results.files import read
-from kdjax.results.measured import Results
+from kdjax.results.measured import VALIDATION, Results
 
 State = Literal["finished", "unfinished", "failed", "damaged"]
 _SWEEP, _CONFIG = "sweep.json", "config.json"
@@ -114,14 +115,26 @@ def _state(directory: epath.Path) -> tuple[State, str, Results | None]:
     path = directory / "report" / "report.json"
     if path.exists():
         try:
-            return "finished", "", read(path)
+            results = read(path)
         except UsageError as error:
             return "damaged", str(error), None
+        if diverged := _diverged(results):
+            return "failed", diverged, None
+        return "finished", "", results
     if (directory / "failed.json").exists():
         return "failed", _reason(directory / "failed.json"), None
     if not directory.exists():
         return "unfinished", "not begun", None
     return "unfinished", _progress(directory), None
+
+
+def _diverged(results: Results) -> str:
+    """Returns which run has no finite loss, if there is one: it cannot be ranked."""
+    for run in results.runs:
+        found = run.final[VALIDATION]
+        if not all(map(math.isfinite, (found.bits_per_byte, found.cross_entropy))):
+            return f"the held-out loss of {run.name} is {found.cross_entropy}"
+    return ""
 
 
 def _reason(path: epath.Path) -> str:

@@ -147,5 +147,11 @@ def _incomplete(comparison: Comparison) -> Iterator[str]:
     left_out = len(comparison.settings) - len(comparison.ranked)
     if comparison.ranked and left_out:
         parts.append(f"{left_out} trained for fewer steps, and not ranked")
+    repeated = [name for each in comparison.settings for name in each.repeated]
+    if repeated:
+        parts.append(
+            f"{len(repeated)} that repeat the seeds of another and do not count "
+            f"({', '.join(repeated[:_LISTED])})"
+        )
     if parts:
         yield f"Of {len(comparison.points)} points: {', '.join(parts)}."

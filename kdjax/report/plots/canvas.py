@@ -3,6 +3,7 @@
 import io
 import itertools
 import textwrap
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -85,5 +86,8 @@ def tidy(plot: axes.Axes) -> None:
 def png(drawing: figure.Figure) -> bytes:
     """Returns the content of a PNG file."""
     content = io.BytesIO()
-    drawing.savefig(content, format="png")
+    with warnings.catch_warnings():
+        # Of a user's names in other scripts; the page around the plot has them too.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        drawing.savefig(content, format="png")
     return content.getvalue()

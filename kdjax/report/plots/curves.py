@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -119,6 +120,7 @@ def y_range(points: Points, levels: Iterable[float]) -> tuple[float, float]:
     The untrained model's loss would press everything of interest into one line.
     """
     last = max((step for step, _ in points), default=0)
-    shown = [*levels, *(value for step, value in points if step > last / 5)]
+    every = [*levels, *(value for step, value in points if step > last / 5)]
+    shown = [value for value in every if math.isfinite(value)] or [0.0]
     margin = 0.1 * (max(shown) - min(shown)) or 0.1
     return min(shown) - margin, max(shown) + margin
