@@ -165,6 +165,10 @@ def test_pieces_of_metaspace_and_word_pieces_keep_their_spaces():
     assert [piece(token) for token in (2, 3, 4, 0, 9)] == [
         *(" the", "re", "<0xC3>", "</s>", "<9>")
     ]
+    # Its letters are bytes elsewhere, but this token is its own text.
+    byte_level = Tokenizer.from_str(BYTES.tokenizer.to_str())
+    byte_level.add_special_tokens(["<\u00e9>"])
+    assert make_pieces(wrap(byte_level))(257) == "<\u00e9>"
     words = {"[UNK]": 0, "a": 1, "the": 2, "##re": 3}
     pieces = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
     pieces.decoder = decoders.WordPiece()

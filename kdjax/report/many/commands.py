@@ -28,17 +28,9 @@ def command(config: Mapping[str, Any], workdir: str) -> str:
     }
     if any(key.startswith("teachers.") for key in changed):
         return ""
-    flags = [f"--config.{key}={_written(value)}" for key, value in changed.items()]
+    flags = [
+        f"--config.{key}={value if isinstance(value, str) else repr(value)}"
+        for key, value in changed.items()
+    ]
     words = ["python", "-m", "kdjax.main", f"--config={_BASE}", *flags]
     return shlex.join([*words, f"--workdir={workdir}"])
-
-
-def _written(value: Any) -> str:
-    """Returns a value as its flag takes it."""
-    if isinstance(value, list):
-        return repr(_tuple(value))
-    return value if isinstance(value, str) else repr(value)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, list | tuple) else value
