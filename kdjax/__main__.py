@@ -5,7 +5,7 @@
     kdjax export --workdir=runs/gpt_small --to=student
     kdjax evaluate --checkpoint=runs/gpt_small --data=questions.jsonl
     kdjax harness --model_args path=runs/gpt_small --tasks arc_easy
-    kdjax report --workdir=runs/gpt_small
+    kdjax report runs/gpt_small           or several, or a sweep
 
 Every key of a config is explained in docs/config.md and kdjax/config/schema.py, and is
 overridden by a flag, such as --config.distill.temperature=2.

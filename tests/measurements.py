@@ -2,11 +2,12 @@
 
 import dataclasses
 
-from kdjax.config import Config
+from kdjax.config import Config, ModelConfig
 from kdjax.results.measured import (
     CalibrationBin,
     CurvePoint,
     DataInfo,
+    EntropyBucket,
     Environment,
     HeldOut,
     ModelInfo,
@@ -17,11 +18,16 @@ from kdjax.results.measured import (
     TokenizerInfo,
     Training,
 )
+from kdjax.results.samples import Continuation, Passage, PassageToken
 
 BINS = (
     CalibrationBin(0.25, 0.2, 30),
     CalibrationBin(0.0, 0.0, 0),
     CalibrationBin(0.85, 0.7, 10),
+)
+BUCKETS = (
+    EntropyBucket(0.5, 1.0, 0.7, forward_kl=0.1, agreement=0.9, count=30),
+    EntropyBucket(8.0, None, 8.5, forward_kl=0.5, agreement=0.2, count=10),
 )
 SIZES = SplitInfo(
     documents=3, bytes=9_000, tokens=4_000, rows=31, sha256="ab" * 32, largest_id=1023
@@ -38,6 +44,19 @@ def make_held_out(bits_per_byte):
         acceptance=0.66,
         calibration_error=0.025,
         calibration=BINS,
+        by_entropy=BUCKETS,
+    )
+
+
+def make_passage(role):
+    """Returns a passage of three tokens, the last of which the student misjudges."""
+    differs = 0.0 if role == "teacher" else 1.25
+    return Passage(
+        (
+            PassageToken("def"),
+            PassageToken(" main", 0.5 * differs, 0.4, {" main": 0.4, " f": 0.125}),
+            PassageToken("(\n", differs, 0.75, {"(\n": 0.75, "<b>": 0.0625}),
+        )
     )
 
 
@@ -52,9 +71,13 @@ def make_run(role, seed, bits_per_byte, **changes):
             "prose": make_held_out(bits_per_byte + 1),
         },
         "curve": tuple(CurvePoint(step, 1.75 * bits, bits) for step, bits in curve),
-        "training": Training(41_234.0 + seed, mfu=None, skipped_steps=0),
+        "training": Training(41_234.0 + seed, None, skipped_steps=0, flops=2.5e12),
         "teachers": ("teacher",) if role == "student" else (),
     }
+    if seed == 0 and role in ("teacher", "student", "twin"):
+        fields["passage"] = make_passage(role)
+        written = Continuation("def f(", "x): pass", f"{role}(x)")
+        fields["continuations"] = (written,)
     return Run(**{**fields, **changes})
 
 
@@ -77,8 +100,8 @@ def make_results(*, student, twin=(), teacher=1.0):
         ),
         teachers={"teacher": TeacherInfo("teacher", "ef" * 32, from_config=True)},
         models={
-            "teacher": ModelInfo(2_000_000, forward_tokens_per_second=3e4),
-            "student": ModelInfo(330_000, forward_tokens_per_second=1.2e5),
+            "teacher": ModelInfo(2_000_000, 3e4, ModelConfig(width=192), 4e6),
+            "student": ModelInfo(330_000, 1.2e5, ModelConfig(kv_heads=1), 6e5),
         },
         runs=tuple(runs),
     )

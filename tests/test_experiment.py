@@ -24,7 +24,7 @@ from kdjax.experiment import experiment
 from kdjax.models import build
 from kdjax.parallel.sharding import abstract
 from kdjax.report import table
-from kdjax.report.plots import styles
+from kdjax.report.plots.canvas import styles
 from kdjax.results.files import from_json
 from kdjax.results.measured import Plan
 from kdjax.train.checkpoints import Checkpoints

@@ -48,7 +48,7 @@ WALLS = {
     "huggingface_hub": ("checkpoints.hub",),
     "tensorboardX": ("train.records",),
     "matplotlib": ("report.plots",),
-    "jinja2": ("text.chat", "report.page"),
+    "jinja2": ("text.chat", "report.rendering"),
     "ml_collections": ("config", *DOORS),
     "absl": ("core.cli", "report.__main__", *DOORS),
     "tensorflow": (),

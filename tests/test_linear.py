@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from oracles import cross_entropy, oracle, softmax
@@ -347,6 +348,7 @@ def test_metrics_are_those_of_whole_logits(shape):
         "reverse_kl": oracle(common, taught, "reverse_kl"),
         "agreement": common.argmax(-1) == taught.argmax(-1),
         "acceptance": 1.0 - oracle(common, taught, "total_variation"),
+        "teacher_entropy": scipy.stats.entropy(softmax(taught), axis=-1),
     }
     assert set(found) == set(wanted)
     for name, value in wanted.items():

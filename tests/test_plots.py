@@ -3,22 +3,27 @@
 import dataclasses
 
 import pytest
-from measurements import make_ensemble_results, make_results
+from measurements import (
+    make_ensemble_results,
+    make_held_out,
+    make_results,
+    with_run,
+)
 
-from kdjax.report import plots
+from kdjax.report.plots import calibration, canvas, curves, entropy
 from kdjax.report.summary import summarise
-from kdjax.results.measured import CalibrationBin
+from kdjax.results.measured import CalibrationBin, CurvePoint
 
 
 def test_the_untrained_model_does_not_set_the_y_range():
     points = [(0, 8.0), (10, 4.0), (50, 2.5), (100, 2.0)]
-    low, high = plots._y_range(points, [1.5])
+    low, high = curves.y_range(points, [1.5])
     assert (low, high) == pytest.approx((1.4, 2.6))
-    assert plots._y_range([], [1.5]) == pytest.approx((1.4, 1.6))
+    assert curves.y_range([], [1.5]) == pytest.approx((1.4, 1.6))
 
 
 def test_calibration_bins_of_the_seeds_are_weighted_by_tokens():
-    pooled = plots._pool(
+    pooled = calibration._pool(
         [
             CalibrationBin(0.52, 0.4, 30),
             CalibrationBin(0.0, 0.0, 0),
@@ -35,14 +40,14 @@ def test_calibration_bins_of_the_seeds_are_weighted_by_tokens():
 
 def test_no_two_roles_look_alike_and_the_usual_ones_always_look_the_same():
     usual = ["teacher", "start", "student", "twin"]
-    alone = plots.styles(usual)
+    alone = canvas.styles(usual)
     names = [f"student of {number}" for number in range(30)]
-    among = plots.styles([*names, *usual])
+    among = canvas.styles([*names, *usual])
     assert {role: among[role] for role in usual} == alone
     assert len({tuple(style.values()) for style in among.values()}) == 34
 
 
-@pytest.mark.parametrize("draw", [plots._draw_curves, plots._draw_calibration])
+@pytest.mark.parametrize("draw", [curves._draw_curves, calibration._draw_calibration])
 def test_the_legend_names_every_role_inside_the_picture(draw):
     long = "the teacher with a name that no line of any legend would ever be wide for"
     members = {name: [1.3, 1.4] for name in ("wide", "deep", long)}
@@ -65,7 +70,37 @@ def test_the_legend_names_every_role_inside_the_picture(draw):
 
 def test_a_teacher_is_drawn_where_it_ended_and_not_how_it_got_there():
     results = make_ensemble_results(student=[1.2], members={"a": [1.3], "b": [1.4]})
-    (plot,) = plots._draw_curves(results, summarise(results)).axes
+    (plot,) = curves._draw_curves(results, summarise(results)).axes
     names = [line.get_label() for line in plot.lines]
     assert names[:3] == ["student", "student of a", "student of b"]
     assert "teacher a, final: 1.1000" in names[3:]
+
+
+def test_steps_are_whole_numbers_on_the_axis():
+    results = make_results(student=[1.2], twin=[1.5])
+    points = tuple(CurvePoint(step, 2.0, 1.5 - step / 10) for step in range(4))
+    results = with_run(results, 1, curve=points)
+    results = with_run(results, 2, curve=points)
+    drawing = curves._draw_curves(results, summarise(results))
+    drawing.draw_without_rendering()
+    ticks = drawing.axes[0].get_xticks()
+    assert len(ticks) > 2 and (ticks == ticks.round()).all()
+
+
+def test_buckets_of_entropy_are_pooled_and_named_by_their_own_ends():
+    results = make_results(student=[1.2, 1.3], twin=[1.5])
+    drawing = entropy._draw_entropy(results, summarise(results))
+    upper, lower = drawing.axes
+    student, twin = upper.lines
+    assert student.get_ydata() == pytest.approx([0.1, 0.5])
+    assert student.get_label() == "student" and twin.get_label() == "hard-label twin"
+    names = [label.get_text() for label in lower.get_xticklabels()]
+    assert names == ["0.5 to 1", "from 8"]
+    assert [bar.get_height() for bar in lower.patches] == pytest.approx([75.0, 25.0])
+
+
+def test_results_of_older_versions_have_no_plot_by_entropy():
+    results = make_results(student=[1.2])
+    final = {"validation": dataclasses.replace(make_held_out(1.2), by_entropy=())}
+    results = with_run(results, 1, final=final)
+    assert entropy.entropy(results, summarise(results)) is None

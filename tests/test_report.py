@@ -34,7 +34,7 @@ def test_a_loaded_teacher_has_no_course_to_show():
     results = make_results(student=[1.2], twin=[1.3])
     results = with_run(results, 0, curve=(), training=None)
     table = report.table(results)
-    for label in ("best bits/byte", "training tokens/s", "training steps skipped"):
+    for label in ("best bits/byte", "training tokens/s", "training FLOPs"):
         (row,) = (line for line in table.splitlines() if line.startswith(label))
         assert row.split()[-3] == "-"
     assert "MFU" not in table  # known for no model
@@ -46,8 +46,12 @@ def test_the_page_needs_nothing_else_and_shows_the_console_s_figures(tmp_path):
     source = page.read_text()
     links = re.findall(r"""(?:src|href)=["']?([^"'\s>]*)""", source)
     embedded = [base64.b64decode(link.partition("base64,")[2]) for link in links]
-    plots = [tmp_path / "curves.png", tmp_path / "calibration.png"]
+    embedded = [content for content in embedded if content]
+    plots = [tmp_path / f"{n}.png" for n in ("curves", "entropy", "calibration")]
     assert embedded == [plot.read_bytes() for plot in plots]
+    assert [link for link in links if not link.startswith("data:")] == [
+        "#after-passage"
+    ]
     assert not re.search(r"https?://|url\(|@import|<script|<link", source)
 
     text = html.unescape(source).replace("\u00a0", " ")
@@ -66,6 +70,7 @@ def test_writing_again_replaces_every_file_and_leaves_no_other(tmp_path):
     assert sorted(after) == [
         "calibration.png",
         "curves.png",
+        "entropy.png",
         "report.html",
         "report.json",
     ]

@@ -416,6 +416,11 @@ def test_held_out_metrics_are_their_definitions():
     assert [dataclasses.astuple(row) for row in found["calibration"]] == [
         pytest.approx(row, rel=1e-4) for row in rows
     ]
+    entropy = -(p * np.log(p)).sum(-1)
+    of_all = sum(b.forward_kl * b.count for b in found["by_entropy"]) / labels.size
+    assert of_all == pytest.approx(found["forward_kl"], rel=1e-5)
+    low = min(entropy)
+    assert found["by_entropy"][0].low <= low < found["by_entropy"][0].high
     error = sum(n * abs(a - c) for c, a, n in rows) / labels.size
     assert found["calibration_error"] == pytest.approx(error, rel=1e-4)
 
@@ -432,11 +437,10 @@ def test_batches_add_up_and_rows_of_padding_do_not_count():
         for p in cut
     ]
     summed = evaluate(step, *params, pieces)
-    for bin_, expected in zip(
-        summed.pop("calibration"), whole["calibration"], strict=True
-    ):
-        measured, wanted = map(dataclasses.astuple, (bin_, expected))
-        assert measured == pytest.approx(wanted, rel=1e-5)
+    for name in ("calibration", "by_entropy"):
+        for part, expected in zip(summed.pop(name), whole[name], strict=True):
+            measured, wanted = map(dataclasses.astuple, (part, expected))
+            assert measured == pytest.approx(wanted, rel=1e-5)
     assert summed == pytest.approx({name: whole[name] for name in summed}, rel=1e-5)
 
 

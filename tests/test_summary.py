@@ -1,9 +1,14 @@
 """The summary claims what the numbers say, and nothing more."""
 
-import pytest
-from measurements import make_ensemble_results, make_results
+import dataclasses
 
-from kdjax.report.summary import Statistic, cell, summarise
+import pytest
+from measurements import make_ensemble_results, make_results, with_run
+from scipy import stats
+
+from kdjax.report.statistics import Statistic
+from kdjax.report.summary import cell, summarise
+from kdjax.results.measured import Training
 
 
 def test_a_student_worse_than_its_twin_is_called_lost():
@@ -49,13 +54,54 @@ def test_a_consistent_loss_over_seeds_is_lost():
     assert "closes" not in summary.verdict
 
 
-def test_a_difference_below_two_standard_errors_is_unclear():
+def test_a_difference_within_student_s_t_is_unclear():
     # Differences 0.3, -0.1 and 0.1: mean 0.1, standard error 0.2 / sqrt(3) = 0.115.
     results = make_results(student=[2.0, 2.0, 2.0], twin=[2.3, 1.9, 2.1])
     summary = summarise(results)
     assert summary.outcome == "unclear"
-    assert "within the spread (two standard errors: 0.2309)" in summary.verdict
+    interval = stats.ttest_1samp([0.3, -0.1, 0.1], 0.0).confidence_interval()
+    shown = f"{interval.low:.4f} to {interval.high:.4f}"
+    assert f"within the spread (95% interval {shown})" in summary.verdict
     assert "closes" not in summary.verdict
+
+
+@pytest.mark.parametrize(
+    ("twin", "outcome"),
+    [
+        ([2.1, 2.2], "unclear"),  # 3 standard errors; two seeds need 12.7
+        ([2.1, 2.2, 2.3], "unclear"),  # 3.5; three seeds need 4.3
+        ([2.1, 2.2, 2.3, 2.4], "won"),  # 3.9; four need 3.2
+        ([2.1, 2.11], "won"),
+    ],
+)
+def test_few_seeds_need_more_than_two_standard_errors(twin, outcome):
+    results = make_results(student=[2.0] * len(twin), twin=twin)
+    assert summarise(results).outcome == outcome
+    differences = [score - 2.0 for score in twin]
+    p_value = stats.ttest_1samp(differences, 0.0).pvalue
+    assert (p_value < 0.05) == (outcome == "won")
+
+
+def test_cost_is_time_of_all_devices_and_flops():
+    results = make_results(student=[1.2, 1.3], twin=[1.4, 1.5])
+    environment = dataclasses.replace(results.environment, devices=4)
+    summary = summarise(dataclasses.replace(results, environment=environment))
+    # 100 steps of 32 rows of 128 tokens at 41,234 and 41,235 tokens/s, on 4 devices.
+    seconds = [4 * 100 * 32 * 128 / speed for speed in (41_234, 41_235)]
+    assert summary.roles["student"].seconds.mean == pytest.approx(sum(seconds) / 2)
+    assert summary.roles["student"].flops.mean == 2.5e12
+    assert "student 40 s a seed (2.5e+12 FLOPs)" in summary.cost
+    assert summary.cost.startswith("Training time of 4 x cpu: teacher 40 s")
+
+
+def test_what_a_loaded_teacher_cost_is_not_made_up():
+    results = make_results(student=[1.2])
+    results = with_run(results, 0, training=None, curve=())
+    summary = summarise(results)
+    assert summary.roles["teacher"].seconds is None
+    assert "teacher" not in summary.cost
+    results = with_run(results, 1, training=Training(None, None, 0))
+    assert summarise(results).cost == ""
 
 
 def test_gap_closed_is_a_mean_over_seeds_of_shares():
@@ -119,7 +165,7 @@ def test_over_seeds_the_best_member_s_student_is_compared_in_pairs():
     assert sentence == (
         " The ensemble's student (2.5000) is better than that of its best member, wide "
         "(2.6000): over 3 seeds the paired difference is 0.1000 bits/byte, beyond the "
-        "spread (two standard errors: 0.0115)."
+        "spread (95% interval 0.0752 to 0.1248)."
     )
     members = {"wide": [2.3, 1.9, 2.1]}
     sentence = members_sentence(student=[2.0, 2.0, 2.0], twin=(), members=members)

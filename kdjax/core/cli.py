@@ -22,6 +22,7 @@ def run(
     *,
     explain: Explain = lambda error, argv: None,
     stopped: str = "stopped",
+    takes_arguments: bool = False,
 ) -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits.
 
@@ -34,11 +35,12 @@ def run(
         explain: From what the flags' parser raised and the command line to a message
             that is clearer than the parser's own, or None.
         stopped: What Ctrl-C prints.
+        takes_arguments: Whether `main` takes arguments that are no flags.
     """
 
     def guarded(argv: list[str]) -> None:
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not takes_arguments:
                 raise UsageError(
                     f"unexpected argument {argv[1]!r}; flags start with --"
                 )

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kdjax.core.metrics import Mean
+from kdjax.evaluation.entropy import buckets, by_entropy
 from kdjax.evaluation.likelihood import Subject
 from kdjax.losses import LossSharding, TokenMetric, token_metrics
 from kdjax.parallel.sharding import Batch
@@ -83,7 +84,8 @@ def make_eval_step(
     """Returns `step(params, frozen, batch) -> metrics`, jitted, the same each time.
 
     The metrics are those of `token_metrics`, except that "confidence" and "correct" are
-    summed in each of `BINS` bins of confidence.
+    summed in each of `BINS` bins of confidence, and "teacher_entropy" divides the
+    tokens into buckets.
 
     Args:
         task: Which labels a batch has.
@@ -113,6 +115,10 @@ def make_eval_step(
         bins = _confidence_bins(
             values.pop("confidence"), values.pop("correct"), weights
         )
+        if "teacher_entropy" in values:
+            entropy = values.pop("teacher_entropy")
+            compared = values["forward_kl"], values["agreement"]
+            bins |= by_entropy(entropy, *compared, weights)
         return {k: Mean.of(value, weights) for k, value in values.items()} | bins
 
     return jax.jit(eval_step)
@@ -140,18 +146,19 @@ def evaluate(
     """Returns every metric over all batches, as Python floats.
 
     The bins of confidence become the expected calibration error and, for the plot,
-    "calibration", a tuple of `CalibrationBin`.
+    "calibration", a tuple of `CalibrationBin`; the buckets of entropy become
+    "by_entropy", a tuple of `EntropyBucket`.
     """
     totals: dict[str, Mean] = {}
     for batch in batches:
         metrics = eval_step(params, teacher_params, batch)
         totals = {k: totals[k] + m if totals else m for k, m in metrics.items()}
     host = jax.device_get(totals)
-    calibration = {}
+    found: dict[str, Any] = buckets(host)
     if "bin_confidence" in host:
         bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
-        calibration = _calibration_error(*bins)
-    return {name: mean.compute() for name, mean in host.items()} | calibration
+        found |= _calibration_error(*bins)
+    return {name: mean.compute() for name, mean in host.items()} | found
 
 
 def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:

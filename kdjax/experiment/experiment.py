@@ -19,8 +19,9 @@ from kdjax.core.files import write_json
 from kdjax.core.logging import Progress, mute, say, size_of
 from kdjax.data import Document, Prepared, prepare
 from kdjax.evaluation.likelihood import Subject
+from kdjax.experiment.close_up import CloseUp, Texts
 from kdjax.experiment.evaluator import Evaluator
-from kdjax.experiment.models import measure_models
+from kdjax.experiment.measuring import measure_models
 from kdjax.experiment.plans import read_plans
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
@@ -114,13 +115,14 @@ def run(
     teachers = obtain_teachers(candidates, setting)
     start = start_students(student, stored_student, teachers.first, setting)
     evaluator = Evaluator(Subject.of(start.model), teachers.predict(), setting)
+    texts = Texts(teachers, setting)
     runs = [
-        *_teacher_runs(teachers, setting),
+        *_teacher_runs(teachers, texts, setting),
         *_start_run(start, evaluator, teachers, setting),
-        *_student_runs(start, evaluator, teachers, setting),
+        *_student_runs(start, evaluator, texts, teachers, setting),
     ]
     with clock("evaluation"):
-        models = measure_models(start.model, teachers, setting)
+        models = measure_models(setting, teachers, start.model)
     return _results(setting, teachers, models, runs)
 
 
@@ -151,7 +153,7 @@ def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
     return prepared
 
 
-def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
+def _teacher_runs(teachers: Teachers, texts: Texts, setting: Setting) -> Iterator[Run]:
     """Yields the teacher's run and, for an ensemble, those of its members."""
     predict, config = teachers.predict(), setting.config
     frozen = teachers.frozen(tuple(teachers.trained))
@@ -171,13 +173,20 @@ def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
             curve=trained.curve,
             training=trained.training,
             **measured(trained),
+            passage=texts.teacher_passage() if name == "teacher" else None,
+            continuations=CloseUp(trained.model, texts).continuations(trained.params),
         )
         for name, trained in teachers.trained.items()
     ]
     if len(members) > 1:
         ensemble = Subject(predict, tuple(t.model for t in teachers.trained.values()))
-        found = Evaluator(ensemble, predict, setting).measures(frozen, frozen)
-        yield Run(role="teacher", seed=members[0].seed, model="teacher", **found)
+        yield Run(
+            role="teacher",
+            seed=members[0].seed,
+            model="teacher",
+            passage=texts.teacher_passage(),
+            **Evaluator(ensemble, predict, setting).measures(frozen, frozen),
+        )
     yield from members
 
 
@@ -206,10 +215,15 @@ def _start_run(
 
 
 def _student_runs(
-    start: Start, evaluator: Evaluator, teachers: Teachers, setting: Setting
+    start: Start,
+    evaluator: Evaluator,
+    texts: Texts,
+    teachers: Teachers,
+    setting: Setting,
 ) -> Iterator[Run]:
     """Yields all students and twins, training those not finished yet."""
     config, student = setting.config, start.model.config
+    close_up = CloseUp(start.model, texts)
     all_teachers = (found.model.config for found in teachers.trained.values())
     alone = training_flops(student, (), config.data.length)
     work = training_flops(student, all_teachers, config.data.length) / alone
@@ -237,6 +251,7 @@ def _student_runs(
                 training=trained.training,
                 teachers=role.teachers,
                 **evaluator.measures(trained.params, frozen),
+                **close_up.student(role.name, seed, trained.params),
             )
             if jax.process_index() == 0:
                 write_json(path, dataclasses.asdict(found))

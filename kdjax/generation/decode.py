@@ -67,7 +67,7 @@ class Generator:
         self._compiled: dict[Shape, Programs] = {}
 
     def with_params(self, params: Any) -> "Generator":
-        """Returns a generator with other parameters that shares what is compiled."""
+        """Returns a generator with other parameters, placed alike; shares programs."""
         other = copy.copy(self)
         other._params = params
         return other

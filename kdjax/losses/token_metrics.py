@@ -48,8 +48,9 @@ def token_metrics(
 
     They are "cross_entropy" with the labels, "confidence" (the largest probability) and
     "correct" (whether it is the label's). With targets also "forward_kl", "reverse_kl",
-    "agreement" on the most likely id, and "acceptance", the acceptance rate of
-    speculative decoding, sum_v min(p_v, q_v) (Leviathan et al. 2023, arXiv:2211.17192).
+    "agreement" on the most likely id, "acceptance", the acceptance rate of speculative
+    decoding, sum_v min(p_v, q_v) (Leviathan et al. 2023, arXiv:2211.17192), and
+    "teacher_entropy", -sum_v p_v log p_v.
 
     Args:
         model: The model to evaluate: a student, a teacher or an ensemble.
@@ -91,6 +92,10 @@ def token_metrics(
             "reverse_kl": compare(p, q, over, labels, kind="reverse_kl"),
             "agreement": agree.astype(jnp.float32),
             "acceptance": over.sum(jnp.minimum(p.probs, q.probs)),
+            # An id of probability 0 has the logarithm -inf.
+            "teacher_entropy": -over.sum(
+                jnp.where(p.probs > 0.0, p.probs * p.logs, 0.0)
+            ),
         }
 
     plan, inputs = prepare(

@@ -66,6 +66,8 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
         teacher_role(name): found.formats for name, found in results.teachers.items()
     }
     stored = formats.get(role)
+    is_skipping = any(sum(each.skipped_steps) for each in summary.roles.values())
+    skipped = ", ".join(map(str, found.skipped_steps)) if is_skipping else ""
     ends = dict.fromkeys([*found.best_steps[:1], *found.best_steps[-1:]])
     others = dict.fromkeys(
         name for role in summary.roles.values() for name in role.others
@@ -78,8 +80,9 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
         "best at training step": " to ".join(map(str, ends)) or ABSENT,
         "training tokens/s ↑": cell(found.tokens_per_second, 0),
         "training MFU (%) ↑": cell(found.mfu, 1, 100.0),
-        "training steps skipped, by seed ↓": ", ".join(map(str, found.skipped_steps))
-        or ABSENT,
+        "training device-seconds ↓": cell(found.seconds, 1),
+        "training FLOPs ↓": f"{found.flops.mean:.2e}" if found.flops else ABSENT,
+        "training steps skipped, by seed ↓": skipped or ABSENT,
         "forward tokens/s ↑": f"{speed:,.0f}",
         "speed relative to teacher ↑": f"{speed / usual:.2f}x",
         "parameters ↓": f"{model.parameters:,}",

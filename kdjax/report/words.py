@@ -1,10 +1,11 @@
 """Results in words, for the page and the model card."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
-from kdjax.config.schema import ScheduleConfig, TrainConfig
-from kdjax.results.measured import Results, TeacherInfo
+from kdjax.config.schema import DistillConfig, ScheduleConfig, TrainConfig
+from kdjax.results.measured import ModelInfo, Results, TeacherInfo
 
 
 def origin(results: Results) -> str:
@@ -67,6 +68,37 @@ def cpu_seconds(results: Results) -> str:
         return ""
     shares = (f"{activity} {value / total:.1%}" for activity, value in spent.items())
     return f"{total:,.0f}: {', '.join(shares)}"
+
+
+def architecture(model: ModelInfo) -> str:
+    """Returns what a model is built of, in words; "" if unknown."""
+    config = model.architecture
+    if config is None:
+        return ""
+    heads = f"{config.heads} heads"
+    if config.key_value_heads != config.heads:
+        heads += f" ({config.key_value_heads} of keys and values)"
+    parts = [
+        f"{config.layers} {'layer' if config.layers == 1 else 'layers'}",
+        f"{config.width} wide, {heads}",
+        f"{config.mlp} {config.activation} MLP of {config.width_of_ffn}",
+        f"{config.positions} positions",
+        config.norm,
+        f"{config.vocab_size:,} ids" + (", tied" if config.tie_embeddings else ""),
+        config.dtype,
+        f"{model.parameters:,} parameters",
+    ]
+    return ", ".join(parts)
+
+
+def parameters(config: DistillConfig) -> dict[str, float | ScheduleConfig]:
+    """Returns the divergence's own parameters, those that are not at their default."""
+    usual = ("kind", "alpha", "temperature")
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in usual and getattr(config, field.name) != field.default
+    }
 
 
 def setting(value: float | ScheduleConfig) -> str:

@@ -10,7 +10,9 @@ student's FLOPs allow; "student of NAME" is a student of that member alone.
 import dataclasses
 from collections.abc import Sequence
 
+from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Config
+from kdjax.results.samples import Continuation, Passage
 
 VALIDATION = "validation"  # the split that decides the verdict
 
@@ -31,6 +33,27 @@ class CalibrationBin:
 
 
 @dataclasses.dataclass(frozen=True)
+class EntropyBucket:
+    """Tokens about which the teacher is similarly unsure, in nats and means over them.
+
+    Attributes:
+        low: The least entropy of the teacher's distribution in this bucket.
+        high: Where the next bucket begins; None for the last one.
+        entropy: The entropy.
+        forward_kl: KL(p||q).
+        agreement: The share whose top-1 prediction is the teacher's.
+        count: The number of tokens.
+    """
+
+    low: float
+    high: float | None
+    entropy: float
+    forward_kl: float
+    agreement: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class HeldOut:
     """All metrics of one model on one held-out split; p is the teacher, q the model.
 
@@ -44,6 +67,8 @@ class HeldOut:
         calibration_error: The expected calibration error, in [0, 1].
         calibration: The bins behind it, by confidence; empty ones are left out.
         own: The user's own metrics, means over the tokens, by name.
+        by_entropy: KL(p||q) by the teacher's entropy; empty buckets are left out, and
+            results of older versions have none.
     """
 
     cross_entropy: float
@@ -55,6 +80,7 @@ class HeldOut:
     calibration_error: float
     calibration: tuple[CalibrationBin, ...]
     own: dict[str, float] = dataclasses.field(default_factory=dict)
+    by_entropy: tuple[EntropyBucket, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +122,15 @@ class Training:
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
         plans: Several if the steps were raised; empty for runs of older versions.
+        flops: Of all steps, teachers in the step included; None for runs of older
+            versions.
     """
 
     tokens_per_second: float | None
     mfu: float | None
     skipped_steps: int
     plans: tuple[Plan, ...] = ()
+    flops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +148,8 @@ class Run:
         teachers: The entries of `Results.teachers` that it learned from.
         tasks: The metrics of `config.evaluate.tasks`, by task and name; that of a mean
             with its standard error as "NAME_stderr".
+        passage: What it predicts in a held-out text; None: not measured.
+        continuations: How it continues held-out texts; empty: not measured.
     """
 
     role: str
@@ -130,6 +161,8 @@ class Run:
     origin: str = ""
     teachers: tuple[str, ...] = ()
     tasks: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    passage: Passage | None = None
+    continuations: tuple[Continuation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -227,10 +260,20 @@ class TeacherInfo:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model's size, padding included, and its inference speed without a cache."""
+    """A model's size, padding included, and its inference speed without a cache.
+
+    Attributes:
+        parameters: How many; of an ensemble, those of all members.
+        forward_tokens_per_second: The speed of forward passes.
+        architecture: Its config with nothing left to fill in; None for ensembles and
+            results of older versions.
+        forward_flops: FLOPs per token; None for results of older versions.
+    """
 
     parameters: int
     forward_tokens_per_second: float
+    architecture: ModelConfig | None = None
+    forward_flops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@
 side effects come in sequence.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -204,4 +205,5 @@ def train(
                 meter.resume()
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
-    return Result(params, curve(records), summary(records))
+    training = dataclasses.replace(summary(records), flops=run.flops * steps)
+    return Result(params, curve(records), training)

@@ -1,6 +1,6 @@
-"""The sizes and forward speeds of an experiment's models."""
+"""The size, speed and arithmetic of an experiment's models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,13 @@ from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.setting import Setting, count_parameters, parameter_shardings
 from kdjax.experiment.teachers import Teachers
 from kdjax.models import Model
+from kdjax.models.flops import forward_flops
 from kdjax.results.measured import ModelInfo, teacher_role
 from kdjax.train.sources import device_batches
 
 
 def measure_models(
-    student: Model, teachers: Teachers, setting: Setting
+    setting: Setting, teachers: Teachers, student: Model
 ) -> dict[str, ModelInfo]:
     """Returns the size and forward speed of the student and of every teacher."""
     rows, size = (
@@ -40,9 +41,19 @@ def measure_models(
         batch,
     )
     return {
-        name: ModelInfo(sum(count_parameters(m) for m, _ in members), speed[name])
+        name: _info([m for m, _ in members], speed[name], setting)
         for name, members in models.items()
     }
+
+
+def _info(models: Sequence[Model], speed: float, setting: Setting) -> ModelInfo:
+    length = setting.config.data.length
+    return ModelInfo(
+        parameters=sum(map(count_parameters, models)),
+        forward_tokens_per_second=speed,
+        architecture=models[0].config if len(models) == 1 else None,
+        forward_flops=sum(forward_flops(model.config, length) for model in models),
+    )
 
 
 def _forward(members: Any) -> Callable[[Any, Any], Any]:

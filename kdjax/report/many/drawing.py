@@ -1,0 +1,175 @@
+"""The report card's plots, from settings to what the plots take."""
+
+import collections
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kdjax.report.many.comparison import Comparison, Setting
+from kdjax.report.many.overrides import place, shown
+from kdjax.report.plots.axis import Mark, axis
+from kdjax.report.plots.heat import heat
+from kdjax.report.plots.many_curves import Course, many_curves
+from kdjax.report.plots.pareto import Measure, Model, pareto
+from kdjax.report.summary import METRICS
+from kdjax.results.measured import VALIDATION
+
+_SHOWN = ("bits_per_byte", "forward_kl")
+_MOST_HEAT_MAPS = 3
+_LONGEST = 24  # characters of a value
+_MEASURES = (
+    Measure("parameters", less_is_better=True),
+    Measure("forward tokens/s", less_is_better=False),
+    Measure("training FLOPs", less_is_better=True),
+)
+
+
+def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
+    """Yields the name, a description and the PNG of each plot that there is data for.
+
+    Args:
+        comparison: The settings; only ranked ones are drawn.
+    """
+    if len(comparison.ranked) < 2:
+        return
+    for number, key in enumerate(comparison.axes, start=1):
+        yield (
+            f"axis-{number}",
+            f"Bits per byte and KL against {comparison.names[key]}, with the seeds' "
+            "standard deviation.",
+            _axis(comparison, key),
+        )
+    for number, pair in enumerate(_pairs(comparison), start=1):
+        x, y = (comparison.names[key] for key in pair)
+        yield (
+            f"heat-{number}",
+            f"Bits per byte for {x} and {y}.",
+            _heat(comparison, pair),
+        )
+    if png := _curves(comparison):
+        yield "curves", "Held-out bits per byte against the training step.", png
+    if png := pareto(_MEASURES, [*_models(comparison)]):
+        words = "Bits per byte against parameters, speed and training FLOPs."
+        yield "pareto", words, png
+
+
+def _axis(comparison: Comparison, key: str) -> bytes:
+    tried = [s.overrides[key] for s in comparison.ranked if key in s.overrides]
+    values = [
+        value
+        for number, value in enumerate(comparison.axes[key])
+        if any(place(comparison.axes[key], other) == number for other in tried)
+    ]
+    marks = []
+    for setting in comparison.ranked:
+        if key not in setting.overrides:
+            continue
+        final = setting.summary.roles["student"].final[VALIDATION]
+        twin = setting.summary.roles.get("twin")
+        others = [
+            f"{comparison.names[other]} {shown(setting.overrides[other])}"
+            for other in comparison.axes
+            if other != key and other in setting.overrides
+        ]
+        marks.append(
+            Mark(
+                place(values, setting.overrides[key]),
+                ", ".join(others),
+                tuple(final[name].mean for name in _SHOWN),
+                tuple(final[name].spread or 0.0 for name in _SHOWN),
+                twin.final[VALIDATION]["bits_per_byte"].mean if twin else None,
+                setting is comparison.best,
+            )
+        )
+    labels = ["bits/byte", METRICS["forward_kl"].label.removesuffix(" \u2193")]
+    labels[1] = labels[1].replace(" (nats/token)", ",\nnats/token")
+    name = comparison.names[key]
+    return axis(name, values, [*map(_tick, values)], labels, marks)
+
+
+def _tick(value: Any) -> str:
+    """Returns a value in words that leave room for the plot."""
+    words = shown(value)
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 3]}..."
+
+
+def _pairs(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Yields pairs of axes of which enough combinations have been tried."""
+    found = 0
+    for x, y in itertools.combinations(comparison.axes, 2):
+        cells = _cells(comparison, (x, y))
+        columns = {column for column, _ in cells}
+        rows = {row for _, row in cells}
+        if min(len(columns), len(rows)) < 2 or found == _MOST_HEAT_MAPS:
+            continue
+        # A random search tries hardly any value twice: that is no map.
+        if 2 * len(cells) >= len(columns) * len(rows):
+            found += 1
+            yield x, y
+
+
+def _cells(
+    comparison: Comparison, pair: tuple[str, str]
+) -> dict[tuple[int, int], float]:
+    """Returns the best mean bits/byte at each pair of values."""
+    cells: dict[tuple[int, int], float] = {}
+    for setting in comparison.ranked:  # the best first
+        if all(key in setting.overrides for key in pair):
+            x, y = (place(comparison.axes[k], setting.overrides[k]) for k in pair)
+            cells.setdefault((x, y), setting.score.mean)
+    return cells
+
+
+def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
+    title = "Held-out bits/byte"
+    if len(comparison.axes) > 2:
+        title += ", the best of all other axes"
+    x, y = ([*map(_tick, comparison.axes[key])] for key in pair)
+    names = comparison.names[pair[0]], comparison.names[pair[1]]
+    return heat(names, (x, y), _cells(comparison, pair), title)
+
+
+def _curves(comparison: Comparison) -> bytes | None:
+    courses = []
+    for setting in comparison.ranked:
+        if points := _course(setting, "student"):
+            courses.append(Course(setting.name, points))
+    if not courses or comparison.best is None:
+        return None
+    twin = _course(comparison.best, "twin")
+    return many_curves(courses, Course("twin", twin) if twin else None)
+
+
+def _course(setting: Setting, role: str) -> Sequence[tuple[int, float]]:
+    """Returns the mean over seeds at the steps that all seeds have."""
+    runs = [run for run in setting.results.runs if run.role == role and run.curve]
+    by_step: dict[int, list[float]] = collections.defaultdict(list)
+    for point in itertools.chain.from_iterable(run.curve for run in runs):
+        by_step[point.step].append(point.bits_per_byte)
+    return [
+        (step, statistics.fmean(values))
+        for step, values in sorted(by_step.items())
+        if len(values) == len(runs)
+    ]
+
+
+def _models(comparison: Comparison) -> Iterator[Model]:
+    seen = set()
+    for setting in comparison.ranked:
+        for role in ("student", "twin", "teacher"):
+            found = setting.summary.roles.get(role)
+            if found is None:
+                continue
+            info = setting.results.models[found.model]
+            costs: tuple[float | None, ...] = (
+                float(info.parameters),
+                info.forward_tokens_per_second,
+                found.flops.mean if found.flops else None,
+            )
+            bits = found.final[VALIDATION]["bits_per_byte"].mean
+            is_best = setting is comparison.best and role == "student"
+            # Settings share teachers and twins, whose speed is measured each time.
+            if (role, bits) not in seen or role == "student":
+                yield Model(role, costs, bits, is_best)
+            seen.add((role, bits))

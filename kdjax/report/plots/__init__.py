@@ -1,0 +1,1 @@
+"""The plots of reports and report cards, as PNG files in memory."""
