@@ -68,7 +68,7 @@ def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> 
         continuations=continuations(results),
         origin=origin(results),
         steps=steps(results),
-        cpu_seconds=cpu_seconds(results),
+        spent=cpu_seconds(results),
         architectures={name: words for name, words in built.items() if words},
         parameters=parameters(results.config.distill),
         config_json=json.dumps(dataclasses.asdict(results.config), indent=2),
