@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from measurements import make_ensemble_results, make_results, with_run
+from measurements import make_ensemble_results, make_results, make_run, with_run
 from scipy import stats
 
 from kdjax.report.statistics import Statistic
@@ -183,3 +183,29 @@ def test_columns_come_in_the_order_of_the_runs():
     ]
     assert roles["student of a"].model == "student"
     assert roles["teacher a"].model == "teacher a"
+
+
+def test_equal_compute_may_reverse_the_verdict_of_equal_tokens():
+    results = make_results(student=[1.5, 1.5, 1.5], twin=[1.6, 1.61, 1.62])
+
+    def with_longer(scores):
+        longer = [
+            make_run("equal-compute twin", seed, score)
+            for seed, score in enumerate(scores)
+        ]
+        return dataclasses.replace(results, runs=(*results.runs, *longer))
+
+    summary = summarise(with_longer([1.4, 1.41, 1.42]))
+    assert summary.verdict.startswith("Distillation paid")
+    assert "the twin takes 100 steps and reaches 1.4100" in summary.verdict
+    assert "at equal compute distillation does not pay" in summary.verdict
+    assert "(0.0900 bits/byte, beyond the spread" in summary.verdict
+    # The teacher's training cost as many FLOPs as the twin's.
+    assert "is not counted, would pay for 100 more." in summary.verdict
+    assert "pays at equal compute as well" in (
+        summarise(with_longer([1.55, 1.56, 1.57])).verdict
+    )
+    assert "pays at equal compute is unclear" in (
+        summarise(with_longer([1.4, 1.6, 1.5])).verdict
+    )
+    assert "equal compute" not in summarise(results).verdict

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kdjax.report.compute import compute_sentence
 from kdjax.report.cost import cost_words, training_cost
 from kdjax.report.statistics import (
     Outcome,
@@ -119,7 +120,7 @@ def summarise(results: Results) -> Summary:
         difference=found,
         gap_closed=gap_closed,
         outcome=outcome(found),
-        verdict=verdict(scores, gap_closed),
+        verdict=verdict(scores, gap_closed) + compute_sentence(results, scores),
         cost=cost_words(results),
     )
 
