@@ -1,6 +1,7 @@
 """All commands under one name.
 
     kdjax run --config=kdjax:gpt_small    what python -m kdjax.main does
+    kdjax sweep --config=kdjax:gpt_small --set 'distill.alpha=[0.5, 1.0]'
     kdjax generate --checkpoint=runs/gpt_small --prompt='def main('
     kdjax export --workdir=runs/gpt_small --to=student
     kdjax report --workdir=runs/gpt_small
@@ -16,6 +17,7 @@ import kdjax
 
 COMMANDS = {
     "run": "kdjax.main",
+    "sweep": "kdjax.sweep",
     "generate": "kdjax.generate",
     "export": "kdjax.export",
     "report": "kdjax.report",

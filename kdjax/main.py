@@ -9,17 +9,14 @@ of the config can be overridden: --config.distill.temperature=2. docs/config.md 
 all of them. The second line finds the same config wherever kdjax is installed.
 """
 
-import ast
-import contextlib
 import pathlib
 import sys
-from typing import Any
 
-import ml_collections
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+from kdjax.config.flags import read_literals
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
 from kdjax.config.validation import validate
@@ -36,33 +33,7 @@ _WORKDIR = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Delete the experiment found in the workdir and start over."
 )
-
-
-class _Literal(flags.ArgumentParser):  # type: ignore[type-arg]
-    """Reads a number or a schedule; whether it fits its key, `validate` tells."""
-
-    def parse(self, argument: Any) -> Any:
-        for read in (ast.literal_eval, float) if isinstance(argument, str) else ():
-            with contextlib.suppress(ValueError, SyntaxError):
-                return read(argument.strip())
-        return argument
-
-
-class _Switch(flags.BooleanParser):
-    """Reads true or false; that it is neither, `validate` tells."""
-
-    def parse(self, argument: Any) -> Any:
-        try:
-            return super().parse(argument)
-        except ValueError:
-            return argument
-
-
-# By default a flag for a number takes no schedule, and one for a schedule no number;
-# and what they do not take, they refuse in other words than `validate`.
-for kind in (int, float, ml_collections.ConfigDict):
-    config_flags.register_flag_parser_for_type(kind, _Literal())
-config_flags.register_flag_parser_for_type(bool, _Switch())
+read_literals()
 
 
 def main(argv: list[str]) -> None:

@@ -27,8 +27,9 @@ ROOMS = (
     "evaluation",
     "experiment",
     "report",
+    "sweeps",
 )
-DOORS = ("main", "generate", "export", "__main__", "running")
+DOORS = ("main", "sweep", "generate", "export", "__main__", "running")
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)
 WALLS = {
     "flax": ("models",),
@@ -42,11 +43,12 @@ WALLS = {
     "gguf": ("formats.gguf", "checkpoints.gguf"),
     "transformers": (),
     "huggingface_hub": ("checkpoints.hub",),
+    "filelock": ("core.locks",),
     "tensorboardX": ("train.records",),
     "matplotlib": ("report.plots",),
     "jinja2": ("text.chat", "report.page"),
     "ml_collections": ("config", *DOORS),
-    "absl": ("core.cli", "report.__main__", *DOORS),
+    "absl": ("core.cli", "config.flags", "report.__main__", *DOORS),
     "tensorflow": (),
     "torch": (),
     "pickle": (),
