@@ -27,7 +27,7 @@ def test_the_command_lists_its_commands_and_each_of_them_exists():
     ("arguments", "words"),
     [
         (["genrate"], "no command 'genrate'; did you mean 'generate'?"),
-        (["--config=x.py"], "no command '--config=x.py'; try run, generate"),
+        (["--config=x.py"], "no command '--config=x.py'; try run, sweep, generate"),
         (["run", "--config=kdjax:gpt_smal"], "no example config 'gpt_smal'; it has"),
         (["run"], "--config is missing"),
         (["generate", "--prompt=x"], "--checkpoint is missing"),

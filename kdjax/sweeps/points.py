@@ -113,7 +113,7 @@ def name_points(every: Sequence[Overrides]) -> list[str]:
 
     Example:
         >>> name_points([{"distill.alpha": 0.5, "student.train.steps": 20}])
-        ['alpha=0.5,steps=20-4fd4ac76']
+        ['alpha=0.5,steps=20-e5004fbc']
     """
     return [_name(overrides) for overrides in every]
 

@@ -1,0 +1,165 @@
+"""What several experiments need is made once, by whoever comes first."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from kdjax.config.parsing import convert
+from kdjax.core.files import read_json, write_json
+from kdjax.core.locks import Lock
+from kdjax.experiment.setting import Setting
+from kdjax.experiment.students import Start
+from kdjax.experiment.teachers import Teachers
+from kdjax.parallel.sharding import barrier
+
+_LINKED = ("model", "metrics.jsonl", "plans.json", "tensorboard")
+_PLANS = "shared.json"
+
+
+class SharedTwin:
+    """One seed's twin, which all experiments with the same `shared` directory share.
+
+    A twin learns from no teacher, so that no key of the objective changes it. Its run
+    is in a directory named by all that does; the experiment's own links to it, and has
+    the metrics, which compare it with this experiment's teachers.
+
+    A run whose steps are raised is another run, which begins as a copy of the first: an
+    experiment that is not raised still needs that.
+    """
+
+    def __init__(
+        self, name: str, seed: int, start: Start, teachers: Teachers, setting: Setting
+    ) -> None:
+        """Makes nothing yet.
+
+        Args:
+            name: The run's name.
+            seed: Its seed.
+            start: Where it starts.
+            teachers: Whose first one it may be pruned from.
+            setting: The experiment's setting, with a `shared` directory.
+        """
+        assert setting.shared is not None
+        self._name, self._shared = name, setting.shared
+        self._own = setting.workdir / name
+        self._identity = _identity(seed, start, teachers, setting)
+        self._steps = setting.config.student.train.steps
+        self._earlier = self._finished_plans()
+
+    @property
+    def directory(self) -> epath.Path:
+        """The directory of its run."""
+        return self._directory((*self._earlier, self._steps))
+
+    @property
+    def lock(self) -> epath.Path:
+        """The file of the lock on it."""
+        return self._shared / "locks" / f"{self.directory.name}.lock"
+
+    def begin(self) -> None:
+        """Copies the run that this one extends, if there is one; the lock is held."""
+        if not self._earlier or self.directory.exists():
+            return
+        copy = self._shared / f"{self.directory.name}.{uuid.uuid4().hex[:8]}.tmp"
+        shutil.copytree(self._directory(self._earlier), copy)
+        copy.rename(self.directory)
+
+    def link(self) -> None:
+        """Makes the run appear in the experiment's own directory."""
+        self._own.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(self.directory, self._own)
+        for name in _LINKED:
+            temporary = self._own / f"{name}.{uuid.uuid4().hex[:8]}.tmp"
+            os.symlink(os.path.join(target, name), temporary)
+            temporary.replace(self._own / name)
+        write_json(self._own / _PLANS, {"steps": [*self._earlier, self._steps]})
+
+    def _finished_plans(self) -> tuple[int, ...]:
+        """Returns for how many steps the experiment's twin was trained, each time."""
+        path = self._own / _PLANS
+        if not path.exists():
+            return ()
+        steps = convert(read_json(path).get("steps"), tuple[int, ...], str(path))
+        return tuple(n for n in steps if n < self._steps)
+
+    def _directory(self, plans: Sequence[int]) -> epath.Path:
+        content = json.dumps([self._identity, list(plans)], sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()[:16]
+        role, _, seed = self._name.rpartition("-")
+        return self._shared / f"{role}-{key}-{seed}"
+
+
+def may_share(setting: Setting, name: str) -> bool:
+    """Returns whether a run is shared: not one that the experiment began on its own."""
+    own = setting.workdir / name / "checkpoints"
+    return setting.shared is not None and not own.exists()
+
+
+def process_lock(shared: epath.Path, workdir: epath.Path) -> Lock:
+    """Returns the lock that the process of one of several experiments holds."""
+    return Lock(shared / "locks" / f"{workdir.name}.lock")
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: epath.Path | None, what: str) -> Iterator[None]:
+    """Holds a lock while other experiments wait; the first process takes it.
+
+    Args:
+        path: The lock's file; None: nothing is locked.
+        what: What is made, for a message to those that wait.
+    """
+    is_first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        if path is not None and is_first:
+            stack.enter_context(Lock(path).held(what))
+        barrier(f"locked {what}")
+        yield
+        barrier(f"made {what}")
+
+
+def once(
+    path: epath.Path, what: str, is_made: Callable[[], bool]
+) -> contextlib.AbstractContextManager[None]:
+    """Returns `one_at_a_time`, without the lock if the thing is there already."""
+    return one_at_a_time(None if is_made() else path, what)
+
+
+def _identity(
+    seed: int, start: Start, teachers: Teachers, setting: Setting
+) -> dict[str, Any]:
+    """Returns all that determines a twin and its record, but for its steps."""
+    config, info = setting.config, setting.prepared.info
+    student = dataclasses.asdict(config.student)
+    del student["train"]["steps"]
+    origin = ""
+    if config.student.path:
+        origin = setting.opened[config.student.path].fingerprint
+    elif config.student.is_pruned:
+        first = next(iter(config.all_teachers.values()))
+        # On all processes alike: only the first knows the hash of a loaded teacher.
+        origin = teachers.first.sha256
+        if first.path:
+            origin = setting.opened[first.path].fingerprint
+    return {
+        "seed": seed,
+        "student": student,
+        "model": dataclasses.asdict(start.model.config),
+        "origin": origin,
+        "tokenizer": setting.prepared.tokenizer.sha256,
+        "data": [info["splits"][split]["sha256"] for split in ("train", "validation")],
+        "length": config.data.length,
+        "special_tokens": info.get("special_tokens", ""),
+        # When it is evaluated, its curve is part of the report.
+        "evaluate": [config.evaluate.every, config.evaluate.rows],
+        "batch": config.evaluate.batch_size,
+        "checkpoint": config.checkpoint.every,
+    }
