@@ -33,6 +33,9 @@ _WORKDIR = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Delete the experiment found in the workdir and start over."
 )
+_SHARED = flags.DEFINE_string(
+    "shared", "", "Where runs are that other experiments, as of a sweep, need as well."
+)
 read_literals()
 
 
@@ -59,7 +62,8 @@ def main(argv: list[str]) -> None:
     from kdjax import report
     from kdjax.experiment.experiment import run
 
-    results = run(settings, directory, overwrite=_OVERWRITE.value)
+    shared = epath.Path(_SHARED.value).expanduser() if _SHARED.value else None
+    results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
     if is_first:
         page = report.write(results, directory / "report")
         verdict = report.summarise(results).verdict

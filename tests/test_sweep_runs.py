@@ -310,13 +310,16 @@ def test_a_lock_ends_with_its_owner(tmp_path):
     lock.release()
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, capsys):
     def refuse(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(UsageError, match=r"has no locks .*No locks available"):
         Lock(epath.Path(tmp_path) / "point.lock").try_to_take()
+    # An experiment alone needs none.
+    with Lock(epath.Path(tmp_path) / "rows.lock").held("rows", is_needed=False):
+        assert "note: rows: no lock" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', '{"step": "1"}', "\x00"])

@@ -14,6 +14,7 @@ from kdjax.core.logging import say
 
 # What a file system without flock answers; NFS may lack its lock daemon.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Lock:
@@ -23,12 +24,11 @@ class Lock:
     """
 
     def __init__(self, path: epath.Path) -> None:
-        """Makes the file's directory, but does not take the lock.
+        """Neither makes the file nor takes the lock.
 
         Args:
             path: The lock's file.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         # A marker file in place of flock would outlive its owner.
         self._lock = filelock.FileLock(os.fspath(path), fallback_to_soft=False)
@@ -37,7 +37,7 @@ class Lock:
         """Takes the lock unless another process holds it, and returns whether it did.
 
         Raises:
-            UsageError: The file system has no locks.
+            UsageError: The file system has no locks, or cannot be written to.
         """
         return self._take(0.0)
 
@@ -46,16 +46,26 @@ class Lock:
         self._lock.release()
 
     @contextlib.contextmanager
-    def held(self, what: str) -> Iterator[None]:
+    def held(self, what: str, *, is_needed: bool = True) -> Iterator[None]:
         """Waits for the lock and holds it, saying whom it waits for.
 
         Args:
             what: What the lock is on, for the message.
+            is_needed: False: where no lock can be had, a note says so.
 
         Raises:
-            UsageError: The file system has no locks.
+            UsageError: It is needed, and the file system has no locks or cannot be
+                written to.
         """
-        if not self._take(0.0):
+        try:
+            is_free = self._take(0.0)
+        except UsageError as error:
+            if is_needed:
+                raise
+            say(f"note: {what}: no lock, so start one experiment at a time: {error}")
+            yield
+            return
+        if not is_free:
             say(f"{what}: waiting for {self.owner()}, which is at it")
             self._take(-1.0)
         try:
@@ -76,10 +86,15 @@ class Lock:
 
     def _take(self, seconds: float) -> bool:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=seconds)
         except filelock.Timeout:
             return False
         except OSError as error:
+            if error.errno in _READ_ONLY:
+                raise UsageError(
+                    f"cannot write to {self._path.parent} ({error.strerror})"
+                ) from None
             if error.errno not in _UNSUPPORTED:
                 raise
             raise UsageError(

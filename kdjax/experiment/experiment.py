@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,15 @@ from etils import epath
 
 from kdjax.checkpoints import StoredModel, hub
 from kdjax.config.parsing import convert, from_mapping
-from kdjax.config.schema import AnyConfig, Config, TokenizerConfig
+from kdjax.config.schema import AnyConfig, Config
 from kdjax.config.validation import check_batches, validate
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
-from kdjax.core.logging import Progress, mute, say
-from kdjax.data import Document, Prepared, prepare
+from kdjax.core.logging import mute, say
 from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.locking import one_at_a_time, process_lock
+from kdjax.experiment.rows import prepare_rows
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
     Setting,
@@ -28,6 +29,7 @@ from kdjax.experiment.setting import (
     fetch_named,
     parameter_shardings,
 )
+from kdjax.experiment.shared import train_once
 from kdjax.experiment.students import (
     Start,
     open_student,
@@ -43,14 +45,13 @@ from kdjax.experiment.teachers import (
     teacher_architecture,
 )
 from kdjax.experiment.workdir import (
-    cache_directory,
     check_data,
     claim,
     compile_cache,
     make_cache,
 )
 from kdjax.models import Model
-from kdjax.parallel.sharding import barrier, make_mesh
+from kdjax.parallel.sharding import make_mesh
 from kdjax.results.files import read_run
 from kdjax.results.measured import (
     DataInfo,
@@ -69,7 +70,11 @@ from kdjax.train.task import next_token_task
 
 
 def run(
-    config: AnyConfig, workdir: epath.PathLike, *, overwrite: bool = False
+    config: AnyConfig,
+    workdir: epath.PathLike,
+    *,
+    overwrite: bool = False,
+    shared: epath.PathLike | None = None,
 ) -> Results:
     """Runs all stages that are not done yet and returns what was measured.
 
@@ -77,12 +82,26 @@ def run(
         config: The config, as `kdjax.config.default()` with changes or as a `Config`.
         workdir: The experiment's own directory, claimed for this config.
         overwrite: Whether to delete an experiment found there.
+        shared: A directory where experiments, as those of a sweep, have the runs that
+            several of them need; None: this one has all its runs in its own.
 
     Raises:
         UsageError: The config contradicts itself, the directory is another config's,
             or devices, data, teacher or disk do not fit the config.
     """
     config, workdir = validate(config), epath.Path(workdir).expanduser()
+    if shared is None:
+        return _run(config, workdir, overwrite, None)
+    shared = epath.Path(shared).expanduser()
+    # Of a sweep's worker that was killed, the process may have outlived it.
+    with one_at_a_time(process_lock(shared, workdir), str(workdir)):
+        return _run(config, workdir, overwrite, shared)
+
+
+def _run(
+    config: Config, workdir: epath.Path, overwrite: bool, shared: epath.Path | None
+) -> Results:
+    """Does what `run` says."""
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -93,9 +112,9 @@ def run(
     make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     opened: dict[str, StoredModel] = {}
-    prepared = _prepare(config, fetch_named(config, opened))
+    prepared = prepare_rows(config, fetch_named(config, opened))
     task = next_token_task(prepared.bits_per_byte)
-    setting = Setting(config, workdir, prepared, mesh, task, opened)
+    setting = Setting(config, workdir, prepared, mesh, task, opened, shared=shared)
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))
@@ -116,33 +135,6 @@ def run(
         *_student_runs(start, evaluator, teachers, setting),
     ]
     return _results(setting, teachers, start.model, runs)
-
-
-def _prepare(config: Config, tokenizer: TokenizerConfig) -> Prepared:
-    """Returns the rows, which the first process makes while the others wait."""
-    cache = cache_directory(config)
-
-    def track(documents: Iterable[Document], split: str, size: int) -> Iterator[Any]:
-        with Progress(f"tokenising {split}", size, unit="byte") as progress:
-            for document in documents:
-                yield document
-                progress.update(len(document.text.encode()))
-
-    def rows() -> Prepared:
-        return prepare(config.data, tokenizer, cache, track=track)
-
-    if jax.process_index() == 0:
-        prepared = rows()
-    barrier("rows")
-    if jax.process_index() != 0:
-        prepared = rows()
-    for name, size in prepared.info["splits"].items():
-        lost = f", {size['lost_bytes']:,} bytes without an id"
-        say(
-            f"data: {name}: {size['rows']:,} rows, {size['bytes'] / 1e6:.1f} MB"
-            + (lost if size["lost_bytes"] else "")
-        )
-    return prepared
 
 
 def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
@@ -210,7 +202,7 @@ def _student_runs(
                 say(f"{name}: done before")
                 yield done
                 continue
-            trained = trainer(name, seed, directory / "model", directory, start.params)
+            trained = train_once(trainer, role, seed, start, teachers, setting)
             found = Run(
                 role=role.name,
                 seed=seed,

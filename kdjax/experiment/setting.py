@@ -34,6 +34,7 @@ class Setting(NamedTuple):
         mesh: The devices.
         task: What models are trained for and judged on.
         opened: The models on disk opened so far, by path.
+        shared: Where runs are that other experiments need as well; None: nowhere.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
     mesh: Mesh
     task: Task
     opened: dict[str, StoredModel]
+    shared: epath.Path | None = None
 
 
 class Trained(NamedTuple):

@@ -1,22 +1,23 @@
-"""What several experiments need is made once, by whoever comes first."""
+"""Twins that several experiments need: each is trained once, by who comes first."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
+from kdjax.checkpoints import native
 from kdjax.config.parsing import convert
 from kdjax.core.files import read_json, write_json
-from kdjax.core.locks import Lock
-from kdjax.experiment.setting import Setting
+from kdjax.experiment.locking import one_at_a_time
+from kdjax.experiment.runs import Role, Trainer
+from kdjax.experiment.setting import Setting, Trained
 from kdjax.experiment.students import Start
 from kdjax.experiment.teachers import Teachers
 from kdjax.parallel.sharding import barrier
@@ -98,39 +99,44 @@ class SharedTwin:
         return self._shared / f"{role}-{key}-{seed}"
 
 
-def may_share(setting: Setting, name: str) -> bool:
+def train_once(
+    trainer: Trainer,
+    role: Role,
+    seed: int,
+    start: Start,
+    teachers: Teachers,
+    setting: Setting,
+) -> Trained:
+    """Returns a trained student or twin; only twins are shared.
+
+    Args:
+        trainer: What trains it.
+        role: What it is for.
+        seed: Its seed.
+        start: Where it starts.
+        teachers: Whose first one it may be pruned from.
+        setting: The experiment's setting.
+    """
+    name = role.run(seed)
+    directory = setting.workdir / name
+    if role.teachers or not _may_share(setting, name):
+        return trainer(name, seed, directory / "model", directory, start.params)
+    twin = SharedTwin(name, seed, start, teachers, setting)
+    model = twin.directory / "model"
+    with one_at_a_time(twin.lock, name, is_made=native.is_model(model)):
+        if jax.process_index() == 0:
+            twin.begin()
+        barrier(f"begun {name}")
+        trained = trainer(name, seed, model, twin.directory, start.params)
+    if jax.process_index() == 0:
+        twin.link()
+    return trained
+
+
+def _may_share(setting: Setting, name: str) -> bool:
     """Returns whether a run is shared: not one that the experiment began on its own."""
     own = setting.workdir / name / "checkpoints"
     return setting.shared is not None and not own.exists()
-
-
-def process_lock(shared: epath.Path, workdir: epath.Path) -> Lock:
-    """Returns the lock that the process of one of several experiments holds."""
-    return Lock(shared / "locks" / f"{workdir.name}.lock")
-
-
-@contextlib.contextmanager
-def one_at_a_time(path: epath.Path | None, what: str) -> Iterator[None]:
-    """Holds a lock while other experiments wait; the first process takes it.
-
-    Args:
-        path: The lock's file; None: nothing is locked.
-        what: What is made, for a message to those that wait.
-    """
-    is_first = jax.process_index() == 0
-    with contextlib.ExitStack() as stack:
-        if path is not None and is_first:
-            stack.enter_context(Lock(path).held(what))
-        barrier(f"locked {what}")
-        yield
-        barrier(f"made {what}")
-
-
-def once(
-    path: epath.Path, what: str, is_made: Callable[[], bool]
-) -> contextlib.AbstractContextManager[None]:
-    """Returns `one_at_a_time`, without the lock if the thing is there already."""
-    return one_at_a_time(None if is_made() else path, what)
 
 
 def _identity(

@@ -10,7 +10,7 @@ from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_json
 from kdjax.core.locks import Lock
-from kdjax.experiment import workdir
+from kdjax.experiment.workdir import FAILED, differences
 from kdjax.sweeps.bindings import plain
 from kdjax.sweeps.commands import PROGRAM, arguments, line
 from kdjax.sweeps.points import Point, axes
@@ -52,7 +52,7 @@ class Sweep(NamedTuple):
 
     def failure(self, point: Point) -> epath.Path:
         """Returns the file that says why a point failed, if it did."""
-        return self.workdir(point) / "failed.json"
+        return self.workdir(point) / FAILED
 
     def lock(self, name: str) -> Lock:
         """Returns the lock on a point, or on the whole sweep."""
@@ -138,7 +138,7 @@ def _check_own(found: Mapping[str, Any], sweep: Sweep, path: epath.Path) -> None
         known = set()
     if not isinstance(base, dict) or not known:
         raise UsageError(f"{path} is damaged; {advice}, or delete {path.parent}")
-    if changed := [*workdir._differences(base, plain(sweep.base))]:
+    if changed := differences(base, plain(sweep.base)):
         raise UsageError(
             f"{path.parent} is a sweep of a different config: {'; '.join(changed)}; "
             f"{advice}"

@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 from kdjax.core.files import write_json
 from kdjax.core.locks import Lock
 from kdjax.core.logging import say
+from kdjax.experiment.locking import process_lock
 from kdjax.experiment.workdir import finished_report
 from kdjax.sweeps.plan import Sweep, read_failure
 from kdjax.sweeps.points import Point
@@ -22,7 +23,6 @@ from kdjax.sweeps.scores import describe, note_time
 _LOOK_EVERY, _WAIT_FOR_OTHERS = 0.1, 1.0  # seconds
 _GRACE = 10.0  # seconds that a stopped run gets
 _LONGEST = 300  # characters of a reason
-RUN_LOCK = ".run"  # ends the name of the lock that a point's own process holds
 
 
 class Task(NamedTuple):
@@ -126,7 +126,7 @@ class Worker:
         if not lock.try_to_take():
             return
         # The process of a worker that was killed may have outlived it.
-        own = sweep.lock(f"{name}{RUN_LOCK}")
+        own = Lock(process_lock(sweep.shared, sweep.workdir(task.point)))
         if not own.try_to_take():
             lock.release()
             return
