@@ -71,7 +71,7 @@ def final_state(workdir):
     shapes = jax.eval_shape(lambda: create_state(model.init, optimizer, key))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = abstract(shapes, jax.tree.map(lambda _: sharding, shapes))
-    saved = Checkpoints(directory / "checkpoints", config.checkpoint)
+    saved = Checkpoints(directory, config.checkpoint)
     assert saved.latest() == STEPS
     return saved.restore(STEPS, like)
 
@@ -169,23 +169,25 @@ def test_more_seeds_go_on_in_a_finished_workdir(place, straight):
     assert [r["seed"] for r in report["runs"] if r["role"] == "twin"] == [0, 1]
 
 
-def test_a_finished_student_is_trained_on_when_the_steps_are_raised(place, straight):
-    longer = "--config.student.train.steps=90"
-    extended = run(place, "straight", longer, "--config.checkpoint.every=30")
-    assert "student-0: resuming at step 80 of 90 (extended from 80" in extended.stderr
-    student, twin = (place / "straight" / role for role in ("student-0", "twin-0"))
-    for directory in (student, twin):
-        records = read_metrics(epath.Path(directory))
-        assert [r["step"] for r in records if "train/loss" in r] == [*range(1, 91)]
-    (found,) = (
-        run
-        for run in from_json(read_report(place / "straight"), "report.json").runs
-        if run.name == "student-0"
-    )
-    assert found.steps == 90
-    assert found.training.plans == (Plan(0, 80), Plan(80, 90))
+def test_raised_steps_make_a_new_student_like_the_finished_ones(place, straight):
+    changes = "--config.student.train.steps=90", "--config.seeds=3"
+    extended = run(place, "straight", *changes, "--config.checkpoint.every=30")
+    assert "steps raised from 80: every student" in extended.stderr
+    assert "student-0: resuming at step 80 of 90" in extended.stderr
+    rates = {}
+    for name in ("student-0", "student-2", "twin-0", "twin-2"):
+        records = read_metrics(epath.Path(place / "straight" / name))
+        logged = {r["step"]: r for r in records if "train/loss" in r}
+        assert [*logged] == [*range(1, 91)]
+        rates[name] = [r["train/learning_rate"] for r in logged.values()]
+    assert all(found == rates["student-0"] for found in rates.values())
+    results = from_json(read_report(place / "straight"), "report.json")
+    found = {run.name: run for run in results.runs}
+    assert {found[name].steps for name in rates} == {90}
+    plans = {found[name].training.plans for name in rates}
+    assert plans == {(Plan(0, 80), Plan(80, 90))}
     page = (place / "straight" / "report" / "report.html").read_text()
-    assert "student-0 at step 80, from 80 to 90 steps" in page
+    assert "80, then on to 90" in page
     shorter = runs.run(*arguments(place, "straight"), check=False)
     assert shorter.returncode == 2
     assert "config.student.train.steps is 90 there and 80 now" in shorter.stderr

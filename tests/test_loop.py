@@ -19,12 +19,11 @@ from kdjax.config import (
 )
 from kdjax.core.errors import UsageError
 from kdjax.parallel.sharding import abstract, make_mesh, shardings
-from kdjax.results.measured import Plan
 from kdjax.targets.online import of_ensemble
 from kdjax.train.learner import whole_model
 from kdjax.train.loop import Job, Run, prepare, train
 from kdjax.train.objective import distillation
-from kdjax.train.records import note_plan, read_metrics
+from kdjax.train.records import read_metrics
 from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Rows, batch_shapes
 from kdjax.train.task import next_token_task
@@ -136,30 +135,12 @@ def test_an_extended_run_is_a_longer_one_to_the_bit(programs, tmp_path):
         for path in (tmp_path / "short", tmp_path / "long")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 6
-    assert straight.training.plans == (Plan(0, 6),)
-    assert extended.training.plans == (Plan(0, 3), Plan(3, 6))
 
 
 def test_an_extension_without_its_checkpoint_is_refused(programs, tmp_path):
     run = run_of(programs[1], 0, tmp_path)._replace(extends=3)
     with pytest.raises(UsageError, match="no checkpoint of step 3"):
         train(programs[1], run, CheckpointConfig(every=2), 1)
-
-
-def test_a_run_s_plans_survive_kills_and_starts_from_the_beginning(tmp_path):
-    directory = epath.Path(tmp_path)
-
-    def plans(start, steps, extends=0):
-        return note_plan(directory, Plan(start, steps), extends=extends, enabled=True)
-
-    assert plans(0, 10) == plans(4, 10) == (Plan(0, 10),)
-    assert plans(10, 20) == plans(13, 20) == (Plan(0, 10), Plan(10, 20))
-    assert plans(13, 40) == (Plan(0, 10), Plan(10, 20), Plan(13, 40))
-    assert plans(0, 40) == (Plan(0, 40),)
-    (directory / "plans.json").unlink()  # as older versions leave a directory
-    assert plans(5, 10) == (Plan(0, 10),)
-    (directory / "plans.json").unlink()
-    assert plans(10, 20, extends=10) == (Plan(0, 10), Plan(10, 20))
 
 
 def test_a_program_refuses_another_shape_instead_of_compiling_again(program, tmp_path):

@@ -54,5 +54,6 @@ class Evaluator:
             self._used.add(step)
             say("evaluation: compiling ...")
         batches = device_batches(stored, self._setting.mesh, size, rows)
-        metrics = evaluate(step, params, frozen, batches)
+        with self._setting.clock("evaluation"):
+            metrics = evaluate(step, params, frozen, batches)
         return self._setting.task.finish(metrics, split)

@@ -3,8 +3,7 @@
 import dataclasses
 import datetime
 import platform
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,20 +13,20 @@ from kdjax.checkpoints import StoredModel, hub
 from kdjax.config.parsing import convert, from_mapping
 from kdjax.config.schema import AnyConfig, Config
 from kdjax.config.validation import check_batches, validate
+from kdjax.core.clock import Clock
 from kdjax.core.compilation import keep_compiled
 from kdjax.core.files import write_json
 from kdjax.core.logging import mute, say
-from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.locking import one_at_a_time, process_lock
+from kdjax.experiment.models import measure_models
+from kdjax.experiment.plans import read_plans
 from kdjax.experiment.rows import prepare_rows
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import (
     Setting,
     check_vocabularies,
-    count_parameters,
     fetch_named,
-    parameter_shardings,
 )
 from kdjax.experiment.shared import train_once
 from kdjax.experiment.students import (
@@ -50,7 +49,6 @@ from kdjax.experiment.workdir import (
     compile_cache,
     make_cache,
 )
-from kdjax.models import Model
 from kdjax.parallel.sharding import make_mesh
 from kdjax.results.files import read_run
 from kdjax.results.measured import (
@@ -64,8 +62,7 @@ from kdjax.results.measured import (
     teacher_role,
 )
 from kdjax.targets.online import of_model
-from kdjax.train.objective import distillation, hard_labels
-from kdjax.train.sources import device_batches
+from kdjax.train.objective import Objective, distillation, hard_labels
 from kdjax.train.task import next_token_task
 
 
@@ -112,9 +109,11 @@ def _run(
     make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")
     opened: dict[str, StoredModel] = {}
-    prepared = prepare_rows(config, fetch_named(config, opened))
+    clock = Clock()
+    with clock("data"):
+        prepared = prepare_rows(config, fetch_named(config, opened))
     task = next_token_task(prepared.bits_per_byte)
-    setting = Setting(config, workdir, prepared, mesh, task, opened, shared=shared)
+    setting = Setting(config, workdir, prepared, mesh, task, opened, clock, shared)
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))
@@ -134,7 +133,9 @@ def _run(
         *_start_run(start, evaluator, teachers, setting),
         *_student_runs(start, evaluator, teachers, setting),
     ]
-    return _results(setting, teachers, start.model, runs)
+    with clock("evaluation"):
+        models = measure_models(start.model, teachers, setting)
+    return _results(setting, teachers, models, runs)
 
 
 def _teacher_runs(teachers: Teachers, setting: Setting) -> Iterator[Run]:
@@ -221,10 +222,13 @@ def _student_runs(
 
 def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> Recipe:
     config = setting.config.student
-    objective = hard_labels()
-    if role.teachers:
-        predict, steps = teachers.predict(role.teachers), config.train.steps
-        objective = distillation(predict, setting.config.distill, steps)
+    predict = teachers.predict(role.teachers)
+
+    def objective(steps: int) -> Objective:
+        if not role.teachers:
+            return hard_labels()
+        return distillation(predict, setting.config.distill, steps)
+
     return Recipe(
         start.model,
         objective,
@@ -232,11 +236,15 @@ def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> R
         teachers.frozen(role.teachers),
         config.train,
         config.rules,
+        read_plans(setting.workdir, config.train.steps),
     )
 
 
 def _results(
-    setting: Setting, teachers: Teachers, student: Model, runs: list[Run]
+    setting: Setting,
+    teachers: Teachers,
+    models: dict[str, ModelInfo],
+    runs: list[Run],
 ) -> Results:
     """Returns the results for `report.write`."""
     config, device = setting.config, jax.devices()[0]
@@ -263,46 +271,7 @@ def _results(
             )
             for name, trained in teachers.trained.items()
         },
-        models=_models(setting, teachers, student),
+        models=models,
         runs=tuple(runs),
+        cpu_seconds=setting.clock.spent(),
     )
-
-
-def _models(
-    setting: Setting, teachers: Teachers, student: Model
-) -> dict[str, ModelInfo]:
-    """Returns the size and forward speed of the student and of every teacher."""
-    rows, size = (
-        setting.prepared.splits["validation"],
-        setting.config.evaluate.batch_size,
-    )
-    batch = next(device_batches(rows, setting.mesh, size))
-    rules = setting.config.student.rules
-    placed = parameter_shardings(student, rules, setting)
-    params = jax.jit(student.init, out_shardings=placed)(jax.random.key(0))
-    models: dict[str, Any] = {"student": ((student, params),)}
-    for name, trained in teachers.trained.items():
-        models[teacher_role(name)] = ((trained.model, trained.params),)
-    say("forward speed: compiling ...")
-    models["teacher"] = tuple((t.model, t.params) for t in teachers.trained.values())
-    speed = forward_speed(
-        {
-            name: partial(_forward(members), [p for _, p in members])
-            for name, members in models.items()
-        },
-        batch,
-    )
-    return {
-        name: ModelInfo(sum(count_parameters(m) for m, _ in members), speed[name])
-        for name, members in models.items()
-    }
-
-
-def _forward(members: Any) -> Callable[[Any, Any], Any]:
-    """Returns the forward pass of one model, or of several in turn."""
-
-    def forward(params: Any, batch: Any) -> Any:
-        inputs = batch["tokens"], batch["segments"]
-        return [m.logits(p, *inputs) for (m, _), p in zip(members, params, strict=True)]
-
-    return jax.jit(forward)

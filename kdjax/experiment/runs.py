@@ -18,10 +18,12 @@ from kdjax.models.flops import forward_flops
 from kdjax.parallel.sharding import barrier
 from kdjax.results.measured import (
     CurvePoint,
+    Plan,
     Training,
     run_name,
     trained_steps,
 )
+from kdjax.train.checkpoints import latest_step
 from kdjax.train.learner import Frozen, whole_model
 from kdjax.train.loop import Job, Program, Run, prepare, train
 from kdjax.train.objective import Objective
@@ -60,29 +62,32 @@ class Recipe(NamedTuple):
 
     Attributes:
         model: The model to train.
-        objective: What it minimises.
+        objective: From the number of steps to what it minimises.
         teachers: The models that run in the step, to count its FLOPs.
         frozen: Their parameters.
         train: Steps, batch size and optimiser.
         rules: Sharding rules that take precedence over the default ones.
+        plans: The numbers of steps that were planned one after the other; the last
+            one is that of `train`.
     """
 
     model: Model
-    objective: Objective
+    objective: Callable[[int], Objective]
     teachers: tuple[Model, ...]
     frozen: Frozen
     train: TrainConfig
     rules: Rules
+    plans: tuple[int, ...]
 
 
 class Trainer:
-    """Trains one recipe for any number of seeds, compiling it once."""
+    """Trains one recipe for any number of seeds, compiling each plan once."""
 
     def __init__(self, recipe: Recipe, evaluator: Evaluator, setting: Setting) -> None:
         """Compiles nothing yet."""
         self._recipe, self._evaluator, self._setting = recipe, evaluator, setting
         self._rows = setting.prepared.splits["train"]
-        self._program: Program | None = None
+        self._programs: dict[int, Program] = {}
 
     def __call__(
         self,
@@ -94,7 +99,8 @@ class Trainer:
     ) -> Trained:
         """Returns the model in the directory, trained as long as the recipe says.
 
-        A model that was trained for fewer steps is trained on from its checkpoint.
+        A model that was trained for fewer steps is trained on from its checkpoint,
+        by one plan after the other.
 
         Args:
             name: The run's name in messages.
@@ -108,26 +114,35 @@ class Trainer:
         if native.is_model(directory):
             curve, _ = _record(native.NativeModel(directory))
             trained = trained_steps(curve)
-        if trained >= recipe.train.steps:
+        *earlier, last = recipe.plans
+        if trained >= last:
             return load_trained(name, directory, recipe.model, recipe.rules, setting)
         size = count_parameters(recipe.model)
         say(f"{name}: {size:,} parameters; metrics in {metrics}")
-        run = Run(
-            name=name,
-            directory=metrics,
-            seed=seed,
-            source=Rows(self._rows, recipe.train, seed, setting.mesh),
-            frozen=recipe.frozen,
-            evaluate=self._evaluator.along_the_run,
-            evaluate_every=setting.config.evaluate.every,
-            flops=self._flops(),
-            first_params=first_params,
-            extends=trained,
-        )
-        config = setting.config
-        if self._program is None:
-            say(f"{name}: compiling ...")
-        result = train(self._compiled(), run, config.checkpoint, config.log_every)
+        begun = max(trained, latest_step(metrics))
+        for steps in (*(plan for plan in earlier if plan > begun), last):
+            run = Run(
+                name=name,
+                directory=metrics,
+                seed=seed,
+                source=Rows(self._rows, recipe.train, seed, setting.mesh),
+                frozen=recipe.frozen,
+                evaluate=self._evaluator.along_the_run,
+                evaluate_every=setting.config.evaluate.every,
+                flops=self._flops(),
+                first_params=first_params,
+                extends=max([trained, *(plan for plan in earlier if plan < steps)]),
+            )
+            if steps not in self._programs:
+                say(f"{name}: compiling ...")
+                with setting.clock("compiling"):
+                    self._programs[steps] = self._compile(steps)
+            config = setting.config
+            with setting.clock("training steps"):
+                result = train(
+                    self._programs[steps], run, config.checkpoint, config.log_every
+                )
+        training = dataclasses.replace(result.training, plans=_plans(recipe.plans))
         tokenizer = setting.prepared.tokenizer
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)
@@ -137,29 +152,26 @@ class Trainer:
             "tokenizer": tokenizer.sha256,
             "end_of_text": tokenizer.end_of_text_token,
             "curve": [dataclasses.asdict(point) for point in result.curve],
-            "training": dataclasses.asdict(result.training),
+            "training": dataclasses.asdict(training),
         }
         native.save_model(directory, result.params, card)
         barrier(f"saved {name}")
         return _trained(recipe.model, result.params, native.NativeModel(directory))
 
-    def _compiled(self) -> Program:
-        if self._program is None:
-            recipe, setting = self._recipe, self._setting
-            batch = batch_shapes(self._rows, recipe.train.batch_size, setting.mesh)
-            self._program = prepare(
-                Job(
-                    learner=whole_model(recipe.model),
-                    objective=recipe.objective,
-                    task=setting.task,
-                    config=recipe.train,
-                    rules=recipe.rules,
-                    mesh=setting.mesh,
-                    frozen=recipe.frozen,
-                    batch=batch,
-                )
+    def _compile(self, steps: int) -> Program:
+        recipe, setting = self._recipe, self._setting
+        return prepare(
+            Job(
+                learner=whole_model(recipe.model),
+                objective=recipe.objective(steps),
+                task=setting.task,
+                config=dataclasses.replace(recipe.train, steps=steps),
+                rules=recipe.rules,
+                mesh=setting.mesh,
+                frozen=recipe.frozen,
+                batch=batch_shapes(self._rows, recipe.train.batch_size, setting.mesh),
             )
-        return self._program
+        )
 
     def _flops(self) -> float:
         """Returns the FLOPs of a step; a backward pass costs two forward passes."""
@@ -168,6 +180,10 @@ class Trainer:
         for teacher in self._recipe.teachers:
             token += forward_flops(teacher.config, length)
         return token * self._recipe.train.batch_size * length
+
+
+def _plans(steps: tuple[int, ...]) -> tuple[Plan, ...]:
+    return tuple(map(Plan, (0, *steps), steps))
 
 
 def load_trained(

@@ -11,6 +11,7 @@ from kdjax.checkpoints import StoredModel, hub, open_model
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.model_rules import check_model
 from kdjax.config.schema import Config, Rules, TokenizerConfig
+from kdjax.core.clock import Clock
 from kdjax.core.errors import UsageError
 from kdjax.data import Prepared
 from kdjax.experiment.workdir import check_space
@@ -34,6 +35,7 @@ class Setting(NamedTuple):
         mesh: The devices.
         task: What models are trained for and judged on.
         opened: The models on disk opened so far, by path.
+        clock: Accounts for CPU seconds.
         shared: Where runs are that other experiments need as well; None: nowhere.
     """
 
@@ -43,6 +45,7 @@ class Setting(NamedTuple):
     mesh: Mesh
     task: Task
     opened: dict[str, StoredModel]
+    clock: Clock
     shared: epath.Path | None = None
 
 

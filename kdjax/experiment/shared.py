@@ -13,17 +13,15 @@ import jax
 from etils import epath
 
 from kdjax.checkpoints import native
-from kdjax.config.parsing import convert
-from kdjax.core.files import read_json, write_json
 from kdjax.experiment.locking import one_at_a_time
+from kdjax.experiment.plans import read_plans
 from kdjax.experiment.runs import Role, Trainer
 from kdjax.experiment.setting import Setting, Trained
 from kdjax.experiment.students import Start
 from kdjax.experiment.teachers import Teachers
 from kdjax.parallel.sharding import barrier
 
-_LINKED = ("model", "metrics.jsonl", "plans.json", "tensorboard")
-_PLANS = "shared.json"
+_LINKED = ("model", "metrics.jsonl", "tensorboard")
 
 
 class SharedTwin:
@@ -53,13 +51,12 @@ class SharedTwin:
         self._name, self._shared = name, setting.shared
         self._own = setting.workdir / name
         self._identity = _identity(seed, start, teachers, setting)
-        self._steps = setting.config.student.train.steps
-        self._earlier = self._finished_plans()
+        self._plans = read_plans(setting.workdir, setting.config.student.train.steps)
 
     @property
     def directory(self) -> epath.Path:
         """The directory of its run."""
-        return self._directory((*self._earlier, self._steps))
+        return self._directory(self._plans)
 
     @property
     def lock(self) -> epath.Path:
@@ -68,10 +65,11 @@ class SharedTwin:
 
     def begin(self) -> None:
         """Copies the run that this one extends, if there is one; the lock is held."""
-        if not self._earlier or self.directory.exists():
+        earlier = self._directory(self._plans[:-1])
+        if self.directory.exists() or not native.is_model(earlier / "model"):
             return
         copy = self._shared / f"{self.directory.name}.{uuid.uuid4().hex[:8]}.tmp"
-        shutil.copytree(self._directory(self._earlier), copy)
+        shutil.copytree(earlier, copy)
         copy.rename(self.directory)
 
     def link(self) -> None:
@@ -82,15 +80,6 @@ class SharedTwin:
             temporary = self._own / f"{name}.{uuid.uuid4().hex[:8]}.tmp"
             os.symlink(os.path.join(target, name), temporary)
             temporary.replace(self._own / name)
-        write_json(self._own / _PLANS, {"steps": [*self._earlier, self._steps]})
-
-    def _finished_plans(self) -> tuple[int, ...]:
-        """Returns for how many steps the experiment's twin was trained, each time."""
-        path = self._own / _PLANS
-        if not path.exists():
-            return ()
-        steps = convert(read_json(path).get("steps"), tuple[int, ...], str(path))
-        return tuple(n for n in steps if n < self._steps)
 
     def _directory(self, plans: Sequence[int]) -> epath.Path:
         content = json.dumps([self._identity, list(plans)], sort_keys=True)

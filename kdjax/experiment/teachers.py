@@ -149,7 +149,15 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
     if candidate.stored is not None:
         return _load(name, candidate.stored, config, setting)
     trainer = Trainer(
-        Recipe(model, hard_labels(), (), {}, config.train, config.rules),
+        Recipe(
+            model,
+            lambda steps: hard_labels(),
+            (),
+            {},
+            config.train,
+            config.rules,
+            (config.train.steps,),
+        ),
         Evaluator(of_model(model), teacher, setting),
         setting,
     )

@@ -12,6 +12,7 @@ from etils import epath
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
+from kdjax.experiment.plans import raise_steps
 
 _CONFIG = "config.json"
 # Keys that may change between two starts of one experiment: they affect where and how
@@ -59,6 +60,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         # A config alone, left by a start that failed early, claims nothing.
         elif set(names) > {_CONFIG}:
             _check_same(found, wanted, workdir)
+            raise_steps(workdir, _steps(found), _steps(wanted))
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / _CONFIG, wanted)
     except OSError as error:
@@ -161,6 +163,10 @@ def differences(found: Any, wanted: Any) -> list[str]:
 def _plain(config: Config) -> Any:
     """Returns the config as read back from JSON (with lists for tuples)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _steps(config: Any) -> int:
+    return int(config["student"]["train"]["steps"])
 
 
 def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]:

@@ -15,10 +15,11 @@ from kdjax.report.plots import calibration, curves, styles
 from kdjax.report.summary import Summary, summarise
 from kdjax.report.tables import tables
 from kdjax.report.words import (
-    extensions,
+    cpu_seconds,
     optimizer,
     origin,
     setting,
+    steps,
     stored_weights,
 )
 from kdjax.results.files import to_json
@@ -74,6 +75,7 @@ def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> 
         images={name: base64.b64encode(png).decode() for name, png in images.items()},
         colors={role: look["color"] for role, look in looks.items()},
         origin=origin(results),
-        extensions=extensions(results),
+        steps=steps(results),
+        cpu_seconds=cpu_seconds(results),
         config_json=json.dumps(dataclasses.asdict(results.config), indent=2),
     )

@@ -1,6 +1,5 @@
 """Results in words, for the page and the model card."""
 
-import itertools
 import re
 from collections.abc import Sequence
 
@@ -46,17 +45,28 @@ def optimizer(config: TrainConfig) -> str:
     )
 
 
-def extensions(results: Results) -> str:
-    """Returns which runs were made longer than planned, in words; "" if none was."""
-    found = []
-    for run in results.runs:
-        plans = run.training.plans if run.training else ()
-        for before, after in itertools.pairwise(plans):
-            found.append(
-                f"{run.name} at step {after.start:,}, from {before.steps:,} to "
-                f"{after.steps:,} steps"
-            )
-    return "; ".join(found)
+def steps(results: Results) -> str:
+    """Returns how long students were trained, with the lengths planned before."""
+    trained = [run.training for run in results.runs if run.role == "student"]
+    plans = next((found.plans for found in trained if found and found.plans), ())
+    earlier = [f"{plan.steps:,}" for plan in plans[:-1]]
+    last = f"{results.config.student.train.steps:,}"
+    if not earlier:
+        return last
+    return (
+        f"{', '.join(earlier)}, then on to {last}, each with the schedules of a run "
+        "of that length"
+    )
+
+
+def cpu_seconds(results: Results) -> str:
+    """Returns what the CPU seconds went into, in words; "" if that is unknown."""
+    spent = results.cpu_seconds
+    total = sum(spent.values())
+    if not total:
+        return ""
+    shares = (f"{activity} {value / total:.1%}" for activity, value in spent.items())
+    return f"{total:,.0f}: {', '.join(shares)}"
 
 
 def setting(value: float | ScheduleConfig) -> str:

@@ -84,7 +84,7 @@ class Training:
         tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
-        plans: Several if the run was extended; empty for runs of older versions.
+        plans: Several if the steps were raised; empty for runs of older versions.
     """
 
     tokens_per_second: float | None
@@ -232,6 +232,8 @@ class Results:
         teachers: By name; a single one is called "teacher".
         models: By name, as in `Run.model`.
         runs: All models that were measured, in the order of the report's columns.
+        cpu_seconds: Those of the first process since it was last started, by what
+            they went into, largest first; empty for reports of older versions.
     """
 
     created: str
@@ -242,6 +244,7 @@ class Results:
     teachers: dict[str, TeacherInfo]
     models: dict[str, ModelInfo]
     runs: tuple[Run, ...]
+    cpu_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def trained_steps(curve: Sequence[CurvePoint]) -> int:

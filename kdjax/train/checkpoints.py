@@ -7,7 +7,16 @@ from etils import epath
 from kdjax.config.schema import CheckpointConfig
 from kdjax.train.state import TrainState
 
+DIRECTORY = "checkpoints"  # of a run
 _POLICIES = ocp.checkpoint_managers
+
+
+def latest_step(run: epath.Path) -> int:
+    """Returns the step of a run's newest complete checkpoint; 0: there is none."""
+    directory = run / DIRECTORY
+    if not directory.exists():
+        return 0
+    return max(ocp.utils.checkpoint_steps(directory), default=0)
 
 
 class Checkpoints:
@@ -17,12 +26,14 @@ class Checkpoints:
     never inside.
     """
 
-    def __init__(self, directory: epath.Path, config: CheckpointConfig) -> None:
+    def __init__(self, run: epath.Path, config: CheckpointConfig) -> None:
+        """Opens those of the run with this directory."""
+
         def loss(metrics: dict[str, float]) -> float:
             return metrics["loss"]
 
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            (run / DIRECTORY).absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_POLICIES.AnyPreservationPolicy(
                     [

@@ -4,8 +4,7 @@
 side effects come in sequence.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,13 +18,13 @@ from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
 from kdjax.losses import LossSharding
 from kdjax.parallel.sharding import abstract
-from kdjax.results.measured import CurvePoint, Plan, Training
+from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.learner import Frozen, Learner
 from kdjax.train.meter import Meter, curve, summary
 from kdjax.train.objective import Objective
 from kdjax.train.optimizers import make_optimizer
-from kdjax.train.records import note_plan, read_metrics
+from kdjax.train.records import read_metrics
 from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Source
 from kdjax.train.state import (
@@ -94,7 +93,7 @@ class Run(NamedTuple):
         flops: FLOPs of one step.
         first_params: Returns the initial parameters, which the run then owns; None:
             the learner's initialisation.
-        extends: The steps of the finished run that it continues; 0: it is new.
+        extends: The steps of the shorter run that it continues; 0: it is new.
     """
 
     name: str
@@ -161,23 +160,17 @@ def train(
         UsageError: The checkpoint of the run that it extends is gone.
     """
     steps, headline = program.job.config.steps, program.job.task.headline
-    saved = Checkpoints(run.directory / "checkpoints", checkpoints)
+    saved = Checkpoints(run.directory, checkpoints)
     start = saved.latest() or 0
     if start < run.extends:
         raise UsageError(
             f"{run.directory}/checkpoints has no checkpoint of step {run.extends:,}, "
             "from which training would continue; choose another --workdir"
         )
-    plans = note_plan(
-        run.directory,
-        Plan(start, steps),
-        extends=run.extends,
-        enabled=jax.process_index() == 0,
-    )
     if start:
         state, position = saved.restore(start, program.shapes)
         run.source.restore(position)
-        say(f"{run.name}: resuming at step {start:,} of {steps:,}{_changed(plans)}")
+        say(f"{run.name}: resuming at step {start:,} of {steps:,}")
     elif run.first_params is not None:
         state = program.start(run.first_params())
     else:
@@ -211,12 +204,4 @@ def train(
                 meter.resume()
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
-    training = dataclasses.replace(summary(records), plans=plans)
-    return Result(params, curve(records), training)
-
-
-def _changed(plans: Sequence[Plan]) -> str:
-    """Returns a remark for the user if a run is longer than it was meant to be."""
-    if len(plans) < 2:
-        return ""
-    return f" (extended from {plans[-2].steps:,}; schedules follow the new length)"
+    return Result(params, curve(records), summary(records))

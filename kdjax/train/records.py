@@ -1,6 +1,5 @@
 """A run's metrics on disk: one JSON object a line, and the same for TensorBoard."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +7,8 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
-from kdjax.config.parsing import convert
 from kdjax.core.errors import UsageError
-from kdjax.core.files import read_json, write_bytes, write_json
-from kdjax.results.measured import Plan
+from kdjax.core.files import write_bytes
 
 
 class MetricWriter:
@@ -50,36 +47,6 @@ class MetricWriter:
         """Flushes what TensorBoard still holds."""
         if self._board is not None:
             self._board.close()
-
-
-def note_plan(
-    directory: epath.Path, plan: Plan, *, extends: int, enabled: bool
-) -> tuple[Plan, ...]:
-    """Returns the plans that a run has followed, the present one last.
-
-    Args:
-        directory: The run's directory, where `plans.json` keeps them.
-        plan: The present one.
-        extends: The steps of the finished run that it extends; 0: of none.
-        enabled: Whether to write the file; False on all processes but the first.
-
-    Raises:
-        UsageError: The file is damaged.
-    """
-    path = directory / "plans.json"
-    earlier: tuple[Plan, ...] = ()
-    if path.exists():
-        found = convert(read_json(path).get("plans"), tuple[Plan, ...], str(path))
-        # A run that starts over from its beginning has no earlier plan.
-        earlier = tuple(p for p in found if p.start < plan.start)
-    elif plan.start:  # by a version that kept no plans
-        earlier = (Plan(0, extends or plan.steps),)
-    is_new = not earlier or earlier[-1].steps != plan.steps
-    plans = (*earlier, plan) if is_new else earlier
-    if enabled:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"plans": [dataclasses.asdict(p) for p in plans]})
-    return plans
 
 
 def read_metrics(directory: epath.Path) -> list[dict[str, Any]]:
