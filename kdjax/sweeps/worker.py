@@ -231,7 +231,7 @@ def _failure_id(sweep: Sweep, point: Point) -> object:
 def _reason(sweep: Sweep, point: Point, code: int) -> str:
     """Returns in a line why a point's process ended."""
     path = sweep.log(point)
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
     said = [line for line in lines if line.strip()]
     errors = [line for line in said if line.startswith("error: ")]
     if code < 0:
