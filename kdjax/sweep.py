@@ -24,7 +24,7 @@ from kdjax.config.packaged import resolve
 from kdjax.config.validation import validate
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
-from kdjax.sweeps import bindings, commands, plan, points, yielded
+from kdjax.sweeps import base_flags, bindings, commands, plan, points, yielded
 
 _GIVEN = tuple(sys.argv)  # before example configs' names are replaced by their paths
 _CONFIG = config_flags.DEFINE_config_file(
@@ -116,8 +116,9 @@ def _sweep() -> plan.Sweep:
         samples=_SAMPLES.value,
         seed=_SEED.value,
     )
-    given = tuple(a for a in _GIVEN if re.match(r"--?(no)?config[.=]", a))
-    name = next(a for a in given if "=" in a).partition("=")[2]
+    given = base_flags.read(_GIVEN[1:])
+    base_flags.check(given, every)
+    name = given[0].partition("=")[2]
     directory = epath.Path(_WORKDIR.value or _default(file)).expanduser()
     return plan.Sweep(directory, name, given, base, tuple(every), _HALVING.value)
 

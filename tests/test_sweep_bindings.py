@@ -57,6 +57,7 @@ def test_lists_are_combined_and_zipped_ones_paired():
         ("baseline=[true, False]", [True, False]),
         ("data.pattern=corpus/**/*.md", ["corpus/**/*.md"]),
         ("data.pattern=[a=b, 'c d']", None),
+        ("data.pattern=[/a/b, /c]", None),
         ("data.pattern=['a=b', 'c d']", ["a=b", "c d"]),
         ("student.layer_map=[(0,), (1,)]", [[0], [1]]),
         ("student.layer_map=(1,)", [[1]]),
@@ -69,7 +70,7 @@ def test_lists_are_combined_and_zipped_ones_paired():
 )
 def test_values_are_python_literals_or_words(text, values):
     if values is None:
-        with pytest.raises(UsageError, match="is no value"):
+        with pytest.raises(UsageError, match="put quotes around texts"):
             from_flags([text], [], [])
         return
     (binding,) = from_flags([text], [], [])
@@ -223,6 +224,14 @@ def test_points_that_cannot_be_are_refused(sets, options, words):
     with pytest.raises(UsageError) as raised:
         points(*sets, **options)
     assert words in str(raised.value)
+
+
+def test_a_sweep_that_nobody_means_is_refused():
+    keys = ("seed", "teacher.seed", "distill.alpha", "distill.temperature")
+    numbers = list(range(1, 12))
+    values = {"distill.alpha": [n / 12 for n in numbers]}
+    with pytest.raises(UsageError, match="that makes 14,641 points"):
+        points(*(f"{key}={values.get(key, numbers)}" for key in keys))
 
 
 def test_names_depend_on_the_point_alone_and_are_directories():

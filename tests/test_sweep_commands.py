@@ -1,6 +1,8 @@
 """Commands of points: as the programs that will read them read them."""
 
 import json
+import pathlib
+import re
 import shlex
 import subprocess
 
@@ -85,10 +87,43 @@ def test_a_kubernetes_job_has_an_index_for_each_point(home):
         (["--samples=-1"], "--samples must be at least 0"),
         (["--commands=cron"], "commands"),
         (["--sets=seed=1"], "sets"),
+        (["--config.seed=3"], "--config.seed sets what is swept (seed)"),
+        (["--flagfile=flags.txt"], "no --flagfile"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(arguments, words):
+    pathlib.Path("flags.txt").write_text("--config.seeds=2\n")
     sweep("--set=seed=[0, 1]", *arguments, words=words)
+
+
+def test_flags_in_two_words_are_the_base_config_s_too():
+    where = "--config", "kdjax:gpt_debug", "--config.mesh.data", "-1"
+    flags = "--noconfig.baseline", "--config.seeds", "2", "--set", "seed=[5]"
+    said = runs.run("-m", "kdjax.sweep", *where, *flags, "--commands=plain")
+    assert shlex.split(said.stdout)[3:-2] == [
+        *("--config=kdjax:gpt_debug", "--config.mesh.data=-1", "--noconfig.baseline"),
+        *("--config.seeds=2", "--config.seed=5"),
+    ]
+
+
+def test_a_dry_run_counts_what_is_shared_once():
+    said = sweep("--set=seed=[0, 1]", "--set=distill.alpha=[0.5, 1]", "--dry_run")
+    assert re.search(r"once each: 1 teacher .*, 2 twins .*, 4 students", said)
+    assert said.count("unknown") == 6
+    # A student of 9,264 parameters: 3 x its forward pass and the teacher's, by hand.
+    rows = 20 * 8 * 256
+    student = 2 * (16 * (4 * 16 + 3 * 64) + 16 * 257) + 4 * 256 * 16
+    teacher = 2 * (2 * 32 * (4 * 32 + 3 * 128) + 32 * 257) + 4 * 256 * 32 * 2
+    assert f" {rows * (3 * student + teacher):.2e} " in said
+    said = sweep("--set=seed=[0, 1]", "--dry_run", "--flops_per_second=1e9")
+    assert " 10 s" in said
+    said = sweep("--set=seed=[0, 1, 2]", "--dry_run", "--halving=3")
+    assert "3 x 7, 1 x 20, 57% of the students' FLOPs" in said
+    said = sweep(
+        "--set=teacher.path=['org/name', 'org/other']",
+        *("--dry_run", "--config.tokenizer.kind=file", "--config.tokenizer.path=org/n"),
+    )
+    assert "unknown until the models' sizes are" in said
 
 
 def test_every_kind_of_value_reaches_the_config_as_it_was_bound(home):

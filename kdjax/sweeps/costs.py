@@ -15,7 +15,8 @@ from kdjax.config.student_rules import computed_as, student_model
 from kdjax.models import build
 from kdjax.models.flops import forward_flops
 from kdjax.sweeps.bindings import plain
-from kdjax.sweeps.plan import Sweep
+from kdjax.sweeps.halving import rungs
+from kdjax.sweeps.plan import Sweep, steps_of
 from kdjax.sweeps.scores import read_time
 from kdjax.text import load_tokenizer
 
@@ -77,7 +78,24 @@ def dry_run(sweep: Sweep, flops_per_second: float = 0.0) -> str:
         Cost(name, trainings, own[name] / rate if rate and name in own else None)
         for name, trainings in found.items()
     ]
-    return _table(every, is_measured=bool(taken))
+    about = _halved(sweep) if sweep.halving else ()
+    return "\n".join((_table(every, is_measured=bool(taken)), *about))
+
+
+def _halved(sweep: Sweep) -> list[str]:
+    """Returns what of the costs successive halving takes."""
+    full = max(steps_of(sweep.points))
+    plan = rungs(len(sweep.points), full, sweep.halving)
+    before = (0, *(steps for _, steps in plan))
+    taken = sum(
+        n * (steps - done) for (n, steps), done in zip(plan, before, strict=False)
+    )
+    shown = ", ".join(f"{n} x {steps:,}" for n, steps in plan)
+    share = taken / (full * len(sweep.points))
+    return [
+        f"All of this is for {full:,} steps of every point. --halving={sweep.halving} "
+        f"trains points x steps: {shown}, {share:.0%} of the students' FLOPs."
+    ]
 
 
 def _table(found: Sequence[Cost], *, is_measured: bool) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from kdjax.sweeps.values import Distribution
 
 Overrides = Mapping[str, Any]
 _LONGEST = 80  # characters of a name before its hash
+_MOST_POINTS = 10_000
 _MOST_DRAWS = 100  # per sample asked for, until enough different ones are found
 
 
@@ -76,6 +78,11 @@ def make_points(
         raise UsageError(
             "nothing is swept; give --set 'KEY=[VALUE, VALUE]', --zip, --bindings, or "
             "a sweep() in the config file"
+        )
+    if (count := math.prod(map(len, factors))) > _MOST_POINTS:
+        raise UsageError(
+            f"that makes {count:,} points, and {_MOST_POINTS:,} are the most; sweep "
+            "fewer keys or values, or draw some of them at random with --samples"
         )
     every = [
         {key: value for part in parts for key, value in part.items()}

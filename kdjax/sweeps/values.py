@@ -83,7 +83,8 @@ def parse(text: str, hint: Any) -> tuple[Any, ...] | Distribution:
     except SyntaxError as error:
         if is_text:
             return (plain,)
-        raise UsageError(f"{plain!r} is no value: {error.msg}") from None
+        quotes = "; put quotes around texts in a list" if _takes_text(hint) else ""
+        raise UsageError(f"{plain!r} is no value: {error.msg}{quotes}") from None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _distribution(node, plain)
     try:
@@ -92,8 +93,8 @@ def parse(text: str, hint: Any) -> tuple[Any, ...] | Distribution:
         if is_text:
             return (plain,)
         raise UsageError(
-            f"{plain!r} is no value; write numbers, words, lists, or one of "
-            f"{', '.join(_DRAWS)}"
+            f"{plain!r} is no value; write numbers, words, texts in quotes, lists, or "
+            f"one of {', '.join(_DRAWS)}"
         ) from None
     if not isinstance(value, list):
         return (value,)
