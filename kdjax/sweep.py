@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from kdjax.config.flags import read_literals
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
-from kdjax.config.validation import validate
+from kdjax.config.validation import parse
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 from kdjax.sweeps import base_flags, bindings, commands, plan, points, yielded
@@ -103,7 +103,7 @@ def _sweep() -> plan.Sweep:
                 f"--{flag.name} must be at least {least}; it is {flag.value}"
             )
     try:
-        base = validate(_CONFIG.value)
+        base = parse(_CONFIG.value)  # the points are checked as a whole
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
         raise UsageError(reason) from None

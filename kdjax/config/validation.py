@@ -40,6 +40,20 @@ def validate(config: AnyConfig) -> Config:
         >>> validate(config).distill.alpha.end
         0.5
     """
+    parsed = parse(config)
+    _check(parsed)
+    return parsed
+
+
+def parse(config: AnyConfig) -> Config:
+    """Returns the config as frozen dataclasses; its values may contradict each other.
+
+    Args:
+        config: As for `validate`.
+
+    Raises:
+        UsageError: An unknown key or a wrong type.
+    """
     if isinstance(config, Config):
         values = dataclasses.asdict(config)
     elif hasattr(config, "to_dict"):
@@ -50,7 +64,6 @@ def validate(config: AnyConfig) -> Config:
             f"this is {config if config is None else type(config).__name__}"
         )
     parsed: Config = from_mapping(Config, values, "config")
-    _check(parsed)
     return parsed
 
 
