@@ -79,7 +79,8 @@ class SharedTwin:
         for name in _LINKED:
             temporary = self._own / f"{name}.{uuid.uuid4().hex[:8]}.tmp"
             os.symlink(os.path.join(target, name), temporary)
-            temporary.replace(self._own / name)
+            # epath would take a link to a directory for the directory.
+            os.replace(temporary, self._own / name)
 
     def _directory(self, plans: Sequence[int]) -> epath.Path:
         content = json.dumps([self._identity, list(plans)], sort_keys=True)
