@@ -79,7 +79,7 @@ def dry_run(sweep: Sweep, flops_per_second: float = 0.0) -> str:
         for name, trainings in found.items()
     ]
     about = _halved(sweep) if sweep.halving else ()
-    return "\n".join((_table(every, is_measured=bool(taken)), *about))
+    return "\n".join((_table(every, rate, is_measured=bool(taken)), *about))
 
 
 def _halved(sweep: Sweep) -> list[str]:
@@ -98,11 +98,12 @@ def _halved(sweep: Sweep) -> list[str]:
     ]
 
 
-def _table(found: Sequence[Cost], *, is_measured: bool) -> str:
+def _table(found: Sequence[Cost], rate: float, *, is_measured: bool) -> str:
     """Returns the costs as text: a line a point, and the sum.
 
     Args:
         found: The costs.
+        rate: FLOP/s; 0: unknown.
         is_measured: Whether the times come from a finished point.
     """
     width = max(len(cost.name) for cost in found)
@@ -121,18 +122,19 @@ def _table(found: Sequence[Cost], *, is_measured: bool) -> str:
             f"{cost.name:<{width}}  {cells[0]:>10}  {cells[1]:>9}  {cells[2]:>8}  "
             f"{_time(cost.seconds):>7}"
         )
-    return "\n".join((*lines, "", *_total(found), _ABOUT[is_measured]))
+    return "\n".join((*lines, "", *_total(found, rate), _ABOUT[is_measured]))
 
 
-_COUNTED = "FLOPs are those of training the students; evaluation is not counted."
+_COUNTED = "FLOPs are those of training, evaluation is not counted."
 _ABOUT = {
-    True: f"{_COUNTED} Times: as the fastest finished point took, by FLOPs.",
+    True: f"{_COUNTED} Times: as the fastest finished point took, by FLOPs of its "
+    "students.",
     False: f"{_COUNTED} Times: FLOPs by --flops_per_second, or unknown until a point "
     "has finished.",
 }
 
 
-def _total(found: Sequence[Cost]) -> list[str]:
+def _total(found: Sequence[Cost], rate: float) -> list[str]:
     known = [t for cost in found for t in cost.trainings or ()]
     once = {training.identity: training for training in known}.values()
     parts = []
@@ -143,8 +145,10 @@ def _total(found: Sequence[Cost]) -> list[str]:
             parts.append(f"{len(ones)} {role}{plural} {sum(t.flops for t in ones):.2e}")
     if not parts:
         return ["trained: unknown until the models' sizes are"]
-    size, times = sum(t.size for t in once), [cost.seconds for cost in found]
-    seconds = None if None in times else sum(t for t in times if t is not None)
+    size = sum(training.size for training in once)
+    flops = sum(training.flops for training in once)
+    is_known = rate and all(cost.trainings is not None for cost in found)
+    seconds = flops / rate if is_known else None
     return [
         f"trained once each: {', '.join(parts)} FLOPs; {_bytes(size)}; one at a time: "
         f"{_time(seconds)}",
