@@ -197,6 +197,12 @@ def test_random_points_are_the_same_each_time_and_more_of_them_begin_alike():
     assert all(float(f"{10**r:.5e}") == pytest.approx(10**r, rel=1e-12) for r in rates)
 
 
+def test_random_keys_are_drawn_apart_from_each_other():
+    keys = "distill.alpha", "student.train.data_fraction"
+    found = overrides(*(f"{key}=uniform(0, 1)" for key in keys), samples=5)
+    assert not any(point[keys[0]] == point[keys[1]] for point in found)
+
+
 def test_lists_multiply_random_points():
     found = overrides("seed=int_uniform(0, 9)", "distill.alpha=[0.5, 1]", samples=3)
     assert len(found) == 6

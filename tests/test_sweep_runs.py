@@ -311,9 +311,10 @@ def test_a_lock_ends_with_its_owner(tmp_path):
     lock.release()
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, capsys, code):
     def refuse(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(code, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(UsageError, match=r"has no locks .*No locks available"):
