@@ -171,11 +171,13 @@ def _manifest(sweep: plan.Sweep, name: str) -> str:
 def _run(sweep: plan.Sweep) -> None:
     """Runs all points, and exits with 1 if some of them failed."""
     from kdjax.sweeps.halving import halve
+    from kdjax.sweeps.scores import summary
     from kdjax.sweeps.worker import Worker, full_tasks
 
     plan.claim(sweep)
     worker = Worker(sweep, _WORKERS.value)
     failed = halve(sweep, worker) if sweep.halving else worker.work(full_tasks(sweep))
+    print(summary(sweep))
     if failed:
         name, reason = next(iter(failed.items()))
         print(

@@ -70,6 +70,12 @@ def kinds(found):
     return collections.Counter(pathlib.Path(name).name.split("-")[0] for name in found)
 
 
+def quality(point, role):
+    """Returns the held-out bits/byte in a point's report."""
+    found = {run["role"]: run["final"] for run in runs.read_report(point)["runs"]}
+    return found[role]["validation"]["bits_per_byte"]
+
+
 def wait_until(holds, process=None, seconds=240):
     deadline = time.monotonic() + seconds
     while not holds():
@@ -125,8 +131,11 @@ def test_two_workers_share_a_sweep_and_one_may_be_killed(texts, home):
     assert "1 twin " in said.stdout and "3 students" in said.stdout
     assert "one at a time: unknown" not in said.stdout
     before = trained()
-    sweep(texts, more)
+    said = sweep(texts, more)
     assert kinds(trained() - before) == {"student": 1}
+    best = min(points(), key=lambda point: quality(point, "student"))
+    assert said.stdout.startswith("3 of 3 points have finished in sweep; the best ")
+    assert said.stdout.endswith(f", {best.name}\n")
 
 
 def test_a_point_that_fails_is_told_and_tried_again(texts, home):

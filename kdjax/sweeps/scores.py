@@ -38,6 +38,17 @@ def describe(sweep: Sweep, point: Point) -> str:
     return f"{', '.join(known)} bits/byte"
 
 
+def summary(sweep: Sweep) -> str:
+    """Returns how many points have finished, and the best of them, in a line."""
+    found = {point.name: score(sweep, point) for point in sweep.points}
+    known = {name: value for name, value in found.items() if not math.isnan(value)}
+    line = f"{len(known)} of {len(found)} points have finished in {sweep.directory}"
+    if not known:
+        return line
+    best = min(known, key=lambda name: known[name])
+    return f"{line}; the best student: {known[best]:.4f} bits/byte, {best}"
+
+
 def note_time(sweep: Sweep, point: Point, steps: int, seconds: float) -> None:
     """Records how long a point took that was run in one go."""
     write_json(_times(sweep, point), {"seconds": round(seconds, 1), "steps": steps})
