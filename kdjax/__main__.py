@@ -1,6 +1,7 @@
 """All commands under one name.
 
     kdjax run --config=kdjax:gpt_small    what python -m kdjax.main does
+    kdjax sweep --config=kdjax:gpt_small --set 'distill.alpha=[0.5, 1.0]'
     kdjax generate --checkpoint=runs/gpt_small --prompt='def main('
     kdjax export --workdir=runs/gpt_small --to=student
     kdjax evaluate --checkpoint=runs/gpt_small --data=questions.jsonl
@@ -21,6 +22,7 @@ import kdjax
 
 COMMANDS = {
     "run": "kdjax.main",
+    "sweep": "kdjax.sweep",
     "generate": "kdjax.generate",
     "export": "kdjax.export",
     "evaluate": "kdjax.evaluate",

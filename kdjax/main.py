@@ -11,20 +11,17 @@ Any key of the config can be overridden: --config.distill.temperature=2. All key
 explained in docs/config.md and, where kdjax is installed, in kdjax/config/schema.py.
 """
 
-import ast
-import contextlib
 import pathlib
 import sys
-from typing import Any
 
-import ml_collections
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+from kdjax.config.flags import read_literals
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
-from kdjax.config.validation import parse, validate
+from kdjax.config.validation import check, parse, validate
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
@@ -42,42 +39,10 @@ _WORKDIR = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Delete the experiment found in the workdir and start over."
 )
-
-
-class _Literal(flags.ArgumentParser):  # type: ignore[type-arg]
-    """Reads a number or a schedule; whether it fits its key, `validate` tells."""
-
-    def parse(self, argument: Any) -> Any:
-        for read in (ast.literal_eval, float) if isinstance(argument, str) else ():
-            with contextlib.suppress(ValueError, SyntaxError):
-                return read(argument.strip())
-        return argument
-
-
-class _Tuple(_Literal):
-    """Reads a tuple, or one item of it; whether it is one, `validate` tells."""
-
-    def parse(self, argument: Any) -> Any:
-        found = super().parse(argument)
-        return (found,) if isinstance(found, int | float) else found
-
-
-class _Switch(flags.BooleanParser):
-    """Reads true or false; that it is neither, `validate` tells."""
-
-    def parse(self, argument: Any) -> Any:
-        try:
-            return super().parse(argument)
-        except ValueError:
-            return argument
-
-
-# By default a flag for a number takes no schedule, and one for a schedule no number;
-# and what they do not take, they refuse in other words than `validate`.
-for kind in (int, float, ml_collections.ConfigDict):
-    config_flags.register_flag_parser_for_type(kind, _Literal())
-config_flags.register_flag_parser_for_type(tuple, _Tuple())
-config_flags.register_flag_parser_for_type(bool, _Switch())
+_SHARED = flags.DEFINE_string(
+    "shared", "", "Where runs are that other experiments, as of a sweep, need as well."
+)
+read_literals()
 
 
 def main(argv: list[str]) -> None:
@@ -88,6 +53,7 @@ def main(argv: list[str]) -> None:
     check_single(sys.argv)
     try:
         settings = parse(_CONFIG.value)
+        check(settings)
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
         raise UsageError(reason) from None
@@ -105,7 +71,8 @@ def main(argv: list[str]) -> None:
     from kdjax import report
     from kdjax.experiment.experiment import run
 
-    results = run(settings, directory, overwrite=_OVERWRITE.value)
+    shared = epath.Path(_SHARED.value).expanduser() if _SHARED.value else None
+    results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
     if is_first:
         page = report.write(results, directory / "report")
         verdict = report.summarise(results).verdict

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from kdjax.config.schema import AnyConfig
-from kdjax.config.validation import parse, validate
+from kdjax.config.validation import check, parse, validate
 from kdjax.experiment.paths import check_paths
 from kdjax.experiment.workdir import finished_report
 
@@ -35,6 +35,7 @@ def run(
             or devices, data, teacher or disk do not fit the config.
     """
     settings, directory = parse(config), epath.Path(workdir).expanduser()
+    check(settings)
     if not overwrite and finished_report(directory, settings) is not None:
         from kdjax.results.files import read
 

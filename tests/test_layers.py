@@ -27,9 +27,10 @@ ROOMS = (
     "evaluation",
     "experiment",
     "report",
+    "sweeps",
 )
 DOORS = (
-    *("main", "generate", "export", "evaluate", "harness"),
+    *("main", "sweep", "generate", "export", "evaluate", "harness"),
     *("__main__", "running"),
 )
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)
@@ -46,11 +47,12 @@ WALLS = {
     "transformers": (),
     "lm_eval": ("evaluation.harness", "harness"),
     "huggingface_hub": ("checkpoints.hub",),
+    "filelock": ("core.locks",),
     "tensorboardX": ("train.records",),
     "matplotlib": ("report.plots",),
     "jinja2": ("text.chat", "report.rendering"),
     "ml_collections": ("config", *DOORS),
-    "absl": ("core.cli", "report.__main__", *DOORS),
+    "absl": ("core.cli", "config.flags", "report.__main__", *DOORS),
     "tensorflow": (),
     "torch": (),
     "pickle": (),

@@ -35,8 +35,8 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
 
 def check_key(
     cls: type[Any], key: str, path: str, root: type[Any] | None = None
-) -> None:
-    """Raises, suggesting a key that exists, if a dotted key does not exist in `cls`.
+) -> Any:
+    """Returns the annotation of a dotted key of `cls`, which `convert` takes.
 
     Args:
         cls: A dataclass.
@@ -46,7 +46,7 @@ def check_key(
             `cls`.
 
     Raises:
-        UsageError: There is no such key.
+        UsageError: There is no such key; the message suggests one that exists.
     """
     root = root or cls
     name, _, rest = key.partition(".")
@@ -58,12 +58,12 @@ def check_key(
         name, _, rest = rest.partition(".")
         hint, path = typing.get_args(hint)[1], f"{path}.{name}"
     if not rest:
-        return
+        return hint
     choices = filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint)))
     inner = next(choices, None)
     if inner is None:
         raise UsageError(f"{path} has no keys of its own, so {rest!r} cannot be set")
-    check_key(typing.cast(type, inner), rest, path, root)
+    return check_key(typing.cast(type, inner), rest, path, root)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

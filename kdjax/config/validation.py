@@ -41,17 +41,19 @@ def validate(config: AnyConfig) -> Config:
         0.5
     """
     parsed = parse(config)
+    check(parsed)
     _check_divergence(parsed.distill)
     return parsed
 
 
 def parse(config: AnyConfig) -> Config:
-    """Returns what `validate` does, and leaves out the check that imports jax.
+    """Returns the config as frozen dataclasses; its values may contradict each other.
 
-    That is the one of the divergence's name and parameters.
+    Args:
+        config: As for `validate`.
 
     Raises:
-        UsageError: As `validate`.
+        UsageError: An unknown key or a wrong type.
     """
     if isinstance(config, Config):
         values = dataclasses.asdict(config)
@@ -63,12 +65,14 @@ def parse(config: AnyConfig) -> Config:
             f"this is {config if config is None else type(config).__name__}"
         )
     parsed: Config = from_mapping(Config, values, "config")
-    _check(parsed)
     return parsed
 
 
-def _check(config: Config) -> None:
-    """Raises on the first error that can be found without a device or a file."""
+def check(config: Config) -> None:
+    """Raises as `validate`, except for the divergence's name and parameters.
+
+    To know those means to import jax, which takes a second.
+    """
     for value, name in (
         (config.seeds, "seeds"),
         (config.log_every, "log_every"),
@@ -105,7 +109,7 @@ def _check_distill(distill: DistillConfig) -> None:
 
 
 def _check_divergence(distill: DistillConfig) -> None:
-    # Imported here because it imports jax: see `parse`.
+    # Imported here because it imports jax: see `check`.
     from kdjax.losses import DIVERGENCES, check_parameters
 
     if distill.kind not in DIVERGENCES:

@@ -41,6 +41,7 @@ class Setting(NamedTuple):
         clock: Accounts for CPU seconds.
         tasks: What is measured of every model beside its held-out text.
         own_metrics: The user's own metrics of a token.
+        shared: Where runs are that other experiments need as well; None: nowhere.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Setting(NamedTuple):
     clock: Clock
     tasks: tuple[TaskEvaluator, ...] = ()
     own_metrics: OwnMetrics = ()
+    shared: epath.Path | None = None
 
 
 class Trained(NamedTuple):

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kdjax.checkpoints import StoredModel
+from kdjax.checkpoints import StoredModel, native
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import OptimizerConfig, TeacherConfig
 from kdjax.core.logging import say
 from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.locking import lock_on, one_at_a_time
 from kdjax.experiment.runs import Recipe, Trainer
 from kdjax.experiment.setting import Setting, Trained, make_model, open_named
 from kdjax.experiment.workdir import cache_directory
@@ -161,8 +162,14 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
         Evaluator(Subject.of(model), teacher, setting),
         setting,
     )
-    directory = cache_directory(setting.config) / "teachers" / _key(config, setting)
-    return trainer(name, config.seed, directory, setting.workdir / name)
+    key, cache = _key(config, setting), cache_directory(setting.config)
+    directory, metrics = cache / "teachers" / key, setting.workdir / name
+    if setting.shared is not None:  # so that whoever comes next can resume it
+        metrics = setting.shared / f"{name}-{key}"
+    lock, is_made = lock_on(cache, "teacher", key), native.is_model(directory)
+    is_needed = setting.shared is not None
+    with one_at_a_time(lock, name, is_made=is_made, is_needed=is_needed):
+        return trainer(name, config.seed, directory, metrics)
 
 
 def _load(

@@ -32,6 +32,7 @@ _FREE = (
     "config.data.special_tokens",
 )
 _STEPS = "config.student.train.steps"  # may be raised: students are trained on
+FAILED = "failed.json"  # why a point of a sweep failed; it claims nothing
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
@@ -47,7 +48,8 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
     """
     wanted = _plain(config)
     try:
-        names = [p.name for p in workdir.iterdir()] if workdir.exists() else []
+        there = workdir.iterdir() if workdir.exists() else ()
+        names = [path.name for path in there if path.name != FAILED]
         found = _experiment(workdir)
         if names and found is None:
             raise UsageError(
@@ -149,6 +151,16 @@ def compile_cache(config: Config) -> epath.Path | None:
     return epath.Path(path).expanduser() if path else None
 
 
+def differences(found: Any, wanted: Any) -> list[str]:
+    """Returns in words how two configs differ that no one experiment can have.
+
+    Args:
+        found: The config that is there, as JSON has it; an older one lacks new keys.
+        wanted: The config that is wanted.
+    """
+    return [*_differences(_completed(found, _plain(Config())), wanted)]
+
+
 def _plain(config: Config) -> Any:
     """Returns the config as read back from JSON (with lists for tuples)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -193,9 +205,8 @@ def _completed(found: Any, default: Any) -> Any:
 
 
 def _check_same(found: Any, wanted: Any, workdir: epath.Path) -> None:
-    differences = list(_differences(found, wanted))
-    if differences:
+    if changed := list(_differences(found, wanted)):
         raise UsageError(
-            f"{workdir} belongs to a different config: {'; '.join(differences)}. "
+            f"{workdir} belongs to a different config: {'; '.join(changed)}. "
             "Choose another --workdir, or pass --overwrite to delete what is there"
         )

@@ -7,6 +7,7 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
+from kdjax.core.errors import UsageError
 from kdjax.core.files import write_bytes
 
 
@@ -49,9 +50,26 @@ class MetricWriter:
 
 
 def read_metrics(directory: epath.Path) -> list[dict[str, Any]]:
-    """Returns the records of a run; a last line truncated by a kill is left out."""
+    """Returns the records of a run; a last line truncated by a kill is left out.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
     path = directory / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_bytes().split(b"\n")
+    return [_record(line, f"{path}, line {n}") for n, line in enumerate(lines[:-1], 1)]
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        directory = where.rpartition("/")[0]
+        raise UsageError(
+            f"{where}, is damaged; delete {directory} to train this run again"
+        )
+    return record

@@ -1,0 +1,1 @@
+"""Many experiments of one config: what differs, who runs which, what they share."""
