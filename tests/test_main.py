@@ -348,7 +348,7 @@ def test_the_exit_status_tells_a_mistake_from_a_failure(error, status, line):
     ("command", "flags", "words"),
     [
         ("export", ["--workdir=x"], "--to is missing"),
-        ("report", [], "--workdir is missing"),
+        ("report", [], "name an experiment's workdir"),
         ("generate", ["--checkpoint=", "--prompt=x"], "--checkpoint is missing"),
         ("generate", ["--checkpoint=x"], "--prompt is missing"),
         ("generate", ["--checkpoint=x", "--prompt=x", "--top_k=-1"], "top_k"),
