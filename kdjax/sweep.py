@@ -169,7 +169,9 @@ def _manifest(sweep: plan.Sweep, name: str) -> str:
 
 
 def _run(sweep: plan.Sweep) -> None:
-    """Runs all points, and exits with 1 if some of them failed."""
+    """Runs all points and writes their card; exits with 1 if some of them failed."""
+    from kdjax import report
+    from kdjax.core.files import read_json
     from kdjax.sweeps.halving import halve
     from kdjax.sweeps.scores import summary
     from kdjax.sweeps.worker import Worker, full_tasks
@@ -177,7 +179,9 @@ def _run(sweep: plan.Sweep) -> None:
     plan.claim(sweep)
     worker = Worker(sweep, _WORKERS.value)
     failed = halve(sweep, worker) if sweep.halving else worker.work(full_tasks(sweep))
-    print(summary(sweep))
+    page = report.write_card([sweep.directory])
+    verdict = read_json(page.parent / "card.json")["verdict"]
+    print(summary(sweep), *verdict, f"report card: {page}", sep="\n\n")
     if failed:
         name, reason = next(iter(failed.items()))
         print(

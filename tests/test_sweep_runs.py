@@ -135,7 +135,12 @@ def test_two_workers_share_a_sweep_and_one_may_be_killed(texts, home):
     assert kinds(trained() - before) == {"student": 1}
     best = min(points(), key=lambda point: quality(point, "student"))
     assert said.stdout.startswith("3 of 3 points have finished in sweep; the best ")
-    assert said.stdout.endswith(f", {best.name}\n")
+    line, *verdict, page = said.stdout.strip().split("\n\n")
+    assert line.endswith(f", {best.name}")
+    card = json.loads(pathlib.Path("sweep/card/card.json").read_text())
+    assert verdict == card["verdict"] and verdict
+    assert page == "report card: sweep/card/index.html"
+    assert best.name in pathlib.Path("sweep/card/index.html").read_text()
 
 
 def test_a_point_that_fails_is_told_and_tried_again(texts, home):
