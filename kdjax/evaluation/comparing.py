@@ -22,7 +22,7 @@ from kdjax.train.task import next_token_task
 
 TEACHER = "teacher"
 _LONGEST = 512  # tokens of a row of text, where models allow and nothing else is asked
-_UNSHOWN = ("calibration",)
+_UNSHOWN = ("calibration", "by_entropy")  # several numbers each
 
 Found = dict[str, dict[str, dict[str, Any]]]  # metrics by data, model and name
 

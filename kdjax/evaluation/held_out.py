@@ -57,7 +57,7 @@ class HeldOutText:
         self._own, self._brief, self._sharding = own, brief, loss_sharding
 
     def __call__(self, subject: Subject, params: Any) -> dict[str, Any]:
-        """Returns every metric, and the bins of confidence as "calibration"."""
+        """Returns every metric, as `evaluate` does."""
         step = make_eval_step(
             self._task,
             subject.predict,
