@@ -1,0 +1,125 @@
+"""Writes docs/api/, a page for each room, before the pages are read.
+
+A room with an `__all__` shows those names, and so do packages in it. Any other room
+shows the public functions and classes of its modules, where they are defined.
+"""
+
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import runpy
+from types import ModuleType
+
+from sphinx.application import Sphinx
+
+ROOT = pathlib.Path(__file__).parents[2]
+API = ROOT / "docs" / "api"
+ROOMS: tuple[str, ...] = runpy.run_path(str(ROOT / "tests" / "test_layers.py"))["ROOMS"]
+LONGEST = 60  # letters of a value that is shown
+
+
+def pages() -> dict[str, str]:
+    """Returns the text of every page by its file's name."""
+    top = importlib.import_module("kdjax")
+    shown = {"kdjax": [top]}
+    for room in ROOMS:
+        shown[room] = shown_modules(importlib.import_module(f"kdjax.{room}"))
+    homes = _homes([module for modules in shown.values() for module in modules])
+    written = {name: _page(modules, homes) for name, modules in shown.items()}
+    return {"index": _index([modules[0] for modules in shown.values()])} | written
+
+
+def _homes(modules: list[ModuleType]) -> dict[int, str]:
+    """Returns where in its own room each class and function is shown, by identity."""
+    return {
+        id(value): f"{module.__name__}.{name}"
+        for module in modules
+        for name in public_names(module)
+        if _room(getattr(value := getattr(module, name), "__module__", ""))
+        == _room(module.__name__)
+    }
+
+
+def _room(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def shown_modules(room: ModuleType) -> list[ModuleType]:
+    """Returns the room, and those of its modules whose names are shown on their own."""
+    below = [
+        importlib.import_module(found.name)
+        for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+        if found.ispkg or not hasattr(room, "__all__")
+    ]
+    if hasattr(room, "__all__"):
+        below = [package for package in below if hasattr(package, "__all__")]
+    return [room, *(module for module in below if public_names(module))]
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """Returns what a module exports, or else the functions and classes it defines."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isroutine(value))
+        and value.__module__ == module.__name__
+    ]
+
+
+def _page(modules: list[ModuleType], homes: dict[int, str]) -> str:
+    sections = []
+    for module in modules:
+        line = "=" if module is modules[0] else "-"
+        sections.append(_heading(module.__name__, line))
+        sections.append(f".. automodule:: {module.__name__}\n   :no-members:\n")
+        sections += [_entry(module, name, homes) for name in public_names(module)]
+    return "\n".join(sections)
+
+
+def _entry(module: ModuleType, name: str, homes: dict[int, str]) -> str:
+    full, value = f"{module.__name__}.{name}", getattr(module, name)
+    home = homes.get(id(value), full)
+    is_class = inspect.isclass(value)
+    if home != full:
+        kind = "class" if is_class else "function"
+        lines = [f".. py:{kind}:: {name}", f"   :module: {module.__name__}", ""]
+        return "\n".join([*lines, f"   The same as :py:obj:`{home}`.", ""])
+    if is_class or inspect.isroutine(value):
+        return f".. auto{'class' if is_class else 'function'}:: {full}\n"
+    hidden = "   :no-value:\n" if len(repr(value)) > LONGEST else ""
+    return f".. autodata:: {full}\n{hidden}"
+
+
+def _heading(title: str, line: str) -> str:
+    return f"{title}\n{line * len(title)}\n"
+
+
+def _index(modules: list[ModuleType]) -> str:
+    rows, tree = [], ["", ".. toctree::", "   :hidden:", ""]
+    for module in modules:
+        page = module.__name__.rpartition(".")[2]
+        purpose = (module.__doc__ or "").split("\n")[0]
+        rows.append(f":doc:`{module.__name__} <{page}>`\n   {purpose}\n")
+        tree.append(f"   {page}")
+    return "\n".join([_heading("API", "="), *rows, *tree]) + "\n"
+
+
+def write() -> None:
+    """Writes the pages that have changed, and removes those of rooms that are gone."""
+    API.mkdir(exist_ok=True)
+    texts = {API / f"{name}.rst": text for name, text in pages().items()}
+    for path in set(API.iterdir()) - set(texts):
+        path.unlink()
+    for path, text in texts.items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers the extension."""
+    app.connect("builder-inited", lambda _: write())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
