@@ -24,7 +24,7 @@ FENCED = re.compile(r"^ *(```+|~~~+).*?^ *\1", re.M | re.S)
 INDENTED = re.compile(r"(?:\A|\n\n)(?:(?: {4}|\t).*(?:\n|\Z)|\n(?= {4}|\t))+")
 LINK = re.compile(
     r"""\]\(\s*<?([^\s)>]+)>?[^)]*\)       # [text](target "title"), images too
-      | ^\[[^\]]+\]:\s*<?([^\s>]+)         # [name]: target
+      | ^\[[^\]^][^\]]*\]:\s*<?([^\s>]+)   # [name]: target, and no [^footnote]: text
       | \b(?:href|src)=["']([^"']+)["']    # HTML
     """,
     re.M | re.X,
@@ -84,7 +84,7 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path, monkeypatch):
         "`z[2](c)`\n[a](page.md#a-bc-d-e_f) [b](#twice-1) [c](code.py)\n"
         "[outside](https://example.org) [1](gone.md) [2](folder) [3](#comment)\n"
         '[4](page.md#twice-2) ![5](gone.png "title") <a href="gone.html">6</a>\n'
-        "[7](../page.md) [8](code.py#twice)\n\n[9]: gone.md#twice\n"
+        "[7](../page.md) [8](code.py#twice)\n\n[9]: gone.md#twice\n[^a]: A note.\n"
     )
     assert len([*filter(None, (fault(page, target) for target in links(page)))]) == 9
 

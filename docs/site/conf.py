@@ -42,7 +42,12 @@ include_patterns = [
 # Large or not ours; without these lines they are searched for pages.
 exclude_patterns = ["**/.*", ".*", "build", "dist", "kdjax", "runs", "tests"]
 
-myst_heading_anchors = 6  # by GitHub's rule
+# As GitHub shows them.
+myst_enable_extensions = ["alert", "html_image", "strikethrough", "tasklist"]
+myst_heading_anchors = 6
+# Neither keeps a page from being read: a heading two levels below the one before, and
+# code that is not quite of its block's language.
+suppress_warnings = ["myst.header", "myst.strikethrough", "misc.highlighting_failure"]
 
 # What stands in backticks is code, and a link where it names something public.
 default_role = "py:obj"

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 HOW_TOS = (
     "docs/data",
@@ -33,7 +34,8 @@ class Part(NamedTuple):
 
 def parts(found: set[str]) -> list[Part]:
     """Returns the site's parts; a page with no other place is a how-to."""
-    guide = tuple(sorted(page for page in found if page.startswith("docs/guide/")))
+    guide = [page for page in found if page.startswith("docs/guide/")]
+    guide.sort(key=lambda page: (not page.endswith("/README"), page))
     others = sorted(
         page
         for page in found
@@ -42,7 +44,7 @@ def parts(found: set[str]) -> list[Part]:
         and page not in {*HOW_TOS, *REFERENCE, *DESIGN}
     )
     all_parts = (
-        Part("Guide", guide),
+        Part("Guide", tuple(guide)),
         Part("How-tos", (*HOW_TOS, *others)),
         Part("Reference", REFERENCE),
         Part("Design", DESIGN),
@@ -74,7 +76,15 @@ def _add_contents(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += toctree([f"/{name}" for name in records if name != page])
 
 
+def _outdated(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: object, gone: set[str]
+) -> list[str]:
+    """Has the tables of contents read again when a page comes or goes."""
+    return [app.config.root_doc, DECISIONS] if added or gone else []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the extension."""
     app.connect("source-read", _add_contents)
+    app.connect("env-get-outdated", _outdated)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

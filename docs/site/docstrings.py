@@ -77,6 +77,8 @@ def _sign(
             unqualified_typehints=True,
             short_literals=True,
         )
+    elif getattr(obj, "_is_protocol", False):
+        signature = ""  # nobody calls it
     return (
         signature and ARRAY.sub("Array", signature),
         returned and ARRAY.sub("Array", returned),

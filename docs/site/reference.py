@@ -11,6 +11,8 @@ import pkgutil
 import runpy
 from types import ModuleType
 
+from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,13 +38,14 @@ def _homes(modules: list[ModuleType]) -> dict[int, str]:
         id(value): f"{module.__name__}.{name}"
         for module in modules
         for name in public_names(module)
-        if _room(getattr(value := getattr(module, name), "__module__", ""))
-        == _room(module.__name__)
+        if _is_at_home(value := getattr(module, name), module.__name__)
     }
 
 
-def _room(name: str) -> str:
-    return ".".join(name.split(".")[:2])
+def _is_at_home(value: object, module: str) -> bool:
+    """Says whether a class or function is defined in the room of a module."""
+    room = ".".join(module.split(".")[:2])
+    return f"{getattr(value, '__module__', '')}.".startswith(f"{room}.")
 
 
 def shown_modules(room: ModuleType) -> list[ModuleType]:
@@ -119,7 +122,18 @@ def write() -> None:
             path.write_text(text)
 
 
+def _link_no_source_twice(app: Sphinx, page: nodes.document) -> None:
+    """Leaves the link to the source, and the one back, to the entry in its own room."""
+    for signature in page.findall(addnodes.desc_signature):
+        module, name = signature.get("module"), signature.get("fullname", "")
+        if module:
+            value = getattr(importlib.import_module(module), name.split(".")[0], None)
+            if not _is_at_home(value, module):
+                signature["module"] = None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the extension."""
     app.connect("builder-inited", lambda _: write())
+    app.connect("doctree-read", _link_no_source_twice, priority=400)  # before viewcode
     return {"parallel_read_safe": True, "parallel_write_safe": True}
