@@ -208,3 +208,23 @@ def test_every_exported_name_is_in_the_reference(site):
     }
     assert len(exported) > 50
     assert exported <= shown
+
+
+@pytest.mark.slow
+def test_the_reference_shows_what_the_source_says(site):
+    """Stars, shapes, defaults and colons, which Sphinx reads in ways of its own."""
+    folder, _ = site
+    shown = ""
+    for path in sorted((folder / "docs" / "api").iterdir()):
+        text = html.unescape(re.sub(r"<[^>]*>", "", path.read_text()))
+        shown += re.sub(r"\s+", " ", text)
+    for expected in (
+        "hidden: Float[Array, '*batch D'] | Any,",
+        "The last hidden states, [*batch, D].",
+        "tokenizer.decode([*tokenizer.encode_prompt(",
+        "t: float | ScheduleConfig = ScheduleConfig(start=0.0),",
+        "property stops: tuple[int, ...]",
+        "The ids that end a text: of a document",
+    ):
+        assert expected in shown, expected
+    assert not re.search(r"\\\*|jaxlib|<factory>| object at 0x|\ue000", shown)

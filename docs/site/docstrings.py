@@ -12,6 +12,7 @@ from sphinx.util import inspect as signatures
 # A shape such as [*batch, D]; at the start of a line it is an argument, as in *args.
 STAR = re.compile(r"(?<=\S)(\s*)\*(?=\w)")
 ARRAY = re.compile(r"~?\b(?:jax|jaxlib)\.[\w.]*\bArray\b")
+VALUES, HIDDEN_COLON = ("attribute", "data", "property"), "\ue000"
 CODE = re.compile(r"(`+[^`]*`+)")
 
 
@@ -24,6 +25,8 @@ def convert(lines: list[str]) -> list[str]:
 
 
 def _literal_stars(line: str) -> str:
+    if line.lstrip().startswith((">>>", "...")):
+        return line
     # The split puts code at odd places, and leaves text at even ones.
     pieces = CODE.split(line)
     pieces[::2] = [STAR.sub(r"\1\\*", piece) for piece in pieces[::2]]
@@ -51,6 +54,15 @@ def _process(
         keys = ", ".join(f"`{key}`" for key in obj) if isinstance(obj, Mapping) else ""
         lines[:] = [f"Its keys are {keys}.", ""] if keys else []
     lines[:] = convert(lines)
+    if what in VALUES and lines:
+        # Or else napoleon takes what stands before it for a type.
+        lines[0] = lines[0].replace(":", HIDDEN_COLON)
+
+
+def _show_colons(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    lines[:] = [line.replace(HIDDEN_COLON, ":") for line in lines]
 
 
 def _sign(
@@ -123,6 +135,7 @@ def _skip(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the extension."""
     app.connect("autodoc-process-docstring", _process, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _show_colons, priority=600)  # after it
     app.connect("autodoc-process-signature", _sign)
     app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
