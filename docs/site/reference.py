@@ -14,22 +14,42 @@ from types import ModuleType
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.ext.autodoc.mock import mock
+from sphinx.util import logging
 
 ROOT = pathlib.Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
 ROOMS: tuple[str, ...] = runpy.run_path(str(ROOT / "tests" / "test_layers.py"))["ROOMS"]
+LOGGER = logging.getLogger(__name__)
 LONGEST = 60  # letters of a value that is shown
 
 
-def pages() -> dict[str, str]:
-    """Returns the text of every page by its file's name."""
-    top = importlib.import_module("kdjax")
-    shown = {"kdjax": [top]}
+def pages(absent: list[str]) -> dict[str, str]:
+    """Returns the text of every page by its file's name.
+
+    Args:
+        absent: Libraries that are not installed; those found missing are added to it.
+    """
+    shown = {"kdjax": [imported("kdjax", absent)]}
     for room in ROOMS:
-        shown[room] = shown_modules(importlib.import_module(f"kdjax.{room}"))
+        shown[room] = shown_modules(imported(f"kdjax.{room}", absent), absent)
     homes = _homes([module for modules in shown.values() for module in modules])
     written = {name: _page(modules, homes) for name, modules in shown.items()}
     return {"index": _index([modules[0] for modules in shown.values()])} | written
+
+
+def imported(name: str, absent: list[str]) -> ModuleType:
+    """Returns a module; libraries of an extra that is not installed are stand-ins."""
+    try:
+        with mock(absent):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        library = (error.name or "kdjax").partition(".")[0]
+        if library in ("kdjax", *absent):
+            raise
+        LOGGER.info("%s is not installed; %s is shown without it", library, name)
+        absent.append(library)
+        return imported(name, absent)
 
 
 def _homes(modules: list[ModuleType]) -> dict[int, str]:
@@ -48,10 +68,10 @@ def _is_at_home(value: object, module: str) -> bool:
     return f"{getattr(value, '__module__', '')}.".startswith(f"{room}.")
 
 
-def shown_modules(room: ModuleType) -> list[ModuleType]:
+def shown_modules(room: ModuleType, absent: list[str]) -> list[ModuleType]:
     """Returns the room, and those of its modules whose names are shown on their own."""
     below = [
-        importlib.import_module(found.name)
+        imported(found.name, absent)
         for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
         if found.ispkg or not hasattr(room, "__all__")
     ]
@@ -111,15 +131,21 @@ def _index(modules: list[ModuleType]) -> str:
     return "\n".join([_heading("API", "="), *rows, *tree]) + "\n"
 
 
-def write() -> None:
+def write(absent: list[str]) -> None:
     """Writes the pages that have changed, and removes those of rooms that are gone."""
     API.mkdir(exist_ok=True)
-    texts = {API / f"{name}.rst": text for name, text in pages().items()}
+    texts = {API / f"{name}.rst": text for name, text in pages(absent).items()}
     for path in set(API.iterdir()) - set(texts):
         path.unlink()
     for path, text in texts.items():
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+
+
+def _write(app: Sphinx) -> None:
+    absent = [*app.config.autodoc_mock_imports]
+    write(absent)
+    app.config.autodoc_mock_imports = absent
 
 
 def _link_no_source_twice(app: Sphinx, page: nodes.document) -> None:
@@ -134,6 +160,6 @@ def _link_no_source_twice(app: Sphinx, page: nodes.document) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the extension."""
-    app.connect("builder-inited", lambda _: write())
+    app.connect("builder-inited", _write)
     app.connect("doctree-read", _link_no_source_twice, priority=400)  # before viewcode
     return {"parallel_read_safe": True, "parallel_write_safe": True}
