@@ -9,10 +9,13 @@ page here and on GitHub.
 
 import pathlib
 import sys
+import typing
 
 SITE = pathlib.Path(__file__).parent
 ROOT = SITE.parents[1]
 sys.path[:0] = [str(ROOT), str(SITE)]
+# What jaxtyping asks before it names arrays as the source does.
+typing.GENERATING_DOCUMENTATION = "kdjax"  # type: ignore[attr-defined]
 
 import kdjax  # noqa: E402
 

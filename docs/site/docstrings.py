@@ -11,7 +11,6 @@ from sphinx.util import inspect as signatures
 
 # A shape such as [*batch, D]; at the start of a line it is an argument, as in *args.
 STAR = re.compile(r"(?<=\S)(\s*)\*(?=\w)")
-ARRAY = re.compile(r"~?\b(?:jax|jaxlib)\.[\w.]*\bArray\b")
 VALUES, HIDDEN_COLON = ("attribute", "data", "property"), "\ue000"
 CODE = re.compile(r"(`+[^`]*`+)")
 
@@ -74,7 +73,7 @@ def _sign(
     signature: str | None,
     returned: str | None,
 ) -> tuple[str | None, str | None]:
-    """Writes arrays and the defaults of dataclasses as the source does."""
+    """Writes the defaults of dataclasses as the source does."""
     if inspect.isclass(obj) and dataclasses.is_dataclass(obj):
         written = signatures.signature(obj)
         parameters = [
@@ -91,10 +90,7 @@ def _sign(
         )
     elif getattr(obj, "_is_protocol", False):
         signature = ""  # nobody calls it
-    return (
-        signature and ARRAY.sub("Array", signature),
-        returned and ARRAY.sub("Array", returned),
-    )
+    return signature, returned
 
 
 class _Default:
