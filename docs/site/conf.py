@@ -9,15 +9,17 @@ page here and on GitHub.
 
 import pathlib
 import sys
-import typing
 
 SITE = pathlib.Path(__file__).parent
 ROOT = SITE.parents[1]
 sys.path[:0] = [str(ROOT), str(SITE)]
-# What jaxtyping asks before it names arrays as the source does.
-typing.GENERATING_DOCUMENTATION = "kdjax"  # type: ignore[attr-defined]
+
+import jax  # noqa: E402
 
 import kdjax  # noqa: E402
+
+# Its public name, and not that of the private module where it is defined.
+jax.Array.__name__ = jax.Array.__qualname__ = "Array"
 
 project = "kdjax"
 copyright = "the authors of kdjax; Apache-2.0"

@@ -1,5 +1,6 @@
 """Docstrings are plain text with some Markdown; this makes them reStructuredText."""
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -73,8 +74,8 @@ def _sign(
     signature: str | None,
     returned: str | None,
 ) -> tuple[str | None, str | None]:
-    """Writes the defaults of dataclasses as the source does."""
-    if inspect.isclass(obj) and dataclasses.is_dataclass(obj):
+    """Writes the defaults of classes of fields as the source does, or shorter."""
+    if inspect.isclass(obj) and (dataclasses.is_dataclass(obj) or _is_named_tuple(obj)):
         written = signatures.signature(obj)
         parameters = [
             parameter.replace(default=_Default(obj, parameter))
@@ -97,11 +98,16 @@ class _Default:
     """A default whose repr is short: of a dataclass, what differs from its own."""
 
     def __init__(self, cls: Any, parameter: inspect.Parameter) -> None:
-        (field,) = (f for f in dataclasses.fields(cls) if f.name == parameter.name)
-        self.text = _short(_default(field))
+        fields = {} if _is_named_tuple(cls) else cls.__dataclass_fields__
+        field = fields.get(parameter.name)
+        self.text = _short(_default(field) if field else parameter.default)
 
     def __repr__(self) -> str:
         return self.text
+
+
+def _is_named_tuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -111,13 +117,22 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _short(value: Any) -> str:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return repr(value)
+        return repr(value) if _is_code(repr(value)) else "..."
     set_here = [
         f"{field.name}={_short(now)}"
         for field in dataclasses.fields(value)
         if (now := getattr(value, field.name)) != _default(field)
     ]
     return f"{type(value).__name__}({', '.join(set_here)})"
+
+
+def _is_code(text: str) -> bool:
+    """Says whether Python reads a repr; Sphinx shows no signature with another."""
+    try:
+        ast.parse(text, mode="eval")
+    except SyntaxError:
+        return False
+    return True
 
 
 def _skip(
