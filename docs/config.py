@@ -93,7 +93,8 @@ def _keys(cls: type, paths: list[str]) -> list[Key]:
 def _default(value: object, path: str) -> str:
     if dataclasses.is_dataclass(value) and type(value) is not schema.ScheduleConfig:
         return f"see `{path}`"
-    return f"`{value!r}`"
+    # A bar ends a cell, also inside code; "<" is no tag there.
+    return f"`{value!r}`".replace("|", "\\|")
 
 
 def _comment(lines: list[str], node: ast.AnnAssign) -> str:

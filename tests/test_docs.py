@@ -64,6 +64,13 @@ def test_every_config_key_is_explained():
     assert {key for key, meaning in rows if not meaning} <= plain | sections
 
 
+def test_every_row_of_config_keys_has_four_cells():
+    """A bar in a default, as in <|endoftext|>, would begin another one."""
+    rows = re.findall(r"^\| `.*$", (DOCS / "config.md").read_text(), re.M)
+    assert any("endoftext" in row for row in rows)
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {4 + 2}
+
+
 def test_the_picture_of_the_rooms_shows_what_the_code_imports():
     architecture = runpy.run_path(str(DOCS / "architecture.py"))
     drawn = Image.open(DOCS / "architecture.png").info["Description"]
