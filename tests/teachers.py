@@ -5,6 +5,7 @@ import types
 from etils import epath
 
 from kdjax.config import Config, MeshConfig, StudentConfig, TeacherConfig
+from kdjax.core.clock import Clock
 from kdjax.experiment.setting import Setting
 from kdjax.experiment.teachers import (
     Candidate,
@@ -25,7 +26,8 @@ def make_setting(directory, tokenizer, student="", **teacher):
     )
     prepared = types.SimpleNamespace(tokenizer=tokenizer)
     mesh, task = make_mesh(MeshConfig()), next_token_task()
-    return Setting(config, epath.Path(directory), prepared, mesh, task, {})
+    place = epath.Path(directory)
+    return Setting(config, place, prepared, mesh, task, {}, Clock())
 
 
 def architecture_of(setting):

@@ -277,7 +277,13 @@ def test_ids_become_text_without_what_is_special(written):
 # Whose a model is, is asked in one place; whether a run has finished one, and which
 # kind a tokenizer's file is or an export's shall be, are other questions.
 ASKING = {
-    "is_model": {"checkpoints/opening.py", "experiment/runs.py", "export.py"},
+    "is_model": {
+        "checkpoints/opening.py",
+        "experiment/runs.py",
+        "experiment/shared.py",
+        "experiment/teachers.py",
+        "export.py",
+    },
     "is_claimed": {"checkpoints/opening.py"},
     ".gguf": {
         "checkpoints/gguf/save.py",

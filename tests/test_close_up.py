@@ -123,7 +123,7 @@ def test_continuations_are_the_likeliest_tokens_of_whole_forward_passes():
         rows[index]["tokens"][8:][:11].tolist() for index in (1, 3, 5)
     ]
     # Made for other parameters, whose programs are taken over.
-    generator = Generator(model, make_model(257, 4)[1]).replaced(params)
+    generator = Generator(model, make_model(257, 4)[1]).with_params(params)
     found = continue_prompts(generator, prompts, BYTES, 5)
     begun = [prompt.ids for prompt in prompts]
     made = np.stack([*generator(begun, max_tokens=5, key=jax.random.key(1))], axis=1)

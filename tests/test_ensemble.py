@@ -99,6 +99,7 @@ def test_seeds_share_what_is_compiled(texts):
     assert count["eval_step"] <= 5  # each model along the run, and in the end
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_shapes_compiles_nothing_again(texts, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     overrides = "--config.cache_dir=cache", "--config.teacher.train.steps=2"

@@ -88,9 +88,9 @@ def test_values_are_python_literals_or_words(text, values):
         ("distill alpha=1", "is no binding"),
         ("distill.alpha==1", "is no binding"),
         ("distill-alpha=1", "is no key"),
-        ("distill.alpha=[1, half]", "must be float; it is 'half'"),
+        ("distill.alpha=[1, half]", "must be a number, or a schedule"),
         ("distill.alpha=[1, 1.0]", "the value 1.0 is given twice"),
-        ("distill.alpha=[1, [2]]", "must be float; it is [2]"),
+        ("distill.alpha=[1, [2]]", "must be a number, or a schedule"),
         ("distill.alpha=[1, 2", "was never closed"),
         ("distill.alpha=1 + x", "is no value"),
         ("distill.alpha=__import__('os')", "no function '__import__'"),
@@ -108,7 +108,7 @@ def test_values_are_python_literals_or_words(text, values):
         ("seed=uniform(0, 2)", "config.seed must be int"),
         ("distill.kind=choice()", "plain values"),
         ("distill.kind=choice([])", "one list of values"),
-        ("distill.alpha=choice(half, 1)", "must be float; it is 'half'"),
+        ("distill.alpha=choice(half, 1)", "must be a number, or a schedule"),
     ],
 )
 def test_a_bad_binding_is_one_line_that_names_it(text, words):

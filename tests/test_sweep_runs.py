@@ -143,6 +143,7 @@ def test_two_workers_share_a_sweep_and_one_may_be_killed(texts, home):
     assert best.name in pathlib.Path("sweep/card/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_point_that_fails_is_told_and_tried_again(texts, home):
     arguments = [
         f"--set=data.pattern=['{texts}', 'more/*.txt']",

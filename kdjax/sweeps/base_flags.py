@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from kdjax.config.parsing import check_key
 from kdjax.config.schema import Config
@@ -62,4 +63,6 @@ def check(flags: Iterable[str], points: Iterable[Point]) -> None:
 
 def _is_switch(key: str | None) -> bool:
     """Returns whether a key's flag takes no value of its own."""
-    return key is not None and check_key(Config, key, "config") is bool
+    hint = None if key is None else check_key(Config, key, "config")
+    # absl goes by the default value, also where True and False are not all there is.
+    return hint is bool or any(value is True for value in get_args(hint))
