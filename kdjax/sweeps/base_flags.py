@@ -1,6 +1,7 @@
 """The flags of the base config, which every point's command repeats."""
 
 import re
+import typing
 from collections.abc import Iterable, Sequence
 
 from kdjax.config.parsing import check_key
@@ -34,7 +35,7 @@ def read(argv: Sequence[str]) -> tuple[str, ...]:
         flag = _FLAG.fullmatch(argument)
         if flag is None:
             continue
-        if flag[3] is None and not _is_switch(flag[2]):
+        if flag[3] is None and not (flag[1] or _is_switch(flag[2], left)):
             argument = f"{argument}={left.pop(0)}"
         found.append(argument)
     return tuple(sorted(found, key=lambda flag: "." in flag.partition("=")[0]))
@@ -60,6 +61,15 @@ def check(flags: Iterable[str], points: Iterable[Point]) -> None:
                 )
 
 
-def _is_switch(key: str | None) -> bool:
-    """Returns whether a key's flag takes no value of its own."""
-    return key is not None and check_key(Config, key, "config") is bool
+def _is_switch(key: str | None, left: Sequence[str]) -> bool:
+    """Returns whether a key's flag takes no value of its own.
+
+    Args:
+        key: The key.
+        left: The arguments after the flag.
+    """
+    hint = None if key is None else check_key(Config, key, "config")
+    # Whether a key that is a truth value or a word is a switch, its default decides.
+    if any(isinstance(choice, bool) for choice in typing.get_args(hint)):
+        return not left or left[0].startswith("-")
+    return hint is bool
