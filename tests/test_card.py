@@ -12,7 +12,7 @@ import warnings
 import pytest
 import runs
 from etils import epath
-from measurements import make_results, with_run
+from measurements import make_results, make_run, with_run
 
 from kdjax import report
 from kdjax.config import ScheduleConfig
@@ -71,6 +71,18 @@ def test_the_best_is_the_lowest_mean_and_a_clear_lead_is_called_clear():
     assert "0.1000 bits/byte worse, paired over 3 seeds: beyond the spread" in text
     assert "All other settings are worse beyond the spread." in text
     assert "Of 2 settings with a twin, 2 beat it, 0 lost to it, 0 undecided." in text
+
+
+def test_equal_compute_is_told_of_the_best_setting():
+    results = make_results(student=[1.2, 1.21], twin=[1.5, 1.52])
+    longer = [make_run("equal-compute twin", seed, 1.1) for seed in (0, 1)]
+    results = dataclasses.replace(results, runs=(*results.runs, *longer))
+    text = words_of(
+        make_point([], results=results, distill__alpha=1.0),
+        make_point([1.4, 1.41], [1.5, 1.52], distill__alpha=0.5),
+    )
+    assert " than its twin without the teacher, " in text
+    assert "the twin takes 100 steps and reaches 1.1000: at equal compute" in text
 
 
 def test_more_comparisons_ask_for_more_evidence():
@@ -234,6 +246,7 @@ def test_plain_workdirs_differ_in_the_keys_that_change_results():
     first = make_results(student=[1.2])
     schedule = ScheduleConfig(start=4.0, end=1.0)
     second = with_config(first, distill__temperature=schedule, log_every=99, seeds=3)
+    second = with_config(second, baseline="both")
     configs = [flat(dataclasses.asdict(each.config)) for each in (first, second)]
     assert differences(configs) == ["distill.temperature"]
 
