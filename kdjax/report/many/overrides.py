@@ -10,6 +10,7 @@ _SCHEDULE = {"kind", "start", "end"}
 _IRRELEVANT = (
     *("seeds", "cache_dir", "compile_cache", "log_every", "mesh", "checkpoint"),
     *("baseline", "member_students", "evaluate.every", "evaluate.batch_size"),
+    *("evaluate.rows", "evaluate.tasks", "evaluate.metrics"),  # beside the ranking
 )
 
 
