@@ -13,10 +13,9 @@ from kdjax.config.parsing import from_mapping
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_bytes
-from kdjax.experiment.workdir import finished_report
 from kdjax.report.plots.many_curves import Course, run_curves
 from kdjax.report.rendering import render
-from kdjax.results.files import read_run
+from kdjax.results.files import read, read_run
 from kdjax.results.measured import EQUAL_COMPUTE
 
 EVERY = 10.0  # seconds between two versions of the page
@@ -150,7 +149,13 @@ def _config(workdir: epath.Path) -> Config:
 
 def _finished_report(workdir: epath.Path) -> epath.Path | None:
     """Returns the report of the present config, not that of fewer steps or seeds."""
-    return finished_report(workdir, _config(workdir))
+    page, config = workdir / "report" / "report.html", _config(workdir)
+    if not page.exists():
+        return None
+    try:
+        return page if read(page.with_name("report.json")).config == config else None
+    except UsageError:  # damaged: the run will write it again
+        return None
 
 
 def _steps(run: epath.Path, config: Config, step: int) -> int | None:
