@@ -12,14 +12,14 @@ import warnings
 import pytest
 import runs
 from etils import epath
-from measurements import make_results, with_run
+from measurements import make_results, make_run, with_run
 
 from kdjax import report
 from kdjax.config import ScheduleConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.report.many.comparison import compare, total_cost
-from kdjax.report.many.drawing import _cells, _pairs, plots
+from kdjax.report.many.drawing import _cells, _models, _pairs, plots
 from kdjax.report.many.overrides import axes, differences, flat, shown
 from kdjax.report.many.points import Point, read_points
 from kdjax.report.many.table import csv_text, rows
@@ -71,6 +71,21 @@ def test_the_best_is_the_lowest_mean_and_a_clear_lead_is_called_clear():
     assert "0.1000 bits/byte worse, paired over 3 seeds: beyond the spread" in text
     assert "All other settings are worse beyond the spread." in text
     assert "Of 2 settings with a twin, 2 beat it, 0 lost to it, 0 undecided." in text
+
+
+def test_equal_compute_is_told_of_the_best_setting():
+    results = make_results(student=[1.2, 1.21], twin=[1.5, 1.52])
+    longer = [make_run("equal-compute twin", seed, 1.1) for seed in (0, 1)]
+    results = dataclasses.replace(results, runs=(*results.runs, *longer))
+    points = [
+        make_point([], results=results, distill__alpha=1.0),
+        make_point([1.4, 1.41], [1.5, 1.52], distill__alpha=0.5),
+    ]
+    text = words_of(*points)
+    assert " than its twin without the teacher, " in text
+    assert "the twin takes 100 steps and reaches 1.1000: at equal compute" in text
+    drawn = {(model.role, model.bits_per_byte) for model in _models(compare(points))}
+    assert ("equal-compute twin", 1.1) in drawn
 
 
 def test_more_comparisons_ask_for_more_evidence():
@@ -146,6 +161,7 @@ def test_points_measured_on_fewer_rows_are_not_ranked_with_others():
     results = with_config(make_results(student=[1.1]), evaluate__final_rows=5)
     points = [make_point([1.2], x=1), make_point([], results=results, x=2)]
     assert compare(points).best is None
+    assert "2 different numbers of held-out rows (config.evaluate" in words_of(*points)
 
 
 def test_points_that_were_halved_are_not_ranked_with_those_in_full():
@@ -234,6 +250,7 @@ def test_plain_workdirs_differ_in_the_keys_that_change_results():
     first = make_results(student=[1.2])
     schedule = ScheduleConfig(start=4.0, end=1.0)
     second = with_config(first, distill__temperature=schedule, log_every=99, seeds=3)
+    second = with_config(second, baseline="both", evaluate__tasks=("quiz.jsonl",))
     configs = [flat(dataclasses.asdict(each.config)) for each in (first, second)]
     assert differences(configs) == ["distill.temperature"]
 
@@ -391,6 +408,13 @@ def test_no_command_line_names_several_teachers(tmp_path):
     write_report(tmp_path / "b", single)
     points = read_points([epath.Path(tmp_path / name) for name in "ab"])
     assert points[0].command == "" and points[1].command
+    # The key of a single teacher does nothing beside those of several.
+    single, several = points[1].overrides, points[0].overrides
+    assert single["teacher.model.width"] == config.teacher.model.width
+    assert several["teachers.wide.model.width"] == config.teacher.model.width
+    assert not any(key.startswith("teacher.") for key in several)
+    names = [setting.name for setting in compare(points).settings]
+    assert names == ["teachers wide, deep", "teachers teacher"]
 
 
 @pytest.mark.parametrize(

@@ -415,3 +415,11 @@ def test_a_vocabulary_for_a_tokenizer_without_one_is_refused():
     config.tokenizer.update(kind="bytes", vocab_size=512)
     with pytest.raises(UsageError, match=r"vocab_size = 512 is for .*'bpe'"):
         validate(config)
+
+
+def test_a_flag_of_a_word_may_say_true_or_false():
+    """The flag of a key that a config file gives a word has text alone."""
+    for text, value in (("False", False), ("true", True), ("both", "both")):
+        config = config_lib.default()
+        config.baseline = text
+        assert validate(config).baseline == value

@@ -574,3 +574,11 @@ def test_more_files_of_which_none_is_held_out_whole_are_divided(home, capsys):
     assert said[0] == "data: 19 files; lines, rows or parts of each are held out"
     assert any("files; held out whole: " in line for line in said)
     assert any("none would be held out whole" in line for line in said)
+
+
+def test_files_that_are_only_measured_on_are_not_called_held_out(home, capsys):
+    for number in range(40):
+        (home / f"c{number}.txt").write_text("Some words in a line.\n")
+    for pattern, said in (("c1.txt", "data: 1 file"), ("*.txt", "data: 40 files")):
+        open_corpus(DataConfig("files", pattern, validation_fraction=0.0))
+        assert capsys.readouterr().err.splitlines() == [said]

@@ -10,7 +10,8 @@ from measurements import (
     with_run,
 )
 
-from kdjax.report.plots import calibration, canvas, curves, entropy
+from kdjax.report.plots import calibration, canvas, curves, entropy, many_curves
+from kdjax.report.plots.axis import Mark, draw_axis
 from kdjax.report.summary import summarise
 from kdjax.results.measured import CalibrationBin, CurvePoint
 
@@ -104,3 +105,31 @@ def test_results_of_older_versions_have_no_plot_by_entropy():
     final = {"validation": dataclasses.replace(make_held_out(1.2), by_entropy=())}
     results = with_run(results, 1, final=final)
     assert entropy.entropy(results, summarise(results)) is None
+
+
+def test_a_run_that_was_evaluated_once_is_seen():
+    courses = [
+        many_curves.Course("one", [(10, 2.0)]),
+        many_curves.Course("two", [(10, 2.5), (20, 2.0)]),
+    ]
+    twin = many_curves.Course("twin", [(10, 2.25)])
+    (plot,) = many_curves.draw_many_curves(courses, twin).axes
+    assert [line.get_marker() for line in plot.lines] == ["o", "None", "o"]
+
+
+@pytest.mark.parametrize(
+    ("twins", "label"),
+    [
+        ((1.5, 1.5), "hard-label twin"),
+        ((1.5, 1.75), "hard-label twin, mean of all settings"),
+    ],
+)
+def test_a_mean_of_different_twins_is_called_one(twins, label):
+    """As where the steps are an axis as well."""
+    marks = [
+        Mark(place, f"steps {steps}", (1.25,), (0.0,), twin, is_best=not place)
+        for place in (0, 1)
+        for steps, twin in zip((8, 10), twins, strict=True)
+    ]
+    plot, *_ = draw_axis("width", [16, 32], ["16", "32"], ["bits"], marks).axes
+    assert label in [line.get_label() for line in plot.lines]

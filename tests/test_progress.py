@@ -6,10 +6,15 @@ import re
 
 import pytest
 from etils import epath
+from measurements import make_results, make_run
 
 from kdjax.config import Config
+from kdjax.config.parsing import from_mapping
 from kdjax.core.errors import UsageError
+from kdjax.core.files import write_json
+from kdjax.report import write
 from kdjax.report.progress import follow, read_progress, write_progress
+from kdjax.results.measured import CurvePoint
 
 
 def begin(workdir):
@@ -32,6 +37,17 @@ def begin(workdir):
     return workdir
 
 
+def finish(workdir):
+    """Writes the report of the config that the directory has."""
+    config = from_mapping(Config, json.loads((workdir / "config.json").read_text()), "")
+    results = make_results(student=[1.2], twin=[1.3])
+    write(dataclasses.replace(results, config=config), workdir / "report")
+
+
+def steps_of(workdir):
+    return {run.name: run.steps for run in read_progress(workdir)}
+
+
 def test_the_page_shows_how_far_a_run_is(tmp_path):
     workdir = begin(tmp_path)
     (run,) = read_progress(workdir)
@@ -50,13 +66,42 @@ def test_it_is_rewritten_until_the_report_is_there_and_then_no_more(tmp_path):
     def sleep(seconds):
         waited.append(seconds)
         if len(waited) == 3:
-            (workdir / "report").mkdir()
-            (workdir / "report" / "report.html").write_text("")
+            finish(workdir)
 
     assert follow(workdir, every=5.0, sleep=sleep) == workdir / "report" / "report.html"
     assert waited == [5.0] * 3
     page = (workdir / "progress.html").read_text()
     assert "refresh" not in page and 'href="report/report.html"' in page
+
+
+def test_a_report_of_fewer_steps_is_not_that_of_the_run(tmp_path):
+    workdir, waited = begin(tmp_path), []
+    write(make_results(student=[1.2], twin=[1.3]), workdir / "report")
+
+    def sleep(seconds):
+        waited.append(seconds)
+        assert "In progress" in (workdir / "progress.html").read_text()
+        finish(workdir)
+
+    follow(workdir, sleep=sleep)
+    assert len(waited) == 1
+
+
+def test_the_steps_of_the_twin_at_equal_compute_are_known_once_it_has_finished(
+    tmp_path,
+):
+    workdir = begin(tmp_path)
+    directory = workdir / "equal-compute-twin-0"
+    directory.mkdir()
+    (directory / "metrics.jsonl").write_text('{"step": 150, "train/loss": 3.0}\n')
+    assert steps_of(workdir) == {"student-0": 100, directory.name: None}
+    page = write_progress(workdir, refresh=1.0).read_text()
+    assert '<td data-column="of">-</td>' in page
+    for step, shown in ((120, None), (150, 150)):  # of fewer steps, and of all
+        curve = (CurvePoint(step, 2.0, 1.1),)
+        run = make_run("equal-compute twin", 0, 1.1, curve=curve)
+        write_json(directory / "result.json", dataclasses.asdict(run))
+        assert steps_of(workdir)[directory.name] == shown
 
 
 def test_an_experiment_that_has_written_nothing_is_shown_as_begun(tmp_path):

@@ -167,6 +167,15 @@ def test_a_model_card_says_what_was_done_and_shows_the_report_s_table(run, loss)
     assert summarise(results).verdict in card
 
 
+def test_a_model_card_has_the_steps_of_its_own_run():
+    results = make_results(student=[1.2], twin=[1.3])
+    curve = (CurvePoint(250, 2.0, 1.1),)
+    longer = make_run("equal-compute twin", 0, 1.1, curve=curve)
+    results = dataclasses.replace(results, runs=(*results.runs, longer))
+    for run, steps in (("twin-0", 100), ("equal-compute-twin-0", 250)):
+        assert f"- training: {steps} steps of" in report.model_card(results, run)
+
+
 @pytest.mark.parametrize("path", ["/home/me/models/SmolLM2", "models/SmolLM2"])
 def test_a_model_card_names_no_directory_of_the_machine(path):
     results = make_results(student=[1.2], twin=[1.3])

@@ -10,6 +10,7 @@ import pytest
 import runs
 from runs import ROOT
 
+from kdjax.sweeps import base_flags
 from kdjax.sweeps.commands import as_flag
 
 DEBUG = f"--config={ROOT}/configs/gpt_debug.py"
@@ -106,6 +107,20 @@ def test_flags_in_two_words_are_the_base_config_s_too():
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--noconfig.baseline"], ["--noconfig.baseline"]),
+        (["--config.baseline"], ["--config.baseline"]),
+        # Of a config file with baseline = "both", whose flag takes a value.
+        (["--config.baseline", "False"], ["--config.baseline=False"]),
+    ],
+)
+def test_a_switch_that_may_be_a_word_takes_no_other_flag(given, read):
+    argv = ["--config=x.py", *given, "--set=seed=[5]"]
+    assert base_flags.read(argv) == ("--config=x.py", *read)
+
+
 def test_a_dry_run_counts_what_is_shared_once():
     said = sweep("--set=seed=[0, 1]", "--set=distill.alpha=[0.5, 1]", "--dry_run")
     assert re.search(r"once each: 1 teacher .*, 2 twins .*, 4 students", said)
@@ -117,6 +132,10 @@ def test_a_dry_run_counts_what_is_shared_once():
     assert f" {rows * (3 * student + teacher):.2e} " in said
     said = sweep("--set=seed=[0, 1]", "--dry_run", "--flops_per_second=1e9")
     assert " 10 s" in said
+    sizes = "--set=teacher.model.width=[32, 64]", "--set=distill.alpha=[0.5, 1]"
+    said = sweep(*sizes, "--config.baseline=both", "--dry_run")
+    # More FLOPs of the teacher pay for more steps of its twin.
+    assert re.search(r"2 teachers .*, 1 twin .*, 2 equal-compute twins .*, 4 st", said)
     said = sweep("--set=seed=[0, 1, 2]", "--dry_run", "--halving=3")
     assert "3 x 7, 1 x 20, 57% of the students' FLOPs" in said
     said = sweep(

@@ -242,6 +242,15 @@ def test_halving_trains_the_best_points_on(texts, home):
     before = trained()
     sweep(texts, *arguments, steps=12)
     assert trained() == before
+    for name in ("kept", best.name):
+        path = pathlib.Path(f"sweep/rungs/0/{name}.json")
+        whole = path.read_text()
+        path.write_text("{}")
+        if name != "kept":  # who was kept is read again from it
+            pathlib.Path("sweep/rungs/0/kept.json").unlink()
+        words = f"{path} is damaged; restore it, or halve in another --workdir"
+        sweep(texts, *arguments, steps=12, code=2, words=words)
+        path.write_text(whole)
     sweep(texts, arguments[0], steps=12, code=2, words="begun with --halving=3")
 
 

@@ -12,6 +12,8 @@ from etils import epath
 from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
+from kdjax.experiment.stages import read_measured
+from kdjax.experiment.students import remembered
 
 OTHER = Config(distill=DistillConfig(alpha=0.5))
 WEIGHTS = "weights.safetensors"  # somebody's work, in a directory that is not ours
@@ -165,6 +167,35 @@ def test_half_a_report_is_no_report(directory):
     for damaged in ('{"config": {', "[]"):
         (directory / "report" / "report.json").write_text(damaged)
         assert workdir.finished_report(directory, Config()) is None
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"steps": 3}', '{"steps": [9, 2]}'])
+def test_damaged_plans_are_told_of_before_anything_runs(claimed, content):
+    (claimed / "plans.json").write_text(content)
+    message = refusal(claimed, Config())
+    assert "plans.json" in message and "restore it, or pass --overwrite" in message
+    workdir.claim(claimed, Config(), overwrite=True)
+    assert files(claimed) == {"config.json"}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_what_else_is_damaged_is_a_line_that_says_what_to_do(claimed, content):
+    def check(path):
+        workdir.check_data(claimed, {"splits": {}, "tokenizer": {"sha256": "ab"}})
+
+    def start(path):
+        remembered(path, dict)
+
+    for name, read, remedy in (
+        ("data.json", check, "restore it, or pass --overwrite"),
+        ("initial.json", start, "delete it to measure this again"),
+        ("result.json", read_measured, "delete it to measure the run again"),
+    ):
+        path = claimed / name
+        path.write_text(content)
+        with pytest.raises(UsageError, match=remedy) as caught:
+            read(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_write_that_fails_half_way_leaves_what_was_there(directory):

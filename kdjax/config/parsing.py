@@ -134,6 +134,10 @@ def convert(value: Any, hint: Any, path: str) -> Any:
         _check_choice(value, choices, path)
         return convert(value, _choose(value, choices), path)
     if origin is Literal:
+        # Where a config file has a choice in words, a flag of the key has only text.
+        if isinstance(value, str) and value not in choices:
+            words = {str(c).lower(): c for c in choices if isinstance(c, bool)}
+            value = words.get(value.lower(), value)
         if not any(type(value) is type(c) and value == c for c in choices):
             listed = ", ".join(map(repr, choices))
             raise UsageError(f"{path} must be one of {listed}; it is {_shown(value)}")

@@ -9,8 +9,12 @@ from etils import epath
 from kdjax.core.errors import UsageError
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
+def read_json(path: epath.Path, remedy: str = "") -> dict[str, Any]:
     """Returns the object in a JSON file.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is damaged, for the message.
 
     Raises:
         UsageError: The file is missing or holds something else.
@@ -20,9 +24,11 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     # A deeply nested file exhausts the parser's stack.
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{path} cannot be read ({reason})") from None
+        said = f"{path} cannot be read ({reason})"
+        raise UsageError("; ".join(filter(None, (said, remedy)))) from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a JSON object")
+        said = f"{path} must hold a JSON object"
+        raise UsageError("; ".join(filter(None, (said, remedy))))
     return content
 
 

@@ -51,13 +51,15 @@ class _Reader:
         held_out = sum(self._is_in("validation", file.name) for file in found)
         is_split = 0 < held_out < len(found)
         self._by_file = len(found) >= _ENOUGH_FILES and is_split
-        how = "lines, rows or parts of each are held out"
-        if self._by_file:
-            how = f"held out whole: {held_out:,}"
-        elif len(found) >= _ENOUGH_FILES and config.validation_fraction:
-            how = f"none would be held out whole, so {how}"
+        how = "; lines, rows or parts of each are held out"
+        if not config.validation_fraction:  # they are only measured on
+            how = ""
+        elif self._by_file:
+            how = f"; held out whole: {held_out:,}"
+        elif len(found) >= _ENOUGH_FILES:
+            how = f"; none would be held out whole, so {how.removeprefix('; ')}"
         files = "1 file" if len(found) == 1 else f"{len(found):,} files"
-        say(f"data: {files}; {how}")
+        say(f"data: {files}{how}")
         self._lengths: dict[str, int] = {}  # of texts that were read to their ends
 
     def walk(self, split: str) -> Iterator[Document]:

@@ -13,6 +13,7 @@ from kdjax.core.files import read_json, write_json
 from kdjax.core.logging import say
 
 _PLANS = "plans.json"
+_REMEDY = "restore it, or pass --overwrite to start over"
 
 
 def read_plans(workdir: epath.Path, steps: int) -> tuple[int, ...]:
@@ -28,11 +29,14 @@ def read_plans(workdir: epath.Path, steps: int) -> tuple[int, ...]:
     path = workdir / _PLANS
     if not path.exists():
         return (steps,)
-    plans = convert(read_json(path).get("steps"), tuple[int, ...], f"{path}.steps")
+    content = read_json(path, _REMEDY)
+    try:
+        plans = convert(content.get("steps"), tuple[int, ...], f"{path}.steps")
+    except UsageError as error:
+        raise UsageError(f"{error}; {_REMEDY}") from None
     if list(plans) != sorted({*plans}) or min(plans, default=1) < 1:
         raise UsageError(
-            f"{path} is damaged: steps = {list(plans)} must ascend; restore it, or "
-            "pass --overwrite to start over"
+            f"{path} is damaged: steps = {list(plans)} must ascend; {_REMEDY}"
         )
     # Later ones were never used: whoever raised the steps was stopped at once.
     return (*(plan for plan in plans if plan < steps), steps)

@@ -17,6 +17,7 @@ from kdjax.models import Model
 from kdjax.models.flops import training_flops
 from kdjax.parallel.sharding import barrier
 from kdjax.results.measured import (
+    EQUAL_COMPUTE,
     CurvePoint,
     Plan,
     Training,
@@ -66,7 +67,7 @@ def student_roles(config: Config, work: float) -> list[Role]:
     if config.baseline:
         roles.append(Role("twin", ()))
     if config.baseline == "both":
-        roles.append(Role("equal-compute twin", (), work))
+        roles.append(Role(EQUAL_COMPUTE, (), work))
     return roles
 
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from etils import epath
 
 from kdjax.config.parsing import convert
+from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.core.logging import say
 from kdjax.evaluation.likelihood import Subject
@@ -110,7 +112,7 @@ def student_runs(
             directory = setting.workdir / name
             path = directory / "result.json"
             steps = role.steps(config.student.train.steps)
-            if path.exists() and (done := read_run(path)).steps >= steps:
+            if path.exists() and (done := read_measured(path)).steps >= steps:
                 say(f"{name}: done before")
                 yield done
                 continue
@@ -128,6 +130,14 @@ def student_runs(
             if jax.process_index() == 0:
                 write_json(path, dataclasses.asdict(found))
             yield found
+
+
+def read_measured(path: epath.Path) -> Run:
+    """Returns what an earlier start measured of a run."""
+    try:
+        return read_run(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; delete it to measure the run again") from None
 
 
 def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> Recipe:

@@ -1,6 +1,5 @@
 """Initialises students: at random, from a model on disk, or by pruning a teacher."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from etils import epath
 from kdjax.checkpoints import StoredModel
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.student_rules import computed_as, student_model
-from kdjax.core.files import write_json
+from kdjax.core.files import read_json, write_json
 from kdjax.core.logging import say
 from kdjax.experiment.setting import (
     Setting,
@@ -149,7 +148,7 @@ def remembered(path: epath.Path, make: Callable[[], dict[str, Any]]) -> dict[str
     result on each.
     """
     if path.exists():
-        return dict(json.loads(path.read_text()))
+        return read_json(path, "delete it to measure this again")
     made = make()
     if jax.process_index() == 0:
         write_json(path, made)

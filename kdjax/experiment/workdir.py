@@ -11,8 +11,8 @@ from etils import epath
 
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
-from kdjax.core.files import write_json
-from kdjax.experiment.plans import raise_steps
+from kdjax.core.files import read_json, write_json
+from kdjax.experiment.plans import raise_steps, read_plans
 
 _CONFIG = "config.json"
 # Keys that may change between two starts of one experiment: they affect where and how
@@ -61,6 +61,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         # A config alone, left by a start that failed early, claims nothing.
         elif set(names) > {_CONFIG}:
             _check_same(found, wanted, workdir)
+            read_plans(workdir, _steps(wanted))  # a damaged one is told of at once
             raise_steps(workdir, _steps(found), _steps(wanted))
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / _CONFIG, wanted)
@@ -86,7 +87,8 @@ def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
         return
     # Older versions parsed special tokens in texts, and did not say so.
     older = {"special_tokens": "parse"} if "special_tokens" in wanted else {}
-    found = older | json.loads(stored.read_text())
+    remedy = "restore it, or pass --overwrite to start over"
+    found = older | read_json(stored, remedy)
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
         is_library = info.get("source") == "stdlib"

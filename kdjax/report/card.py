@@ -24,6 +24,8 @@ def model_card(results: Results, run: str) -> str:
             f"{config.distill.kind}, alpha {setting(config.distill.alpha)}, "
             f"temperature {setting(config.distill.temperature)}"
         )
+    # The report may be of fewer seeds than there are runs.
+    steps = {found.name: found.steps for found in results.runs}.get(run)
     parameters = results.models[summary.roles["student"].model].parameters
     rows = (
         ("parameters", f"{parameters:,}"),
@@ -32,7 +34,7 @@ def model_card(results: Results, run: str) -> str:
         *_teacher_rows(results, run),
         ("data", f"{data.source}, in rows of {data.length} tokens"),
         ("data's sha256", data.splits["train"].sha256),
-        ("training", f"{training.steps} steps of {training.batch_size} rows"),
+        ("training", f"{steps or training.steps} steps of {training.batch_size} rows"),
         ("made with", f"jax {environment.jax} on {environment.device}"),
         ("made at", results.created),
     )

@@ -4,9 +4,8 @@ import statistics
 from collections.abc import Mapping
 
 from kdjax.report.statistics import Scores, difference, interval_words, outcome
-from kdjax.results.measured import Results, Run
+from kdjax.results.measured import EQUAL_COMPUTE, Results, Run
 
-_ROLE = "equal-compute twin"
 _WORDS = {
     "won": "distillation pays at equal compute as well",
     "lost": "at equal compute distillation does not pay",
@@ -27,13 +26,13 @@ def compute_sentence(results: Results, scores: Mapping[str, Scores]) -> str:
     Returns:
         A sentence or two, with a space before; "" if there is no such twin.
     """
-    twins = [run for run in results.runs if run.role == _ROLE]
+    twins = [run for run in results.runs if run.role == EQUAL_COMPUTE]
     if not twins:
         return ""
-    found = difference(scores["student"], scores[_ROLE])
+    found = difference(scores["student"], scores[EQUAL_COMPUTE])
     if found is None:  # no seed has both
         return ""
-    mean = statistics.fmean(scores[_ROLE].values())
+    mean = statistics.fmean(scores[EQUAL_COMPUTE].values())
     sentence = (
         f" For the FLOPs of the student's training the twin takes {twins[0].steps:,} "
         f"steps and reaches {mean:.4f}: {_WORDS[outcome(found)]}"

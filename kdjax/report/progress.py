@@ -15,6 +15,8 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_bytes
 from kdjax.report.plots.many_curves import Course, run_curves
 from kdjax.report.rendering import render
+from kdjax.results.files import read, read_run
+from kdjax.results.measured import EQUAL_COMPUTE
 
 EVERY = 10.0  # seconds between two versions of the page
 _PAGE = "progress.html"
@@ -26,7 +28,7 @@ class RunProgress(NamedTuple):
     Attributes:
         name: Its name and directory.
         step: The last step that it recorded.
-        steps: How many it will have.
+        steps: How many it will have; None: only the run itself knows yet.
         loss: The training loss; None before it is recorded.
         tokens_per_second: The training speed; None before it is recorded.
         curve: Held-out bits/byte by step.
@@ -35,7 +37,7 @@ class RunProgress(NamedTuple):
 
     name: str
     step: int
-    steps: int
+    steps: int | None
     loss: float | None
     tokens_per_second: float | None
     curve: list[tuple[int, float]]
@@ -61,8 +63,7 @@ def follow(
     Raises:
         UsageError: The directory holds no experiment.
     """
-    report = workdir / "report" / "report.html"
-    while not report.exists():
+    while (report := _finished_report(workdir)) is None:
         write_progress(workdir, refresh=every)
         sleep(every)
     write_progress(workdir, refresh=0.0)
@@ -88,7 +89,7 @@ def write_progress(workdir: epath.Path, *, refresh: float) -> epath.Path:
         runs=runs,
         image=image,
         refresh=refresh,
-        is_finished=(workdir / "report" / "report.html").exists(),
+        is_finished=_finished_report(workdir) is not None,
         now=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     page = workdir / _PAGE
@@ -102,21 +103,15 @@ def read_progress(workdir: epath.Path) -> Iterator[RunProgress]:
     Raises:
         UsageError: The directory holds no experiment.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise UsageError(
-            f"{workdir} holds no experiment (no config.json); name the --workdir of "
-            "one that has begun"
-        )
-    config: Config = from_mapping(Config, read_json(path), str(path))
+    config = _config(workdir)
     found = [(file.stat().mtime, file) for file in workdir.glob("*/metrics.jsonl")]
     for written, file in sorted(found):
         records = read_records(file)
-        name = file.parent.name
+        step = max((record["step"] for record in records), default=0)
         yield RunProgress(
-            name=name,
-            step=max((record["step"] for record in records), default=0),
-            steps=_steps(name, config),
+            name=file.parent.name,
+            step=step,
+            steps=_steps(file.parent, config, step),
             loss=_last(records, "train/loss"),
             tokens_per_second=_last(records, "perf/tokens_per_second"),
             curve=[
@@ -141,7 +136,36 @@ def read_records(path: epath.Path) -> list[dict[str, Any]]:
     return records
 
 
-def _steps(name: str, config: Config) -> int:
+def _config(workdir: epath.Path) -> Config:
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UsageError(
+            f"{workdir} holds no experiment (no config.json); name the --workdir of "
+            "one that has begun"
+        )
+    config: Config = from_mapping(Config, read_json(path), str(path))
+    return config
+
+
+def _finished_report(workdir: epath.Path) -> epath.Path | None:
+    """Returns the report of the present config, not that of fewer steps or seeds."""
+    page, config = workdir / "report" / "report.html", _config(workdir)
+    if not page.exists():
+        return None
+    try:
+        return page if read(page.with_name("report.json")).config == config else None
+    except UsageError:  # damaged: the run will write it again
+        return None
+
+
+def _steps(run: epath.Path, config: Config, step: int) -> int | None:
+    """Returns how many steps a run of so many will have; None: no config says."""
+    name = run.name
+    if name.startswith(EQUAL_COMPUTE.replace(" ", "-")):
+        # It depends on the FLOPs of the models.
+        result = run / "result.json"
+        steps = read_run(result).steps if result.exists() else 0
+        return steps if steps >= step else None  # it may be trained on
     if not name.startswith("teacher"):
         return config.student.train.steps
     teachers = config.all_teachers

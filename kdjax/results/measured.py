@@ -15,6 +15,7 @@ from kdjax.config.schema import Config
 from kdjax.results.samples import Continuation, Passage
 
 VALIDATION = "validation"  # the split that decides the verdict
+EQUAL_COMPUTE = "equal-compute twin"  # the role whose steps no key of the config says
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The flags of the base config, which every point's command repeats."""
 
 import re
+import typing
 from collections.abc import Iterable, Sequence
-from typing import get_args
 
 from kdjax.config.parsing import check_key
 from kdjax.config.schema import Config
@@ -35,7 +35,7 @@ def read(argv: Sequence[str]) -> tuple[str, ...]:
         flag = _FLAG.fullmatch(argument)
         if flag is None:
             continue
-        if flag[3] is None and not _is_switch(flag[2]):
+        if flag[3] is None and not (flag[1] or _is_switch(flag[2], left)):
             argument = f"{argument}={left.pop(0)}"
         found.append(argument)
     return tuple(sorted(found, key=lambda flag: "." in flag.partition("=")[0]))
@@ -61,8 +61,15 @@ def check(flags: Iterable[str], points: Iterable[Point]) -> None:
                 )
 
 
-def _is_switch(key: str | None) -> bool:
-    """Returns whether a key's flag takes no value of its own."""
+def _is_switch(key: str | None, left: Sequence[str]) -> bool:
+    """Returns whether a key's flag takes no value of its own.
+
+    Args:
+        key: The key.
+        left: The arguments after the flag.
+    """
     hint = None if key is None else check_key(Config, key, "config")
-    # absl goes by the default value, also where True and False are not all there is.
-    return hint is bool or any(value is True for value in get_args(hint))
+    # Whether a key that is a truth value or a word is a switch, its default decides.
+    if any(isinstance(choice, bool) for choice in typing.get_args(hint)):
+        return not left or left[0].startswith("-")
+    return hint is bool

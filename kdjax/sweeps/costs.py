@@ -12,8 +12,10 @@ from kdjax.checkpoints import hub, open_model
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Config, StudentConfig, TrainConfig
 from kdjax.config.student_rules import computed_as, student_model
+from kdjax.experiment.runs import student_roles
 from kdjax.models import build
-from kdjax.models.flops import forward_flops
+from kdjax.models.flops import training_flops
+from kdjax.results.measured import EQUAL_COMPUTE
 from kdjax.sweeps.bindings import plain
 from kdjax.sweeps.halving import rungs
 from kdjax.sweeps.plan import Sweep, steps_of
@@ -28,7 +30,7 @@ class Training(NamedTuple):
     """One model that is trained, by several points together if they need the same.
 
     Attributes:
-        role: "student", "twin" or "teacher".
+        role: "student", "teacher", or that of a twin.
         identity: What tells it from others.
         parameters: How many it has.
         flops: Of its training.
@@ -138,7 +140,7 @@ def _total(found: Sequence[Cost], rate: float) -> list[str]:
     known = [t for cost in found for t in cost.trainings or ()]
     once = {training.identity: training for training in known}.values()
     parts = []
-    for role in ("teacher", "twin", "student"):
+    for role in ("teacher", "twin", EQUAL_COMPUTE, "student"):
         ones = [training for training in once if training.role == role]
         if ones:
             plural = "" if len(ones) == 1 else "s"
@@ -197,21 +199,22 @@ def _students(
     config: Config, model: ModelConfig, teachers: Mapping[str, ModelConfig]
 ) -> list[Training]:
     student, found = config.student, []
-    groups = [tuple(teachers)]
-    if config.member_students:
-        groups += [(name,) for name in teachers]
+    length = config.data.length
+    alone = training_flops(model, (), length)
+    work = training_flops(model, teachers.values(), length) / alone
     for seed in range(config.seed, config.seed + config.seeds):
-        for group in groups:
-            taught = [teachers[name] for name in group]
-            # The whole config, without which seeds it has.
-            own = [group, seed, plain(config) | {"seed": 0, "seeds": 0}]
-            found.append(
-                _training("student", own, model, student.train, taught, config)
-            )
-        if config.baseline:
+        for role in student_roles(config, work):
+            taught = [teachers[name] for name in role.teachers]
+            steps = role.steps(student.train.steps)
+            train = dataclasses.replace(student.train, steps=steps)
+            if taught:
+                # The whole config, without which seeds it has.
+                own = [role.teachers, seed, plain(config) | {"seed": 0, "seeds": 0}]
+                found.append(_training("student", own, model, train, taught, config))
+                continue
             own = [seed, plain(student), plain(model), _start(student, config)]
-            own.append(_data(config))
-            found.append(_training("twin", own, model, student.train, (), config))
+            own += [_data(config), steps]
+            found.append(_training(role.name, own, model, train, (), config))
     return found
 
 
@@ -229,8 +232,7 @@ def _training(
     config: Config,
 ) -> Training:
     length = config.data.length
-    token = 3 * forward_flops(model, length)
-    token += sum(forward_flops(teacher, length) for teacher in teachers)
+    token = training_flops(model, teachers, length)
     parameters = _count(model)
     # The best checkpoint is kept beside the latest ones.
     checkpoints = min(

@@ -1,6 +1,5 @@
 """Successive halving: all points a little, the best of them longer."""
 
-import json
 import math
 from collections.abc import Sequence
 
@@ -14,6 +13,8 @@ from kdjax.sweeps.plan import Sweep, steps_of
 from kdjax.sweeps.points import Point, override
 from kdjax.sweeps.scores import score
 from kdjax.sweeps.worker import Task, Worker
+
+_REMEDY = "restore it, or halve in another --workdir"
 
 
 def rungs(points: int, steps: int, factor: int) -> list[tuple[int, int]]:
@@ -104,11 +105,20 @@ def _kept(
             best = sorted(scores, key=lambda name: (scores[name], name))[:count]
             directory.mkdir(parents=True, exist_ok=True)
             write_json(path, {"kept": best})
-    kept = read_json(path)["kept"]
     by_name = {point.name: point for point in sweep.points}
-    return [by_name[name] for name in kept]
+    try:
+        return [by_name[name] for name in read_json(path, _REMEDY)["kept"]]
+    except (KeyError, TypeError):
+        raise _damaged(path) from None
 
 
 def _noted(path: epath.Path) -> float:
-    value = json.loads(path.read_text())["bits_per_byte"]
-    return math.inf if value is None else float(value)
+    try:
+        value = read_json(path, _REMEDY)["bits_per_byte"]
+        return math.inf if value is None else float(value)
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: epath.Path) -> UsageError:
+    return UsageError(f"{path} is damaged; {_REMEDY}")

@@ -13,7 +13,7 @@ from kdjax.report.plots.heat import heat
 from kdjax.report.plots.many_curves import Course, many_curves
 from kdjax.report.plots.pareto import Measure, Model, pareto
 from kdjax.report.summary import METRICS
-from kdjax.results.measured import VALIDATION
+from kdjax.results.measured import EQUAL_COMPUTE, VALIDATION
 
 _SHOWN = ("bits_per_byte", "forward_kl")
 _MOST_HEAT_MAPS = 3
@@ -157,7 +157,7 @@ def _course(setting: Setting, role: str) -> Sequence[tuple[int, float]]:
 def _models(comparison: Comparison) -> Iterator[Model]:
     seen = set()
     for setting in comparison.ranked:
-        for role in ("student", "twin", "teacher"):
+        for role in ("student", "twin", EQUAL_COMPUTE, "teacher"):
             found = setting.summary.roles.get(role)
             if found is None:
                 continue

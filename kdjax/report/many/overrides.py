@@ -9,7 +9,8 @@ _SCHEDULE = {"kind", "start", "end"}
 # Where, how long and how often something is done, but no result.
 _IRRELEVANT = (
     *("seeds", "cache_dir", "compile_cache", "log_every", "mesh", "checkpoint"),
-    *("member_students", "evaluate.every", "evaluate.batch_size"),
+    *("baseline", "member_students", "evaluate.every", "evaluate.batch_size"),
+    *("evaluate.rows", "evaluate.tasks", "evaluate.metrics"),  # beside the ranking
 )
 
 

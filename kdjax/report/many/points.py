@@ -158,7 +158,7 @@ def _progress(directory: epath.Path) -> str:
 def _distinguished(points: Sequence[Point]) -> list[Point]:
     """Returns the points with the keys in which their configs differ as overrides."""
     configs = [_config(point) for point in points]
-    every = [flat(config) for config in configs]
+    every = [_used(config) for config in configs]
     found = differences([config for config in every if config])
     distinguished = []
     for point, config, values in zip(points, configs, every, strict=True):
@@ -168,6 +168,17 @@ def _distinguished(points: Sequence[Point]) -> list[Point]:
             point = dataclasses.replace(point, overrides=overrides, command=line)
         distinguished.append(point)
     return distinguished
+
+
+def _used(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config's values by key, and the teachers' names as one of them.
+
+    With several teachers, the key `teacher` of a single one does nothing.
+    """
+    values, several = flat(config), config.get("teachers")
+    if several:
+        values = {k: v for k, v in values.items() if not k.startswith("teacher.")}
+    return values | ({"teachers": [*(several or ["teacher"])]} if config else {})
 
 
 def _config(point: Point) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from kdjax.report.compute import compute_sentence
 from kdjax.report.cost import duration
 from kdjax.report.many.comparison import Comparison, Rival, Setting, total_cost
 from kdjax.report.statistics import interval_words, outcome
+from kdjax.results.measured import EQUAL_COMPUTE, VALIDATION
 
 _LISTED = 3  # the most settings that a sentence lists
 
@@ -49,6 +51,13 @@ def cost_words(comparison: Comparison) -> str:
 
 def _nothing(comparison: Comparison) -> str:
     if comparison.texts > 1:
+        splits = [s.results.data.splits[VALIDATION] for s in comparison.settings]
+        if len({split.sha256 for split in splits}) == 1:
+            return (
+                "No setting is called the best: the points were measured on "
+                f"{comparison.texts} different numbers of held-out rows "
+                "(config.evaluate.final_rows), so their bits/byte cannot be compared."
+            )
         return (
             "No setting is called the best: the points were measured on "
             f"{comparison.texts} different held-out texts, so their bits/byte cannot "
@@ -125,6 +134,9 @@ def _twin_sentences(comparison: Comparison, best: Setting) -> Iterator[str]:
                 else f"{interval_words(found)}."
             )
         )
+    scores = {role: best.scores(role) for role in ("student", EQUAL_COMPUTE)}
+    if at_equal_compute := compute_sentence(best.results, scores).strip():
+        yield at_equal_compute
     results = Counter(
         outcome(setting.summary.difference)
         for setting in comparison.ranked

@@ -129,10 +129,14 @@ def _draw_metric(
             plot.plot(*at, marker="o", ms=13, label="best", **ring)
     if index == 0:
         style: dict[str, Any] = styles(["twin"])["twin"]
-        twins = _means((mark for mark in marks if mark.twin is not None), _twin)
+        marks = [mark for mark in marks if mark.twin is not None]
+        twins = _means(marks, _twin)
         if twins:
             x = [places[place] for place in twins]
             label = LABELS["twin"]
+            # Another axis, as of the steps, may have changed the twin too.
+            if any(abs(_twin(mark) - twins[mark.place]) > 1e-9 for mark in marks):
+                label += ", mean of all settings"
             plot.plot(x, [*twins.values()], ls="--", lw=1.4, ms=4, label=label, **style)
 
 

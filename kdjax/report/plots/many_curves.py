@@ -56,7 +56,7 @@ def _draw(courses: Sequence[Course], twin: Course | None, first: str) -> figure.
             look = {"color": colors[index], "lw": 1.5, "zorder": 2}
         if index == 0 and first:
             look |= {"lw": 2.6, "zorder": 3}
-        (line,) = plot.plot(*zip(*course.points, strict=True), **look)
+        (line,) = plot.plot(*zip(*course.points, strict=True), **look, **_mark(course))
         if index < len(colors):
             entries.append((line, course.name if index else f"{first}{course.name}"))
         elif index == len(colors):
@@ -64,7 +64,7 @@ def _draw(courses: Sequence[Course], twin: Course | None, first: str) -> figure.
     every = [point for course in courses for point in course.points]
     if twin is not None:
         look = {"color": looks["twin"]["color"], "ls": "--", "lw": 1.5}
-        (line,) = plot.plot(*zip(*twin.points, strict=True), **look)
+        (line,) = plot.plot(*zip(*twin.points, strict=True), **look, **_mark(twin))
         entries.append((line, f"{LABELS['twin']} of the best"))
         every += twin.points
     low, high = y_range(every, [])
@@ -79,3 +79,8 @@ def _draw(courses: Sequence[Course], twin: Course | None, first: str) -> figure.
     plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     add_legend(drawing, plot, entries)
     return drawing
+
+
+def _mark(course: Course) -> dict[str, Any]:
+    """Returns what shows a course of one point, through which there is no line."""
+    return {"marker": "o", "ms": 5} if len(course.points) == 1 else {}
