@@ -8,7 +8,7 @@ from scipy import stats
 
 from kdjax.report.statistics import Statistic
 from kdjax.report.summary import cell, summarise
-from kdjax.results.measured import Training
+from kdjax.results.measured import CurvePoint, Training
 
 
 def test_a_student_worse_than_its_twin_is_called_lost():
@@ -209,3 +209,74 @@ def test_equal_compute_may_reverse_the_verdict_of_equal_tokens():
         summarise(with_longer([1.4, 1.6, 1.5])).verdict
     )
     assert "equal compute" not in summarise(results).verdict
+
+
+def with_curve(results, role, bits_per_byte):
+    """Returns the results with another curve, of even steps up to 100, for a role."""
+    last = len(bits_per_byte) - 1
+    curve = tuple(
+        CurvePoint(100 * place // last, 1.75 * bits, bits)
+        for place, bits in enumerate(bits_per_byte)
+    )
+    runs = (
+        dataclasses.replace(run, curve=curve) if run.role == role else run
+        for run in results.runs
+    )
+    config = dataclasses.replace(
+        results.config, student=with_steps(results.config.student, 100)
+    )
+    return dataclasses.replace(results, runs=tuple(runs), config=config)
+
+
+def with_steps(section, steps):
+    return dataclasses.replace(
+        section, train=dataclasses.replace(section.train, steps=steps)
+    )
+
+
+def test_the_verdict_tells_what_a_longer_training_may_change():
+    results = make_results(student=[1.5, 1.5], twin=[1.6, 1.6], teacher=1.2)
+    for role, curve in (
+        ("teacher", [8.0, 3.0, 1.5, 1.3, 1.2]),
+        ("student", [8.0, 3.0, 1.8, 1.6, 1.5]),
+        ("twin", [8.0, 4.0, 2.0, 1.7, 1.6]),
+    ):
+        results = with_curve(results, role, curve)
+    said = summarise(results).verdict
+    # From 2.0 to 1.6 in a doubling: 1.6 / 1.25 ** 1.29 is 1.2, and 2 ** 1.29 is 2.4.
+    assert (
+        "the twin would overtake the teacher after about 240 steps, 2.4 times" in said
+    )
+    # The lead of 0.1 was 0.2 at half the steps.
+    assert "shrank by 0.1000 bits/byte in the second half" in said
+    assert "the twin catches up after about 200 steps, 2.0 times" in said
+    assert "teacher was still improving when it stopped, by 0.1000 bits/byte" in said
+    assert "fewer tokens" not in said  # both had 100 steps of as many rows
+
+    rested = with_curve(results, "teacher", [8.0, 2.0, 1.22, 1.21, 1.2])
+    rested = with_curve(rested, "student", [8.0, 3.0, 1.8, 1.6, 1.2])
+    said = summarise(rested).verdict
+    assert "still improving" not in said and "catches up" not in said
+
+
+def test_a_teacher_of_fewer_tokens_than_the_twin_is_told_of():
+    results = make_results(student=[1.5], twin=[1.6])
+    for role in ("teacher", "student", "twin"):
+        results = with_curve(results, role, [2.0, 1.9, 1.8, 1.7, 1.6])
+    assert "fewer tokens" not in summarise(results).verdict
+    teacher = results.config.teacher
+    train = dataclasses.replace(teacher.train, batch_size=1)
+    config = dataclasses.replace(
+        results.config, teacher=dataclasses.replace(teacher, train=train)
+    )
+    said = summarise(dataclasses.replace(results, config=config)).verdict
+    assert "trained on fewer tokens than the twin: 12,800 against" in said
+
+
+def test_nothing_is_foretold_without_curves_or_far_ahead():
+    results = make_results(student=[1.5], twin=[1.6], teacher=1.2)
+    before = summarise(results).verdict  # of three points
+    for role in ("teacher", "student", "twin"):
+        results = with_curve(results, role, [8.0, 3.0, 1.61, 1.605, 1.6])
+    assert "after about" not in summarise(results).verdict
+    assert summarise(results).verdict == before

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from kdjax.config.schema import TrainConfig
+from kdjax.config.schema import Config, TrainConfig
 from kdjax.results.measured import Results, Run, teacher_role
 
 
@@ -25,7 +25,8 @@ def training_cost(run: Run, results: Results) -> Cost:
         return Cost(None, None)
     seconds, speed = None, run.training.tokens_per_second
     if speed:
-        tokens = run.steps * _train(run, results).batch_size * results.data.length
+        rows = run.steps * trained_with(run.role, results.config).batch_size
+        tokens = rows * results.data.length
         seconds = tokens / speed * results.environment.devices
     return Cost(seconds, run.training.flops)
 
@@ -63,8 +64,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _train(run: Run, results: Results) -> TrainConfig:
-    for name, teacher in results.config.all_teachers.items():
-        if run.role == teacher_role(name):
+def trained_with(role: str, config: Config) -> TrainConfig:
+    """Returns how the runs of a role were trained; twins as their students are."""
+    for name, teacher in config.all_teachers.items():
+        if role == teacher_role(name):
             return teacher.train
-    return results.config.student.train
+    return config.student.train

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kdjax.report.caveats import caveats
 from kdjax.report.compute import compute_sentence
 from kdjax.report.cost import cost_words, training_cost
 from kdjax.report.statistics import (
@@ -120,7 +121,9 @@ def summarise(results: Results) -> Summary:
         difference=found,
         gap_closed=gap_closed,
         outcome=outcome(found),
-        verdict=verdict(scores, gap_closed) + compute_sentence(results, scores),
+        verdict=verdict(scores, gap_closed)
+        + compute_sentence(results, scores)
+        + caveats(results, scores),
         cost=cost_words(results),
     )
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from kdjax.config.schema import DistillConfig, ScheduleConfig, TrainConfig
+from kdjax.report.cost import trained_with
 from kdjax.results.measured import ModelInfo, Results, TeacherInfo
 
 
@@ -58,6 +59,21 @@ def steps(results: Results) -> str:
         f"{', '.join(earlier)}, then on to {last}, each with the schedules of a run "
         "of that length"
     )
+
+
+def epochs(results: Results) -> str:
+    """Returns how often each role's training saw the rows it could see, in words.
+
+    Returns:
+        Such as "teacher 0.34, student 0.14"; "" if nothing was trained here.
+    """
+    parts = {}
+    for run in results.runs:
+        train = trained_with(run.role, results.config)
+        rows = results.data.splits["train"].rows * train.data_fraction
+        if run.steps and rows:
+            parts[run.role] = f"{run.role} {run.steps * train.batch_size / rows:.2f}"
+    return ", ".join(parts.values())
 
 
 def cpu_seconds(results: Results) -> str:
