@@ -20,12 +20,13 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.report.many.comparison import compare, total_cost
 from kdjax.report.many.drawing import _cells, _models, _pairs, plots
+from kdjax.report.many.lengths import STEPS, by_length
 from kdjax.report.many.overrides import axes, differences, flat, shown
 from kdjax.report.many.points import Point, read_points
 from kdjax.report.many.table import csv_text, rows
 from kdjax.report.many.verdict import cost_words, verdict
 from kdjax.results.files import to_json
-from kdjax.results.measured import CurvePoint
+from kdjax.results.measured import EQUAL_COMPUTE, CurvePoint
 
 
 def make_point(scores, twin=(), name="", results=None, **overrides):
@@ -178,6 +179,40 @@ def test_points_that_were_halved_are_not_ranked_with_those_in_full():
         make_point([], results=short, student__train__steps=100),
     ]
     assert compare(swept).best.name == "steps 100"
+
+
+def test_lengths_of_training_are_told_apart_by_steps_and_by_compute():
+    def at(steps, student, twin, longer):
+        results = with_config(
+            make_results(student=student, twin=twin), student__train__steps=steps
+        )
+        more = [
+            make_run(EQUAL_COMPUTE, seed, score) for seed, score in enumerate(longer)
+        ]
+        results = dataclasses.replace(results, runs=(*results.runs, *more))
+        return make_point([], results=results, student__train__steps=steps)
+
+    points = [
+        at(4000, [1.30, 1.31, 1.32], [1.40, 1.41, 1.42], [1.33, 1.34, 1.35]),
+        at(500, [1.50, 1.51, 1.52], [1.80, 1.81, 1.83], [1.44, 1.45, 1.46]),
+        at(1000, [1.45, 1.46, 1.47], [1.60, 1.61, 1.63], [1.44, 1.47, 1.45]),
+    ]
+    words = words_of(*points)
+    assert (
+        "The student against its twin of equal steps: better after 500, 1,000 and "
+        "4,000 steps. The student against its twin of equal compute: better after "
+        "4,000 steps, not told apart after 1,000 steps, worse after 500 steps." in words
+    )
+    comparison = compare(points)
+    assert "lengths" in [name for name, _, _ in plots(comparison)]
+    # Another key's values are no lengths of training.
+    other = at(500, [1.49, 1.50, 1.51], [1.8, 1.8, 1.8], [1.5, 1.5, 1.5])
+    other.overrides["distill.alpha"] = 0.5
+    for point in points:
+        point.overrides["distill.alpha"] = 1.0
+    steps = [s.overrides[STEPS] for s in by_length(compare([*points, other]))]
+    assert steps == [500, 1000, 4000]
+    assert by_length(compare([points[0], other])) == []
 
 
 def test_a_point_that_repeats_another_does_not_count_and_is_named():

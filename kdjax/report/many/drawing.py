@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kdjax.report.many.comparison import Comparison, Setting
+from kdjax.report.many.lengths import STEPS, by_length
 from kdjax.report.many.overrides import place, shown
 from kdjax.report.plots.axis import Mark, axis
 from kdjax.report.plots.heat import heat
+from kdjax.report.plots.lengths import Length, Level, Line, lengths
 from kdjax.report.plots.many_curves import Course, many_curves
 from kdjax.report.plots.pareto import Measure, Model, pareto
-from kdjax.report.summary import METRICS
+from kdjax.report.summary import METRICS, RoleSummary
 from kdjax.results.measured import EQUAL_COMPUTE, VALIDATION
 
 _SHOWN = ("bits_per_byte", "forward_kl")
@@ -46,6 +48,12 @@ def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
             f"heat-{number}",
             f"Bits per byte for {x} and {y}.",
             _heat(comparison, pair),
+        )
+    if longer := by_length(comparison):
+        yield (
+            "lengths",
+            "Bits per byte against the length of training, in steps and in time.",
+            _lengths(longer),
         )
     if png := _curves(comparison):
         yield "curves", "Held-out bits per byte against the training step.", png
@@ -128,6 +136,28 @@ def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
     x, y = ([*map(_tick, comparison.axes[key])] for key in pair)
     names = comparison.names[pair[0]], comparison.names[pair[1]]
     return heat(names, (x, y), _cells(comparison, pair), title)
+
+
+def _lengths(settings: Sequence[Setting]) -> bytes:
+    found = []
+    for role in ("student", "twin", EQUAL_COMPUTE):
+        points = [
+            _length(setting.overrides[STEPS], setting.summary.roles[role])
+            for setting in settings
+            if role in setting.summary.roles
+        ]
+        if points:
+            found.append(Line(role, points))
+    teacher = settings[-1].summary.roles["teacher"]
+    level = teacher.final[VALIDATION]["bits_per_byte"].mean
+    seconds = teacher.seconds.mean if teacher.seconds else None
+    return lengths(found, Level(level, seconds))
+
+
+def _length(steps: int, found: RoleSummary) -> Length:
+    bits = found.final[VALIDATION]["bits_per_byte"]
+    seconds = found.seconds.mean if found.seconds else None
+    return Length(steps, seconds, bits.mean, bits.spread or 0.0)
 
 
 def _curves(comparison: Comparison) -> bytes | None:

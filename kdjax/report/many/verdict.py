@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from kdjax.report.caveats import caveats
 from kdjax.report.compute import compute_sentence
 from kdjax.report.cost import duration
 from kdjax.report.many.comparison import Comparison, Rival, Setting, total_cost
+from kdjax.report.many.lengths import length_sentences
 from kdjax.report.statistics import interval_words, outcome
-from kdjax.results.measured import EQUAL_COMPUTE, VALIDATION
+from kdjax.results.measured import VALIDATION
 
 _LISTED = 3  # the most settings that a sentence lists
 
@@ -28,6 +30,7 @@ def verdict(comparison: Comparison) -> list[str]:
         _best_sentence(comparison, best),
         " ".join(_rival_sentences(comparison)),
         " ".join(_twin_sentences(comparison, best)),
+        *filter(None, [" ".join(length_sentences(comparison))]),
         *_incomplete(comparison),
     ]
 
@@ -134,9 +137,11 @@ def _twin_sentences(comparison: Comparison, best: Setting) -> Iterator[str]:
                 else f"{interval_words(found)}."
             )
         )
-    scores = {role: best.scores(role) for role in ("student", EQUAL_COMPUTE)}
+    scores = {role: best.scores(role) for role in best.summary.roles}
     if at_equal_compute := compute_sentence(best.results, scores).strip():
         yield at_equal_compute
+    if doubts := caveats(best.results, scores).strip():
+        yield doubts
     results = Counter(
         outcome(setting.summary.difference)
         for setting in comparison.ranked
