@@ -9,6 +9,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from kdjax.core.errors import UsageError
+from kdjax.core.huge_pages import use_huge_pages
 
 _FAILED, _MISTAKEN = 1, 2
 _HELP = {"help", "h", "helpshort", "helpfull", "?"}
@@ -57,6 +58,7 @@ def run(
             print(stopped, file=sys.stderr)
             sys.exit(_INTERRUPTED)
 
+    use_huge_pages()
     app.run(guarded, flags_parser=partial(_parse, explain=explain))
     sys.exit(0)
 

@@ -103,6 +103,9 @@ def _draw_times(
                 label="student, its teacher's training counted",
             )
     plot.set(xlabel="device-seconds of training (log scale)", xscale="log")
+    plot.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    plot.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    plot.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _draw(plot: axes.Axes, line: Line, x: Sequence[float], look: Any) -> None:
