@@ -1,8 +1,9 @@
 """Large arrays in huge pages, which spares Linux a fault for each 4 KiB of them.
 
-XLA's CPU backend asks for the memory of a step's intermediate arrays anew each time, and
-malloc hands such blocks back to the system. Every step then touches all of its pages for
-the first time: in a step of a few hundred megabytes that is a fifth of the CPU time.
+XLA's CPU backend asks for the memory of a step's intermediate arrays anew each time,
+and malloc hands such blocks back to the system. Every step then touches all of its
+pages for the first time: of a step of some hundred megabytes that is a fifth of the CPU
+time.
 """
 
 import os
