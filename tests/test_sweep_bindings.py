@@ -11,6 +11,7 @@ from runs import ROOT
 from kdjax.config import Config, validate
 from kdjax.config.packaged import load_config
 from kdjax.core.errors import UsageError
+from kdjax.sweeps import yielded
 from kdjax.sweeps.bindings import from_flags
 from kdjax.sweeps.points import axes, make_points
 
@@ -262,6 +263,15 @@ def test_overrides_are_checked_against_the_base_config_as_a_whole():
 
 def sweep(*arguments, check=False):
     return runs.run("-m", "kdjax.sweep", *arguments, check=check, timeout=120)
+
+
+def test_a_config_file_may_have_a_sweep_for_some_arguments_alone(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def sweep(argument=''):\n    return [{'seed': 1}] if argument else None"
+    )
+    assert yielded.load(f"{path}:long", []) == [{"seed": 1}]
+    assert yielded.load(str(path), []) is None
 
 
 FILE = """\

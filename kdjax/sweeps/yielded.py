@@ -10,7 +10,9 @@ from kdjax.sweeps.points import Overrides
 
 
 def load(name: str, argv: Sequence[str]) -> list[Overrides] | None:
-    """Returns what the `sweep()` of a config file yields; None: it has none.
+    """Returns what the `sweep()` of a config file yields.
+
+    None: it has no such function, or that returns None, as it may for some arguments.
 
     Args:
         name: FILE or FILE:ARGUMENT. The argument is passed on, as to `get_config`.
@@ -25,7 +27,8 @@ def load(name: str, argv: Sequence[str]) -> list[Overrides] | None:
         found: Any = runpy.run_path(path, run_name="config").get("sweep")
         if found is None:
             return None
-        return list(found(argument) if argument else found())
+        points = found(argument) if argument else found()
+        return None if points is None else list(points)
     except Exception as error:
         # A config file is the user's own code: whatever it raises is theirs to fix.
         reason = explain(error, argv) or str(error)
