@@ -17,7 +17,14 @@ from kdjax.report.plots.entropy import entropy
 from kdjax.report.rendering import render
 from kdjax.report.summary import Summary, summarise
 from kdjax.report.tables import tables
-from kdjax.report.words import architecture, cpu_seconds, origin, parameters, steps
+from kdjax.report.words import (
+    architecture,
+    cpu_seconds,
+    final_figures,
+    origin,
+    parameters,
+    steps,
+)
 from kdjax.results.files import to_json
 from kdjax.results.measured import Results
 
@@ -69,6 +76,8 @@ def _render(results: Results, summary: Summary, images: Mapping[str, bytes]) -> 
         origin=origin(results),
         steps=steps(results),
         spent=cpu_seconds(results),
+        headline=results.headline,
+        final_figures=final_figures(results),
         architectures={name: words for name, words in built.items() if words},
         parameters=parameters(results.config.distill),
         config_json=json.dumps(dataclasses.asdict(results.config), indent=2),

@@ -48,7 +48,7 @@ def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
             _heat(comparison, pair),
         )
     if png := _curves(comparison):
-        yield "curves", "Held-out bits per byte against the training step.", png
+        yield "curves", "Validation bits per byte against the training step.", png
     if png := pareto(_MEASURES, [*_models(comparison)]):
         words = "Bits per byte against parameters, speed and training FLOPs."
         yield "pareto", words, png
@@ -122,7 +122,7 @@ def _cells(
 
 
 def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
-    title = "Held-out bits/byte"
+    title = "Validation bits/byte"
     if len(comparison.axes) > 2:
         title += ", the best of all other axes"
     x, y = ([*map(_tick, comparison.axes[key])] for key in pair)
