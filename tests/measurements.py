@@ -146,3 +146,22 @@ def with_run(results, index, **changes):
     runs = list(results.runs)
     runs[index] = dataclasses.replace(runs[index], **changes)
     return dataclasses.replace(results, runs=tuple(runs))
+
+
+def with_test_split(results, **more):
+    """Returns the results with a test split.
+
+    Args:
+        results: Those without it.
+        **more: How many more bits/byte each role has there than for validation.
+    """
+
+    def tested(run):
+        bits = run.final["validation"].bits_per_byte + more.get(run.role, 0.0)
+        return dataclasses.replace(run, final=run.final | {"test": make_held_out(bits)})
+
+    sizes = dataclasses.replace(SIZES, rows=17, sha256="77" * 32)
+    splits = results.data.splits | {"test": sizes}
+    data = dataclasses.replace(results.data, splits=splits)
+    runs = tuple(map(tested, results.runs))
+    return dataclasses.replace(results, data=data, runs=runs)

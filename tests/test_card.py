@@ -12,7 +12,7 @@ import warnings
 import pytest
 import runs
 from etils import epath
-from measurements import make_results, make_run, with_run
+from measurements import make_results, make_run, with_run, with_test_split
 
 from kdjax import report
 from kdjax.config import ScheduleConfig
@@ -87,6 +87,61 @@ def test_equal_compute_is_told_of_the_best_setting():
     assert "the twin takes 100 steps and reaches 1.1000: at equal compute" in text
     drawn = {(model.role, model.bits_per_byte) for model in _models(compare(points))}
     assert ("equal-compute twin", 1.1) in drawn
+
+
+def make_tested(scores, twin, student, **overrides):
+    """Returns a point whose students have so many more bits/byte on its test split."""
+    results = make_results(student=scores, twin=twin)
+    longer = [make_run("equal-compute twin", seed, 1.45) for seed in (0, 1)]
+    results = dataclasses.replace(results, runs=(*results.runs, *longer))
+    more = {"student": student, "equal-compute twin": 0.05}
+    results = with_test_split(results, **more)
+    return make_point([], results=results, **overrides)
+
+
+def test_validation_chooses_the_setting_and_the_test_split_judges_it():
+    points = [
+        make_tested([1.20, 1.21], [1.5, 1.52], 0.4, distill__alpha=0.5),
+        make_tested([1.30, 1.32], [1.5, 1.52], 0.0, distill__alpha=1.0),
+        make_tested([1.40, 1.43], [1.5, 1.52], 0.0, distill__alpha=0.0),
+    ]
+    comparison = compare(points)
+    assert comparison.best.name == "alpha 0.5"  # the worst of them on the test split
+    text = words_of(*points)
+    assert text.startswith(
+        "Best of 3 settings: alpha 0.5, at 1.2050 bits/byte on the validation split, "
+        "which chose it, and 1.6050 on the test split, by which kdjax chooses nothing "
+        "(2 seeds). The next, alpha 1, is 0.1050 bits/byte worse on the validation "
+        "split, paired over 2 seeds: "
+    )
+    assert "flatters" not in text
+    assert (
+        "The best is 0.0950 bits/byte worse on the test split than its twin without "
+        "the teacher, "
+    ) in text
+    assert "the twin takes 100 steps and reaches 1.5000: at equal compute" in text
+    assert "Of 3 settings with a twin, 2 beat it, 1 lost to it" in text
+    drawn = {model.bits_per_byte for model in _models(comparison)}
+    assert {1.205, 1.31} < {round(bits, 6) for bits in drawn}
+    first = rows(comparison)[0].cells
+    assert first["bits/byte \u2193"].value == pytest.approx(1.205)
+    assert first["test bits/byte \u2193"].value == pytest.approx(1.605)
+    assert first["beats twin by \u2191"].value == pytest.approx(-0.095)
+
+
+def test_points_with_and_without_a_test_split_are_ranked_by_what_they_share():
+    tested = with_test_split(make_results(student=[1.3, 1.32], twin=[1.5, 1.52]))
+    points = [
+        make_point([1.2, 1.21], [1.5, 1.52], x=1),
+        make_point([1.4, 1.41], x=2),
+        make_point([], results=tested, x=3),
+    ]
+    assert compare(points).best.name == "x 1"
+    text = words_of(*points)
+    assert "1.2050 bits/byte on held-out text" in text and "flatters" in text
+    assert "split" not in text
+    found = [row.cells["test bits/byte \u2193"].value for row in rows(compare(points))]
+    assert found == [None, None, pytest.approx(1.31)]
 
 
 def test_more_comparisons_ask_for_more_evidence():
@@ -326,11 +381,12 @@ def write_report(workdir, results):
 @pytest.fixture
 def sweep(tmp_path):
     """Returns the directory of a sweep with points in every state."""
+    best = make_results(student=[1.2], twin=[1.5])
     write_sweep(
         tmp_path,
         [
             ("a", {"distill.alpha": 0.5}, make_results(student=[1.3], twin=[1.5])),
-            ("b", {"distill.alpha": 1.0}, make_results(student=[1.2], twin=[1.5])),
+            ("b", {"distill.alpha": 1.0}, with_test_split(best, student=0.5)),
             ("failed", {"distill.alpha": 2.0}, None),
             ("damaged", {"distill.alpha": 3.0}, None),
             ("running", {"distill.alpha": 4.0}, None),
@@ -372,6 +428,10 @@ def test_the_card_needs_no_other_file_and_holds_every_point(sweep):
     assert source.count("python -m kdjax.main") == 7  # six, and the best's once more
     (best,) = re.findall(r'<tr class="finished best".*?</tr>', source, re.S)
     assert "1.2000" in best and ">b<" in re.sub(r"\s", "", best)
+    assert "1.7000" in best
+    notes = " ".join(source.split())
+    assert "of the validation split, by which settings are ranked" in notes
+    assert "different test texts" not in notes
     values = json.loads((sweep / "card" / "card.json").read_text())
     assert values["best"] == "alpha 1"
     assert values["verdict"][0] in source

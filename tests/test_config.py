@@ -200,6 +200,11 @@ MISTAKES = [
     # The data and the tokenizer.
     ({"data.length": 1}, "at least 2"),
     ({"data.validation_fraction": -0.1}, "[0, 0.5]"),
+    ({"data.test_fraction": 0.6}, "config.data.test_fraction", "[0, 0.5]"),
+    (
+        {"data.validation_fraction": 0.5, "data.test_fraction": 0.45},
+        "may be 0.9 together; they are 0.95",
+    ),
     ({"data.source": "web"}, "'web'", "stdlib"),
     ({"data.source": "tfds:"}, "tfds:NAME"),
     ({"data.source": "tfds"}, "tfds:NAME"),

@@ -29,9 +29,9 @@ from tensorflow_datasets.core.download import downloader
 from kdjax.config import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import held_out_batches, open_corpus, prepare, training_batches
-from kdjax.data.documents import is_held_out
+from kdjax.data.documents import split_of
 from kdjax.data.packing import pack
-from kdjax.data.sizes import measure
+from kdjax.data.sizes import _key, measure
 from kdjax.text import load_tokenizer
 from kdjax.text.streams import Ids
 from kdjax.text.tokenizer import train_tokenizer
@@ -135,11 +135,16 @@ def test_every_piece_begins_with_the_prefix_and_no_token_is_lost(seed):
 
 
 def test_what_is_held_out_depends_on_the_name_alone():
-    candidates = [f"directory/{number}.md" for number in range(10_000)]
-    held_out = {name for name in candidates if is_held_out(name, 0.05)}
-    assert 400 < len(held_out) < 600
-    assert held_out < {name for name in candidates if is_held_out(name, 0.1)}
-    assert not any(is_held_out(name, 0.0) for name in candidates)
+    def held_out(fraction, test=0.0, split="validation"):
+        config = DataConfig(validation_fraction=fraction, test_fraction=test)
+        return {name for name in candidates if split_of(name, config) == split}
+
+    candidates = [f"directory/{number}.md" for number in range(3_000)]
+    assert 100 < len(held_out(0.05)) < 200
+    assert held_out(0.05) < held_out(0.1)
+    assert not held_out(0.0) and not held_out(0.05, split="test")
+    assert held_out(0.05, 0.1) == held_out(0.05)
+    assert held_out(0.05, 0.1, "test") == held_out(0.15) - held_out(0.05)
 
 
 def test_a_new_file_moves_no_other_one(texts):
@@ -149,6 +154,43 @@ def test_a_new_file_moves_no_other_one(texts):
     assert before["train"] and before["validation"]
     for split, documents in before.items():
         assert names(documents) == names(after[split]) - {"texts/new.txt:0"}
+
+
+def paragraphs(count):
+    return "".join(
+        f"paragraph {number} of many\nand more\n\n" for number in range(count)
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ({f"{number}.txt": paragraphs(9) for number in range(99)}, {}),
+        ({f"{number}.txt": paragraphs(9) for number in range(19)}, {}),
+        ({"a.txt": paragraphs(900), "b.txt": paragraphs(30_000)}, {}),
+        ({"a.txt": paragraphs(900)}, {"documents": "blank_lines"}),
+        ({"a.jsonl": '{"text": "some words"}\n' * 500}, {}),
+    ],
+    ids=["files", "few files", "stretches", "paragraphs", "lines"],
+)
+def test_a_test_split_takes_nothing_from_the_validation_split(home, written, options):
+    for name, text in written.items():
+        (home / name).write_text(text)
+    texts = {}
+    for fraction in (0.0, 0.2):
+        splits = walk(files("*", test_fraction=fraction, **options))
+        texts[fraction] = {
+            name: "".join(document.text for document in found)
+            for name, found in splits.items()
+        }
+    without, found = texts.values()
+    assert [*without] == ["train", "validation"]
+    assert [*found] == ["train", "validation", "test"]
+    assert found["validation"] == without["validation"]
+    assert len(found["train"]) + len(found["test"]) == len(without["train"])
+    assert 0.1 < len(found["test"]) / sum(map(len, found.values())) < 0.3
+    by_split = {name: {d.name for d in each} for name, each in splits.items()}
+    assert sum(map(len, by_split.values())) == len(set().union(*by_split.values()))
 
 
 def test_the_standard_library_s_splits_share_nothing():
@@ -248,6 +290,39 @@ def test_a_prepared_tfds_data_set_is_split_and_read_as_text(poems):
     assert not train & validation
     texts = sorted(d.text for d in splits["train"] + splits["validation"])
     assert texts == sorted(f"été {year}" for year in range(100))
+
+
+@pytest.mark.parametrize(
+    ("stored", "held_out", "tested"),
+    [
+        (["train", "validation", "test"], {"validation"}, {"test"}),
+        (["train", "validation"], {"validation"}, {"train"}),
+        (["train", "test"], {"test"}, {"train"}),
+        (["train"], {"train"}, {"train"}),
+    ],
+    ids=len,
+)
+def test_the_test_split_is_a_stored_one_if_the_validation_split_is_another(
+    monkeypatch, stored, held_out, tested
+):
+    features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+    builder = types.SimpleNamespace(
+        info=types.SimpleNamespace(features=features, splits=stored),
+        as_data_source=lambda split: [{"text": split.encode()}] * 200,
+    )
+    monkeypatch.setattr(
+        "kdjax.data.tfds_text._tfds_builder", lambda name, allow_download: builder
+    )
+    config = DataConfig("tfds:some", validation_fraction=0.2)
+    without = walk(config)
+    found = walk(dataclasses.replace(config, test_fraction=0.2))
+    assert found["validation"] == without["validation"]
+    assert {d.text for d in found["validation"]} == held_out
+    assert {d.text for d in found["test"]} == tested
+    names_of = [names(documents) for documents in found.values()]
+    assert sum(map(len, names_of)) == len(set().union(*names_of)) == 200 * len(stored)
+    if tested == {"test"}:
+        assert found["train"] == without["train"]
 
 
 class KdjaxScraps(tfds.core.GeneratorBasedBuilder):
@@ -506,6 +581,16 @@ def test_files_that_did_not_change_are_not_read_again(texts, monkeypatch):
     assert changed["splits"] != info["splits"]
 
 
+def test_sizes_belong_to_a_test_fraction_and_to_older_versions_without_one(monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: "/home/user")
+    found = [
+        _key(DataConfig(test_fraction=x), ({"<s>"}, None), [("a.txt", 1, 2)])
+        for x in (0.0, 0.1, 0.2)
+    ]
+    assert found[0] == "80fc1f85263a185c"
+    assert len({*found}) == 3
+
+
 def test_files_that_may_still_change_are_read_again(texts, monkeypatch):
     """Two writes within the clock's resolution look alike."""
     assert [reads(files(texts), monkeypatch)[0] for _ in range(2)] == [2, 2]
@@ -689,11 +774,19 @@ def test_the_store_of_rows_prints_nothing_to_stdout(texts, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_split_without_text_is_refused(texts):
-    with pytest.raises(UsageError, match=r"validation split .* is empty"):
-        prepare(
-            files("texts/7.txt", validation_fraction=0.0), BYTES, epath.Path("cache")
-        )
+@pytest.mark.parametrize(
+    ("pattern", "fractions"),
+    [
+        ("texts/7.txt", {"validation_fraction": 0.0}),
+        ("texts/*.txt", {"test_fraction": 1e-4}),
+    ],
+)
+def test_a_split_without_text_is_refused(texts, pattern, fractions):
+    (key,) = fractions
+    split = key.removesuffix("_fraction")
+    words = rf"the {split} split .* is empty; raise config\.data\.{key} or provide"
+    with pytest.raises(UsageError, match=words):
+        prepare(files(pattern, **fractions), BYTES, epath.Path("cache"))
 
 
 # Batches.

@@ -20,7 +20,7 @@ from kdjax.checkpoints import open_model
 from kdjax.config import DataConfig, MeshConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import prepare
-from kdjax.data.documents import is_held_out
+from kdjax.data.documents import split_of
 from kdjax.evaluation.comparing import Settings, measure, named, table
 from kdjax.evaluation.evaluators import make_evaluator
 from kdjax.evaluation.held_out import HeldOutText
@@ -250,7 +250,7 @@ def test_text_is_measured_as_an_experiment_measures_it(place, home, texts):
     prepared = prepare(data, bytes_, epath.Path("cache"))
     (home / "held").mkdir()
     for path in sorted(pathlib.Path("texts").glob("*.txt")):
-        if is_held_out(path.as_posix(), 0.2):
+        if split_of(path.as_posix(), data) == "validation":
             shutil.copy(path, "held")
     config = dataclasses.replace(TINY, vocab_size=257)
     model = models.build(config)

@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pathlib
+import random
 import sys
 
 import hypothesis
@@ -410,24 +411,46 @@ def test_names_need_not_be_utf_8():
 @hypothesis.given(
     st.text("ab \n", min_size=1, max_size=400),
     st.floats(0, 0.5),
+    st.floats(0, 0.4),
     st.integers(1, 60),
     st.integers(1, 40),
 )
-def test_stretches_are_the_text_and_share_nothing(text, fraction, chunk, least):
+def test_stretches_are_the_text_and_share_nothing(text, fraction, test, chunk, least):
     from kdjax.data import stretches as module
 
     chunks = (text[i : i + chunk] for i in range(0, len(text), chunk))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LEAST", least)
-        found = list(stretches(chunks, len(text), fraction))
+        found = list(stretches(chunks, len(text), fraction, test))
     assert "".join(piece.text for piece in found) == text
     assert [piece.ends for piece in found] == [False] * (len(found) - 1) + [True]
     for before, after in zip([None, *found], found, strict=False):
-        is_new = before is None or before.held_out != after.held_out
+        is_new = before is None or before.split != after.split
         assert after.begins == is_new == (before is None or before.start != after.start)
-    held_out = sum(len(piece.text) for piece in found if piece.held_out)
+    held_out = sum(len(piece.text) for piece in found if piece.split == "validation")
     assert held_out <= 1.25 * fraction * len(text) + 1
     assert held_out >= 0.75 * fraction * len(text) - 16
+
+
+def test_stretches_for_the_test_move_none_for_validation(monkeypatch):
+    monkeypatch.setattr("kdjax.data.stretches._LEAST", 20)
+    chance = random.Random(0)
+    for _ in range(600):
+        chunks = [
+            "".join(chance.choices("ab \n", (1, 1, 1, 3), k=chance.randint(1, 60)))
+            for _ in range(chance.randint(1, 9))
+        ]
+        length = sum(map(len, chunks))
+        validation, test = chance.uniform(0.0, 0.5), chance.uniform(0.0, 0.1)
+        without, found = (
+            [
+                piece
+                for piece in stretches(iter(chunks), length, validation, share)
+                if piece.split == "validation"
+            ]
+            for share in (0.0, test)
+        )
+        assert found == without
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from measurements import (
     make_held_out,
     make_results,
     with_run,
+    with_test_split,
 )
 
 from kdjax.report.plots import calibration, canvas, curves, entropy, many_curves
@@ -75,6 +76,20 @@ def test_a_teacher_is_drawn_where_it_ended_and_not_how_it_got_there():
     names = [line.get_label() for line in plot.lines]
     assert names[:3] == ["student", "student of a", "student of b"]
     assert "teacher a, final: 1.1000" in names[3:]
+
+
+def test_curves_are_of_the_validation_split_and_calibration_of_the_test_split():
+    results = with_test_split(make_results(student=[1.2]), teacher=0.5, student=0.5)
+    final = dict(results.runs[1].final)
+    final["test"] = dataclasses.replace(final["test"], calibration_error=0.125)
+    results = with_run(results, 1, final=final)
+    summary = summarise(results)
+    (plot,) = curves._draw_curves(results, summary).axes
+    assert [text.get_text() for text in plot.texts] == ["teacher, final: 1.0000"]
+    assert plot.get_title().startswith("Validation")
+    (plot,) = calibration._draw_calibration(results, summary).axes
+    labels = [line.get_label() for line in plot.lines]
+    assert labels[1:] == ["teacher: error 2.50 %", "student: error 12.50 %"]
 
 
 def test_steps_are_whole_numbers_on_the_axis():

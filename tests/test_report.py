@@ -9,7 +9,13 @@ import re
 import pytest
 import runs
 from etils import epath
-from measurements import make_ensemble_results, make_results, make_run, with_run
+from measurements import (
+    make_ensemble_results,
+    make_results,
+    make_run,
+    with_run,
+    with_test_split,
+)
 
 from kdjax import report
 from kdjax.config import DistillConfig, ScheduleConfig
@@ -60,6 +66,26 @@ def test_the_page_needs_nothing_else_and_shows_the_console_s_figures(tmp_path):
     assert len(figures) > 50
     assert [figure for figure in figures if f">{figure}<" not in text] == []
     assert summarise(results).verdict in text
+    words = " ".join(text.split())
+    assert "the teacher's line on all 31, as the results above." in words
+    assert "--config.data.test_fraction=0.05 splits off text by which nothing" in words
+
+
+def test_the_page_is_of_the_test_split_and_says_what_else_is(tmp_path):
+    results = make_results(student=[1.2], twin=[1.3])
+    tested = with_test_split(results, student=0.5, twin=0.5)
+    for index, run in enumerate(tested.runs):
+        changed = dataclasses.replace(run.final["test"], by_entropy=())
+        tested = with_run(tested, index, final=run.final | {"test": changed})
+    page = " ".join(report.write(tested, epath.Path(tmp_path)).read_text().split())
+    assert "on all 31, the results above on all 17 of the test split." in page
+    assert "of the test split, by which nothing is chosen; the validation" in page
+    assert "splits off text" not in page
+    assert "Where the student differs" not in page  # of the test split it is not known
+    first, *others = report.table(tested).split("\n\n")
+    assert first.startswith("held out: test") and "1.7000" in first
+    assert re.search("^best validation bits/byte along the run.* 1.2100 ", first, re.M)
+    assert [each.split()[2] for each in others] == ["validation", "prose"]
 
 
 def test_writing_again_replaces_every_file_and_leaves_no_other(tmp_path):

@@ -141,6 +141,13 @@ def test_a_contradiction_is_named(path, value, words):
     assert words in str(caught.value)
 
 
+def test_a_test_split_that_was_not_measured_is_named():
+    values = plain(make_results(student=[1.2], twin=[1.3]))
+    values["data"]["splits"]["test"] = values["data"]["splits"]["prose"]
+    with pytest.raises(UsageError, match="final must have prose, test, validation"):
+        files.from_json(values, "report.json")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b'{"a": 1}'])
 def test_another_file_is_no_report(tmp_path, content):
     path = epath.Path(tmp_path) / "report.json"

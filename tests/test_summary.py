@@ -3,7 +3,13 @@
 import dataclasses
 
 import pytest
-from measurements import make_ensemble_results, make_results, make_run, with_run
+from measurements import (
+    make_ensemble_results,
+    make_results,
+    make_run,
+    with_run,
+    with_test_split,
+)
 from scipy import stats
 
 from kdjax.report.statistics import Statistic
@@ -17,6 +23,27 @@ def test_a_student_worse_than_its_twin_is_called_lost():
     assert summary.verdict.startswith("Distillation did not pay: ")
     assert "1.6000" in summary.verdict
     assert "1.5000" in summary.verdict
+
+
+def test_the_test_split_decides_whatever_the_validation_split_says():
+    results = make_results(student=[1.2, 1.3], twin=[1.5, 1.6])
+    assert "on held-out text, its twin" in summarise(results).verdict
+    longer = [make_run("equal-compute twin", seed, 1.4) for seed in (0, 1)]
+    results = dataclasses.replace(results, runs=(*results.runs, *longer))
+    tested = with_test_split(results, student=0.5, teacher=0.1)
+    summary = summarise(tested)
+    assert summary.outcome == "lost"
+    assert summary.difference.mean == pytest.approx(-0.2)
+    assert summary.gap_closed.mean == pytest.approx((-0.2 / 0.4 - 0.2 / 0.5) / 2)
+    assert summary.verdict.startswith(
+        "Distillation did not pay: the student reaches 1.7500 bits/byte on the test "
+        "split (by which kdjax chooses nothing), its twin without the teacher 1.5500. "
+    )
+    assert "(0.3500 bits/byte, within the spread" in summary.verdict  # equal compute
+    own = dataclasses.replace(tested.runs[1].final["test"], own={"mine": 4.0})
+    final = tested.runs[1].final | {"test": own}
+    others = summarise(with_run(tested, 1, final=final)).roles["student"].others
+    assert others["mine"].mean == 4.0
 
 
 @pytest.mark.parametrize("student", [[1.4], [1.6]])

@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from kdjax.config.parsing import between
-from kdjax.config.schema import SOURCES, Config
+from kdjax.config.schema import SOURCES, Config, DataConfig
 from kdjax.core.errors import UsageError
 
 
@@ -29,6 +29,7 @@ def _is_not_stdlib(config: Config) -> bool:
     return config.data.source != "stdlib"
 
 
+_MOST_HELD_OUT = 0.9  # of the text, both splits together
 _FILES, _FILE = "config.data.source = 'files'", "config.tokenizer.kind = 'file'"
 _ONLY = (
     _Only("data.pattern", _is_files, _FILES),
@@ -85,9 +86,20 @@ def check_data(config: Config) -> None:
                 f"config.{key} = {value!r} is for {condition} and would do nothing "
                 "here; remove it or set that"
             )
+    _check_held_out(data)
     between(tokenizer.lost_fraction, 0.0, 1.0, "config.tokenizer.lost_fraction")
     if tokenizer.kind == "bpe" and tokenizer.vocab_size < 257:
         raise UsageError(
             "config.tokenizer.vocab_size must be at least 257 (every byte and the end "
             f"of text); it is {tokenizer.vocab_size}"
+        )
+
+
+def _check_held_out(data: DataConfig) -> None:
+    between(data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction")
+    between(data.test_fraction, 0.0, 0.5, "config.data.test_fraction")
+    if (held_out := data.validation_fraction + data.test_fraction) > _MOST_HELD_OUT:
+        raise UsageError(
+            "config.data.validation_fraction and config.data.test_fraction may be "
+            f"{_MOST_HELD_OUT:g} together; they are {held_out:g}: lower one of them"
         )

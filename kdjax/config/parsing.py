@@ -22,7 +22,7 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise _unknown(hints, str(key), path)
+            raise _unknown(hints, _in_line(key), path)
     for field in dataclasses.fields(cls):
         empty = dataclasses.MISSING
         is_required = field.default is empty and field.default_factory is empty
@@ -145,7 +145,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin is tuple:
         return _convert_tuple(value, choices, path)
     if _is_mapping(hint) and isinstance(value, Mapping):
-        return {k: convert(v, choices[1], f"{path}.{k}") for k, v in value.items()}
+        hint = choices[1]
+        return {k: convert(v, hint, f"{path}.{_in_line(k)}") for k, v in value.items()}
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
@@ -159,6 +160,11 @@ def convert(value: Any, hint: Any, path: str) -> Any:
 
 def _is_mapping(hint: Any) -> bool:
     return typing.get_origin(hint) in (dict, Mapping)
+
+
+def _in_line(key: Any) -> str:
+    """Returns a key as a message of one line has it: a file's may hold anything."""
+    return str(key) if str(key).isprintable() else repr(key)
 
 
 def _shown(value: Any) -> str:

@@ -41,6 +41,8 @@ class DataConfig:
     unreadable: Literal["refuse", "skip"] = "refuse"
     allow_download: bool = False  # for "tfds:<name>": download if not prepared
     validation_fraction: float = 0.05  # of the files; if few, of what they hold
+    # For a split "test": kdjax chooses nothing by it, and the verdict is on it.
+    test_fraction: float = 0.0  # 0: there is none
     length: int = 128  # tokens in a row
     # A token such as </s>, spelled in a text: the ids of its letters, or that token.
     special_tokens: Literal["text", "parse"] = "text"

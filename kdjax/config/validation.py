@@ -86,9 +86,6 @@ def check(config: Config) -> None:
     at_least(config.evaluate.final_rows, 0, "config.evaluate.final_rows")
     at_least(config.seed, 0, "config.seed")
     at_least(config.data.length, 2, "config.data.length")
-    between(
-        config.data.validation_fraction, 0.0, 0.5, "config.data.validation_fraction"
-    )
     check_data(config)
     _check_distill(config.distill)
     _check_mesh(config.mesh)

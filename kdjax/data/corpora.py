@@ -9,9 +9,10 @@ import importlib
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from kdjax.config.schema import DataConfig
-from kdjax.data.documents import Corpus, Document, Skipped, is_held_out
+from kdjax.data.documents import Corpus, Document, Skipped, split_names, split_of
 from kdjax.data.files import files
 from kdjax.data.tfds_text import tfds_text
 
@@ -43,10 +44,10 @@ def stdlib(config: DataConfig) -> Corpus:
     ]
     skipped = Skipped()
 
-    def walk(held_out: bool) -> Iterator[Document]:
+    def walk(split: str) -> Iterator[Document]:
         for path in paths:
             name = path.relative_to(root).as_posix()
-            if is_held_out(name, config.validation_fraction) == held_out:
+            if split_of(name, config) == split:
                 try:
                     text = path.read_text(encoding="utf-8")
                 except (OSError, UnicodeDecodeError):
@@ -58,7 +59,7 @@ def stdlib(config: DataConfig) -> Corpus:
         topics = importlib.import_module("pydoc_data.topics").topics
         yield from (Document(name, text) for name, text in sorted(topics.items()))
 
-    splits = {"train": lambda: walk(False), "validation": lambda: walk(True)}
+    splits = {name: partial(walk, name) for name in split_names(config)}
     manual = pathlib.Path(
         importlib.import_module("pydoc_data").__path__[0], "topics.py"
     )

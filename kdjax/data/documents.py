@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
+from kdjax.config.schema import DataConfig
+
 
 class Document(NamedTuple):
     """A text, or a piece of a long one; the pieces of a text follow each other.
@@ -54,13 +56,22 @@ class Corpus(NamedTuple):
     paths: tuple[pathlib.Path, ...] = ()
 
 
-def is_held_out(name: str, fraction: float) -> bool:
-    """Returns whether the name's hash falls in the held-out fraction.
+def split_names(config: DataConfig) -> tuple[str, ...]:
+    """Returns the splits that `split_of` tells apart."""
+    return ("train", "validation", *(["test"] if config.test_fraction else []))
 
-    It depends on the name alone, so adding files moves no others between splits.
+
+def split_of(name: str, config: DataConfig) -> str:
+    """Returns the split that a name's hash falls in.
+
+    It depends on the name alone, so adding files moves no others between splits, and
+    a test split takes nothing from the validation split.
     """
     digest = hashlib.sha256(_bytes(name)).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    place, end = int.from_bytes(digest[:8], "big"), config.validation_fraction
+    if place < end * 2**64:
+        return "validation"
+    return "test" if place < (end + config.test_fraction) * 2**64 else "train"
 
 
 class Digest:

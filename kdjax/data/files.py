@@ -1,13 +1,14 @@
 """The user's own files as documents in splits."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
-from kdjax.data.documents import Corpus, Document, Skipped, is_held_out
+from kdjax.data.documents import Corpus, Document, Skipped, split_names, split_of
 from kdjax.data.json_files import has_lines, is_json_array, json_array, json_lines
 from kdjax.data.matching import LINES, TEXT, Found, find
 from kdjax.data.paragraphs import paragraphs
@@ -29,9 +30,8 @@ def files(config: DataConfig) -> Corpus:
     """
     found = find(config.pattern)
     reader = _Reader(config, found)
-    names = ("train", "validation")
     return Corpus(
-        {name: partial(reader.walk, name) for name in names},
+        {name: partial(reader.walk, name) for name in split_names(config)},
         reader.skipped,
         tuple(file.path for file in found),
     )
@@ -40,22 +40,25 @@ def files(config: DataConfig) -> Corpus:
 class _Reader:
     """Reads the files, each time for one split.
 
-    Of enough files, each is in one split by its name. Of fewer, or if that would hold
-    out none or all, each record is by its own name, and long texts are divided, as
-    `stretches` says.
+    Of enough files, each is in one split by its name. Of fewer, or if none or all would
+    be in the validation split, each record is by its own name, and long texts are
+    divided, as `stretches` says.
     """
 
     def __init__(self, config: DataConfig, found: Sequence[Found]) -> None:
         self.skipped = Skipped()
         self._config, self._files = config, found
-        held_out = sum(self._is_in("validation", file.name) for file in found)
-        is_split = 0 < held_out < len(found)
+        whole = Counter(split_of(file.name, config) for file in found)
+        # Whatever the test split is, so that it takes nothing from this one.
+        is_split = 0 < whole["validation"] < len(found)
         self._by_file = len(found) >= _ENOUGH_FILES and is_split
         how = "; lines, rows or parts of each are held out"
         if not config.validation_fraction:  # they are only measured on
             how = ""
         elif self._by_file:
-            how = f"; held out whole: {held_out:,}"
+            how = f"; held out whole: {whole['validation']:,}"
+            if config.test_fraction:
+                how += f" for validation, {whole['test']:,} for test"
         elif len(found) >= _ENOUGH_FILES:
             how = f"; none would be held out whole, so {how.removeprefix('; ')}"
         files = "1 file" if len(found) == 1 else f"{len(found):,} files"
@@ -75,8 +78,7 @@ class _Reader:
                 self.skipped.files.add(file.name)
 
     def _is_in(self, split: str, name: str) -> bool:
-        held_out = is_held_out(name, self._config.validation_fraction)
-        return held_out == (split == "validation")
+        return split_of(name, self._config) == split
 
     def _documents(self, file: Found, split: str) -> Iterator[Document]:
         def wanted(number: int) -> bool:
@@ -129,9 +131,13 @@ class _Reader:
             elif self._by_file or length <= _SHORT:
                 yield from self._whole(file, chunks, split)
             else:
-                fraction = self._config.validation_fraction
-                for piece in stretches(chunks, length, fraction):
-                    if piece.held_out == (split == "validation"):
+                for piece in stretches(
+                    chunks,
+                    length,
+                    self._config.validation_fraction,
+                    self._config.test_fraction,
+                ):
+                    if piece.split == split:
                         name = f"{file.name}:{piece.start}"
                         yield Document(name, piece.text, piece.begins, piece.ends)
 

@@ -80,9 +80,10 @@ def prepare(
     sizes = measure_splits(corpus, data, controls, cache_dir)
     for name, size in sizes.items():
         if not size["bytes"]:
+            key = "test_fraction" if name == "test" else "validation_fraction"
             raise UsageError(
                 f"the {name} split of {data.source!r} is empty{_without(corpus)}; "
-                "raise config.data.validation_fraction or provide more text"
+                f"raise config.data.{key} or provide more text"
             )
     tokenizer = file or _tokenizer(tokenizer_config, corpus, sizes["train"], cache_dir)
     _check_prefix(tokenizer.prefix, data.length)

@@ -110,7 +110,10 @@ def _key(
     tokens, pattern = controls
     spelled = (sorted(tokens), pattern and (pattern.pattern, pattern.flags))
     choices = (data.source, data.text_field, data.documents, data.unreadable)
-    content = repr((choices, data.validation_fraction, spelled, os.getcwd(), status))
+    held_out: Any = data.validation_fraction
+    if data.test_fraction:  # else it is the key of older versions
+        held_out = held_out, data.test_fraction
+    content = repr((choices, held_out, spelled, os.getcwd(), status))
     return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 

@@ -1,9 +1,10 @@
 """Which parts of a long text are held out, where files are too few to choose among.
 
-A text is divided into equal parts, of each of which the end is held out, `fraction` of
-it. There are as many parts as have 65,536 held-out characters each, but at least one
-and at most 16. A border lies after the next blank line, else the next line, else the
-next space, within 4,096 characters or a quarter of what is held out in a part.
+A text is divided into equal parts, of each of which the end is in the validation split
+and what comes before that in the test split, if there is one. There are as many parts
+as have 65,536 characters for validation each, but at least one and at most 16. A border
+lies after the next blank line, else the next line, else the next space, within 4,096
+characters or a quarter of the stretch that it begins.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 from kdjax.data.reading import Unreadable
 
-_LEAST = 1 << 16  # characters of a stretch that is held out, if there are several
-_MOST = 16  # stretches that are held out
+_LEAST = 1 << 16  # characters of a stretch for validation, if there are several
+_MOST = 16  # stretches for validation
 _FARTHEST = 1 << 12  # characters by which a border moves
 
 
@@ -22,36 +23,39 @@ class Stretch(NamedTuple):
     Attributes:
         start: Where its stretch starts in the text.
         text: The characters.
-        held_out: Whether the stretch is held out.
+        split: The split that it is in.
         begins: Whether the stretch begins with this piece.
         ends: Whether the text ends with this piece.
     """
 
     start: int
     text: str
-    held_out: bool
+    split: str
     begins: bool
     ends: bool
 
 
-def stretches(chunks: Iterator[str], length: int, fraction: float) -> Iterator[Stretch]:
+def stretches(
+    chunks: Iterator[str], length: int, validation: float, test: float = 0.0
+) -> Iterator[Stretch]:
     """Yields a text in pieces, each in one stretch.
 
     Args:
         chunks: The text.
         length: Its number of characters.
-        fraction: What share of it is held out.
+        validation: What share of it is in the validation split.
+        test: What share of it is in the test split; the other's is the same whatever
+            this is.
 
     Raises:
         Unreadable: The text is not as long.
     """
-    rest, at = "", 0  # `rest` is what follows character `at`
-    start, held_out = 0, False
-    for target, farthest in [*_targets(length, fraction), (length, 0)]:
+    rest, at, start = "", 0, 0  # `rest` is what follows character `at`
+    for split, target, farthest in _targets(length, validation, test):
         while at + len(rest) < min(target + farthest, length):
             if at + len(rest) <= target:
                 if rest:
-                    yield Stretch(start, rest, held_out, at == start, False)
+                    yield Stretch(start, rest, split, at == start, False)
                 at, rest = at + len(rest), ""
             chunk = next(chunks, "")
             if not chunk:
@@ -61,23 +65,30 @@ def stretches(chunks: Iterator[str], length: int, fraction: float) -> Iterator[S
         cut = min(cut, length - at)
         if cut:
             ends = at + cut == length
-            yield Stretch(start, rest[:cut], held_out, at == start, ends)
+            yield Stretch(start, rest[:cut], split, at == start, ends)
         at, rest = at + cut, rest[cut:]
-        start, held_out = at, not held_out
+        start = at
 
 
-def _targets(length: int, fraction: float) -> Iterator[tuple[int, int]]:
-    """Yields where stretches but the last should end, and how much later they may."""
-    parts = min(max(int(length * fraction) // _LEAST, 1), _MOST)
-    size = int(length * fraction / parts)
+def _targets(
+    length: int, validation: float, test: float
+) -> Iterator[tuple[str, int, int]]:
+    """Yields the stretches' splits, where they should end, how much later they may."""
+    parts = min(max(int(length * validation) // _LEAST, 1), _MOST)
+    size, tested = (int(length * share / parts) for share in (validation, test))
     if not size:
+        yield "train", length, 0
         return
     farthest = min(size // 4, _FARTHEST)
     for part in range(1, parts + 1):
         end = length * part // parts
-        yield end - size, farthest
-        if part < parts:
-            yield end, farthest
+        begin = end - size
+        # A test stretch of one character would hide a mark of two from the border of
+        # the validation split, and so move it.
+        if tested > 1:
+            yield "train", begin - tested, min(tested // 4, _FARTHEST)
+        yield "test" if tested > 1 else "train", begin, farthest
+        yield "validation", end, farthest if part < parts else 0
 
 
 def _border(text: str, target: int, farthest: int) -> int:

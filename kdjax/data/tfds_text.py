@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
-from kdjax.data.documents import Corpus, Document, Skipped, is_held_out
+from kdjax.data.documents import Corpus, Document, Skipped, split_names, split_of
 
 
 def tfds_text(config: DataConfig) -> Corpus:
@@ -28,17 +28,25 @@ def tfds_text(config: DataConfig) -> Corpus:
     skipped = Skipped()
     available = builder.info.splits
     held_out = next((s for s in ("validation", "test") if s in available), "train")
+    is_tested = held_out == "validation" and "test" in available
+    stored_as = {
+        "train": "train",
+        "validation": held_out,
+        "test": "test" if is_tested else "train",
+    }
+
+    def is_in(split: str, key: str) -> bool:
+        """Returns whether an example of "train" is in a split that shares it."""
+        found = split_of(key, config)
+        return split == (found if stored_as[found] == "train" else "train")
 
     def walk(split: str) -> Iterator[Document]:
         skipped.records[split] = 0  # it may have been walked before
-        stored = held_out if split == "validation" else "train"
+        stored = stored_as[split]
         source = builder.as_data_source(split=stored)
         for index in range(len(source)):
             key = f"{stored}:{index}"
-            is_other = is_held_out(key, config.validation_fraction) != (
-                split == "validation"
-            )
-            if held_out == "train" and is_other:
+            if stored == "train" and not is_in(split, key):
                 continue
             text = _text(source[index], steps)
             if isinstance(text, str):
@@ -53,8 +61,7 @@ def tfds_text(config: DataConfig) -> Corpus:
                     "'skip'"
                 )
 
-    names = ("train", "validation")
-    return Corpus({name: partial(walk, name) for name in names}, skipped)
+    return Corpus({name: partial(walk, name) for name in split_names(config)}, skipped)
 
 
 def _steps(features: Any, field: str, name: str) -> tuple[str, ...]:

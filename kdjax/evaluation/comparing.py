@@ -166,7 +166,11 @@ def _evaluator(
             special_tokens=special,
         )
     data = dataclasses.replace(
-        data, length=settings.length, special_tokens=special, validation_fraction=0.0
+        data,
+        length=settings.length,
+        special_tokens=special,
+        validation_fraction=0.0,
+        test_fraction=0.0,
     )
     text = TextFiles(data, tokenizer, mesh=mesh, batch_size=size, limit=settings.limit)
     return HeldOutText(

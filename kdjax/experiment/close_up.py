@@ -14,7 +14,7 @@ from kdjax.experiment.teachers import Teachers
 from kdjax.generation.decode import Generator
 from kdjax.models import Model
 from kdjax.parallel.sharding import Batch, data_shard, to_devices
-from kdjax.results.measured import VALIDATION
+from kdjax.results.measured import headline
 from kdjax.results.samples import Continuation, Passage
 from kdjax.targets.online import of_model
 from kdjax.text.pieces import make_pieces, read_along
@@ -33,7 +33,8 @@ class Texts:
             setting: The experiment's setting.
         """
         self.setting, self._teachers = setting, teachers
-        self._rows = setting.prepared.splits[VALIDATION]
+        splits = setting.prepared.splits
+        self._rows = splits[headline(splits)]
         self.tokenizer = setting.prepared.tokenizer
         self.passage = choose_text(self._rows, _PASSAGE)
 

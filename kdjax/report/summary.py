@@ -18,7 +18,7 @@ from kdjax.report.statistics import (
     statistic,
 )
 from kdjax.report.verdict import verdict
-from kdjax.results.measured import VALIDATION, Results, Run
+from kdjax.results.measured import Results, Run
 
 ABSENT = "-"
 
@@ -54,7 +54,7 @@ class RoleSummary:
         tokens_per_second: Of training; None if unknown.
         mfu: Of training; None if unknown.
         skipped_steps: By seed; empty for what was not trained.
-        others: The user's own metrics on the validation split by name, and those of
+        others: The user's own metrics on the headline's split by name, and those of
             tasks as "TASK/METRIC".
         seconds: Device-seconds of training; None if unknown.
         flops: Of training; None if unknown.
@@ -110,7 +110,7 @@ def summarise(results: Results) -> Summary:
     for run in results.runs:
         runs.setdefault(run.role, []).append(run)
     scores = {
-        role: {run.seed: run.final[VALIDATION].bits_per_byte for run in found}
+        role: {run.seed: run.final[results.headline].bits_per_byte for run in found}
         for role, found in runs.items()
     }
     student, twin = scores["student"], scores.get("twin", {})
@@ -121,7 +121,7 @@ def summarise(results: Results) -> Summary:
         difference=found,
         gap_closed=gap_closed,
         outcome=outcome(found),
-        verdict=verdict(scores, gap_closed)
+        verdict=verdict(scores, gap_closed, results.headline)
         + compute_sentence(results, scores)
         + caveats(results, scores),
         cost=cost_words(results),
@@ -150,17 +150,17 @@ def _summarise_role(runs: Sequence[Run], results: Results) -> RoleSummary:
         tokens_per_second=statistic(found.tokens_per_second for found in training),
         mfu=statistic(found.mfu for found in training),
         skipped_steps=tuple(found.skipped_steps for found in training),
-        others=_others(runs),
+        others=_others(runs, results.headline),
         seconds=statistic(cost.seconds for cost in costs),
         flops=statistic(cost.flops for cost in costs),
     )
 
 
-def _others(runs: Sequence[Run]) -> dict[str, Statistic]:
+def _others(runs: Sequence[Run], split: str) -> dict[str, Statistic]:
     """Returns what only some experiments measure, over the runs of one role."""
     values: dict[str, list[float]] = {}
     for run in runs:
-        own = run.final[VALIDATION].own
+        own = run.final[split].own
         tasks = {
             f"{task}/{name}": value
             for task, metrics in run.tasks.items()

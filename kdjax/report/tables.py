@@ -35,9 +35,9 @@ def tables(results: Results, summary: Summary) -> list[list[tuple[str, ...]]]:
     """Returns a table per split, the headline's first; its first row is the header."""
     roles = summary.roles
     splits = dict.fromkeys(split for role in roles.values() for split in role.final)
-    del splits[VALIDATION]
+    del splits[results.headline]
     headline = {role: _headline(role, results, summary) for role in roles}
-    tables = [_table(VALIDATION, headline)]
+    tables = [_table(results.headline, headline)]
     for split in splits:
         columns = {role: _scores(found, split, _BRIEF) for role, found in roles.items()}
         tables.append(_table(split, columns))
@@ -68,15 +68,16 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
     stored = formats.get(role)
     is_skipping = any(sum(each.skipped_steps) for each in summary.roles.values())
     skipped = ", ".join(map(str, found.skipped_steps)) if is_skipping else ""
+    along = "" if results.headline == VALIDATION else f"{VALIDATION} "
     ends = dict.fromkeys([*found.best_steps[:1], *found.best_steps[-1:]])
     others = dict.fromkeys(
         name for role in summary.roles.values() for name in role.others
     )
     return {
-        **_scores(found, VALIDATION, METRICS),
+        **_scores(found, results.headline, METRICS),
         **{name: cell(found.others.get(name), 4) for name in others},
         "gap from twin to teacher closed (%) ↑": cell(gap_closed, 1, 100.0),
-        "best bits/byte along the run ↓": cell(found.best_bits_per_byte, 4),
+        f"best {along}bits/byte along the run ↓": cell(found.best_bits_per_byte, 4),
         "best at training step": " to ".join(map(str, ends)) or ABSENT,
         "training tokens/s ↑": cell(found.tokens_per_second, 0),
         "training MFU (%) ↑": cell(found.mfu, 1, 100.0),

@@ -11,41 +11,48 @@ from kdjax.report.statistics import (
     interval_words,
     outcome,
 )
+from kdjax.results.measured import TEST
 
 _MEMBER = "student of "  # begins the role of one member's student
 
 
-def verdict(scores: Mapping[str, Scores], gap_closed: Statistic | None) -> str:
+def verdict(
+    scores: Mapping[str, Scores], gap_closed: Statistic | None, split: str
+) -> str:
     """Returns whether distillation paid, and how sure that is.
 
     Args:
         scores: Bits/byte by role and seed.
         gap_closed: The share of the gap from twin to teacher, over the seeds that have
             a gap.
+        split: The split that they were measured on.
     """
+    where = "on held-out text"
+    if split == TEST:
+        where = "on the test split (by which kdjax chooses nothing)"
     student, twin = scores["student"], scores.get("twin", {})
     found = difference(student, twin)
     if found is None:
-        return _verdict_without_twin(student) + _members_sentence(scores)
+        return _verdict_without_twin(student, where) + _members_sentence(scores)
     result, teacher = outcome(found), statistics.fmean(scores["teacher"].values())
     return (
-        _opening(result, student, twin)
+        _opening(result, student, twin, where)
         + _gap_clause(result, teacher, found, gap_closed)
         + f". {_spread_sentence(found)}"
         + _members_sentence(scores)
     )
 
 
-def _verdict_without_twin(student: Scores) -> str:
+def _verdict_without_twin(student: Scores, where: str) -> str:
     mean = statistics.fmean(student.values())
     return (
-        f"Nothing is proven: the student reaches {mean:.4f} bits/byte on held-out "
-        "text, but there is no twin, trained without the teacher, to hold that "
-        "against; --config.baseline=True trains it."
+        f"Nothing is proven: the student reaches {mean:.4f} bits/byte {where}, but "
+        "there is no twin, trained without the teacher, to hold that against; "
+        "--config.baseline=True trains it."
     )
 
 
-def _opening(result: Outcome, student: Scores, twin: Scores) -> str:
+def _opening(result: Outcome, student: Scores, twin: Scores, where: str) -> str:
     opening = {
         "won": "Distillation paid",
         "lost": "Distillation did not pay",
@@ -53,7 +60,7 @@ def _opening(result: Outcome, student: Scores, twin: Scores) -> str:
     }[result]
     return (
         f"{opening}: the student reaches {statistics.fmean(student.values()):.4f} "
-        "bits/byte on held-out text, its twin without the teacher "
+        f"bits/byte {where}, its twin without the teacher "
         f"{statistics.fmean(twin.values()):.4f}"
     )
 

@@ -6,12 +6,26 @@ from collections.abc import Sequence
 
 from kdjax.config.schema import DistillConfig, ScheduleConfig, TrainConfig
 from kdjax.report.cost import trained_with
-from kdjax.results.measured import ModelInfo, Results, TeacherInfo
+from kdjax.results.measured import TEST, ModelInfo, Results, TeacherInfo
 
 
 def origin(results: Results) -> str:
     """Returns what a student was initialised from, in words; "" if at random."""
     return next((run.origin for run in results.runs if run.role == "start"), "")
+
+
+def final_figures(results: Results) -> str:
+    """Returns which split final figures are of, and what else that one is used for."""
+    if results.headline == TEST:
+        return (
+            "of the test split, by which nothing is chosen; the validation split is "
+            "measured along the runs, and says which checkpoint is the best"
+        )
+    return (
+        "of the validation split, which also says which checkpoint is the best, and "
+        "which point of a sweep; --config.data.test_fraction=0.05 splits off text by "
+        "which nothing is chosen"
+    )
 
 
 def stored_weights(teacher: TeacherInfo) -> str:

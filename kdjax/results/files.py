@@ -94,7 +94,7 @@ def _check(results: Results, path: str) -> None:
     for name in map(teacher_role, results.teachers):
         if name not in results.models:
             raise UsageError(f"{path}.models.{name} is missing")
-    splits = results.runs[0].final.keys() | {VALIDATION}
+    splits = results.runs[0].final.keys() | {VALIDATION, results.headline}
     for index, run in enumerate(results.runs):
         where = f"{path}.runs[{index}]"
         if run.final.keys() != splits:

@@ -8,13 +8,14 @@ student's FLOPs allow; "student of NAME" is a student of that member alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Config
 from kdjax.results.samples import Continuation, Passage
 
-VALIDATION = "validation"  # the split that decides the verdict
+VALIDATION = "validation"  # the split measured along runs, by which settings are chosen
+TEST = "test"  # a split by which nothing is chosen
 EQUAL_COMPUTE = "equal-compute twin"  # the role whose steps no key of the config says
 
 
@@ -303,6 +304,16 @@ class Results:
     models: dict[str, ModelInfo]
     runs: tuple[Run, ...]
     cpu_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The split that decides the verdict."""
+        return headline(self.data.splits)
+
+
+def headline(splits: Collection[str]) -> str:
+    """Returns the split that decides the verdict: "test", if it is one of them."""
+    return TEST if TEST in splits else VALIDATION
 
 
 def trained_steps(curve: Sequence[CurvePoint]) -> int:

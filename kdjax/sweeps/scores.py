@@ -14,7 +14,9 @@ from kdjax.sweeps.points import Point
 
 
 def score(sweep: Sweep, point: Point, role: str = "student") -> float:
-    """Returns a point's held-out bits/byte, the mean over its seeds; NaN: unknown.
+    """Returns a point's bits/byte on the validation split, by which points are chosen.
+
+    It is the mean over its seeds; NaN: unknown.
 
     Args:
         sweep: The sweep.

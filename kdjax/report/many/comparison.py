@@ -42,13 +42,13 @@ class Setting:
 
     @property
     def score(self) -> Statistic:
-        """The students' bits/byte on held-out text."""
+        """The students' bits/byte on the validation split, by which it is ranked."""
         return self.summary.roles["student"].final[VALIDATION]["bits_per_byte"]
 
-    def scores(self, role: str = "student") -> Scores:
-        """Returns the bits/byte of a role by seed."""
+    def scores(self, role: str = "student", split: str = VALIDATION) -> Scores:
+        """Returns the bits/byte of a role on a split by seed."""
         return {
-            run.seed: run.final[VALIDATION].bits_per_byte
+            run.seed: run.final[split].bits_per_byte
             for run in self.results.runs
             if run.role == role
         }
@@ -83,8 +83,8 @@ class Comparison:
         rivals: What follows the best, nearest first.
         confidence: Of the rivals' intervals: as many comparisons as there are share
             the usual chance of a mistake.
-        texts: How many different held-out texts there are; with several, no setting is
-            ranked.
+        texts: How many different validation texts there are; with several, no setting
+            is ranked.
     """
 
     points: tuple[Point, ...]
@@ -103,9 +103,10 @@ class Comparison:
 
 
 def compare(points: Sequence[Point]) -> Comparison:
-    """Returns the settings of the points, ranked by bits/byte on held-out text.
+    """Returns the settings of the points, ranked by bits/byte on the validation split.
 
-    Settings are ranked only if they were measured on the same held-out text. Those
+    Settings are ranked only if that split is the same text. What a test split says of
+    them is not looked at: the best can be judged by it. Those
     whose students were trained for fewer steps than others, as by successive halving,
     are left out, unless steps are an axis.
 
@@ -206,7 +207,7 @@ def _merged(every: Sequence[Results]) -> Results:
 
 
 def _text(results: Results) -> tuple[str, int]:
-    """Returns what the held-out figures depend on: the text, and how much of it."""
+    """Returns what the ranking depends on: the text, and how much of it."""
     split = results.data.splits[VALIDATION]
     rows = results.config.evaluate.final_rows
     return split.sha256, rows if 0 < rows < split.rows else 0

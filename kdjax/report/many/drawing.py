@@ -14,7 +14,7 @@ from kdjax.report.plots.heat import heat
 from kdjax.report.plots.lengths import Length, Level, Line, lengths
 from kdjax.report.plots.many_curves import Course, many_curves
 from kdjax.report.plots.pareto import Measure, Model, pareto
-from kdjax.report.summary import METRICS, RoleSummary
+from kdjax.report.summary import METRICS
 from kdjax.results.measured import EQUAL_COMPUTE, VALIDATION
 
 _SHOWN = ("bits_per_byte", "forward_kl")
@@ -56,7 +56,7 @@ def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
             _lengths(longer),
         )
     if png := _curves(comparison):
-        yield "curves", "Held-out bits per byte against the training step.", png
+        yield "curves", "Validation bits per byte against the training step.", png
     if png := pareto(_MEASURES, [*_models(comparison)]):
         words = "Bits per byte against parameters, speed and training FLOPs."
         yield "pareto", words, png
@@ -130,7 +130,7 @@ def _cells(
 
 
 def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
-    title = "Held-out bits/byte"
+    title = "Validation bits/byte"
     if len(comparison.axes) > 2:
         title += ", the best of all other axes"
     x, y = ([*map(_tick, comparison.axes[key])] for key in pair)
@@ -142,21 +142,24 @@ def _lengths(settings: Sequence[Setting]) -> bytes:
     found = []
     for role in ("student", "twin", EQUAL_COMPUTE):
         points = [
-            _length(setting.overrides[STEPS], setting.summary.roles[role])
+            _length(setting, role)
             for setting in settings
             if role in setting.summary.roles
         ]
         if points:
             found.append(Line(role, points))
-    teacher = settings[-1].summary.roles["teacher"]
-    level = teacher.final[VALIDATION]["bits_per_byte"].mean
+    last = settings[-1]
+    teacher = last.summary.roles["teacher"]
+    level = teacher.final[last.results.headline]["bits_per_byte"].mean
     seconds = teacher.seconds.mean if teacher.seconds else None
     return lengths(found, Level(level, seconds))
 
 
-def _length(steps: int, found: RoleSummary) -> Length:
-    bits = found.final[VALIDATION]["bits_per_byte"]
+def _length(setting: Setting, role: str) -> Length:
+    found = setting.summary.roles[role]
+    bits = found.final[setting.results.headline]["bits_per_byte"]
     seconds = found.seconds.mean if found.seconds else None
+    steps = setting.overrides[STEPS]
     return Length(steps, seconds, bits.mean, bits.spread or 0.0)
 
 

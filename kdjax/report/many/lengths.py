@@ -40,7 +40,10 @@ def length_sentences(comparison: Comparison) -> Iterator[str]:
         steps: dict[Outcome, list[str]] = {}
         seeds = 0
         for setting in settings:
-            found = difference(setting.scores(), setting.scores(role))
+            split = setting.results.headline
+            found = difference(
+                setting.scores("student", split), setting.scores(role, split)
+            )
             if found is not None:
                 shown = f"{setting.overrides[STEPS]:,}"
                 steps.setdefault(outcome(found), []).append(shown)

@@ -23,7 +23,7 @@ from kdjax.report.plots.calibration import calibration
 from kdjax.report.plots.canvas import styles
 from kdjax.report.plots.entropy import entropy
 from kdjax.report.rendering import render
-from kdjax.results.measured import teacher_role
+from kdjax.results.measured import TEST, teacher_role
 
 _DIRECTORY = "card"
 
@@ -143,6 +143,7 @@ def _render(
         },
         is_seeded=any(SEED in point.overrides for point in comparison.points),
         teachers=_teachers(comparison),
+        test_texts=len(_test_texts(comparison)),
         images=images,
         colors={role: look["color"] for role, look in looks.items()},
         passages=readings(best.results) if best else [],
@@ -161,6 +162,12 @@ def _teachers(comparison: Comparison) -> int:
             for each in (setting.results.teachers for setting in comparison.settings)
         }
     )
+
+
+def _test_texts(comparison: Comparison) -> set[str]:
+    """Returns the hashes of the points' test splits."""
+    splits = (setting.results.data.splits for setting in comparison.settings)
+    return {each[TEST].sha256 for each in splits if TEST in each}
 
 
 def _link(directory: epath.Path, place: epath.Path) -> str:

@@ -131,9 +131,9 @@ def _state(directory: epath.Path) -> tuple[State, str, Results | None]:
 def _diverged(results: Results) -> str:
     """Returns which run has no finite loss, if there is one: it cannot be ranked."""
     for run in results.runs:
-        found = run.final[VALIDATION]
-        if not all(map(math.isfinite, (found.bits_per_byte, found.cross_entropy))):
-            return f"the held-out loss of {run.name} is {found.cross_entropy}"
+        for found in (run.final[VALIDATION], run.final[results.headline]):
+            if not all(map(math.isfinite, (found.bits_per_byte, found.cross_entropy))):
+                return f"the held-out loss of {run.name} is {found.cross_entropy}"
     return ""
 
 

@@ -9,7 +9,7 @@ from kdjax.report.many.comparison import Comparison
 from kdjax.report.many.overrides import SEED, is_number, shown
 from kdjax.report.many.points import Point
 from kdjax.report.summary import ABSENT, METRICS, cell, summarise
-from kdjax.results.measured import VALIDATION, Results
+from kdjax.results.measured import TEST, VALIDATION, Results
 
 # Short labels, since the table is wide; the report of each point has the long ones.
 _METRICS = {
@@ -21,6 +21,7 @@ _METRICS = {
 _COLUMNS = {
     "seeds": "seeds",
     **{label: name for name, label in _METRICS.items()},
+    "test bits/byte \u2193": "test_bits_per_byte",
     "beats twin by \u2191": "better_than_twin",
     "gap closed (%) \u2191": "gap_closed",
     "steps": "steps",
@@ -101,6 +102,8 @@ def _values(results: Results) -> Iterator[Cell]:
         metric = METRICS[name]
         text = cell(final[name], metric.decimals, metric.scale)
         yield Cell(text, final[name].mean)
+    test = student.final[TEST]["bits_per_byte"] if results.headline == TEST else None
+    yield Cell(cell(test, 4), test.mean if test else None)
     for found, decimals, scale in (
         (summary.difference, 4, 1.0),
         (summary.gap_closed, 1, 100.0),

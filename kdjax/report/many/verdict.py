@@ -9,7 +9,7 @@ from kdjax.report.cost import duration
 from kdjax.report.many.comparison import Comparison, Rival, Setting, total_cost
 from kdjax.report.many.lengths import length_sentences
 from kdjax.report.statistics import interval_words, outcome
-from kdjax.results.measured import VALIDATION
+from kdjax.results.measured import TEST, VALIDATION
 
 _LISTED = 3  # the most settings that a sentence lists
 
@@ -28,7 +28,7 @@ def verdict(comparison: Comparison) -> list[str]:
         return [first, *_incomplete(comparison)]
     return [
         _best_sentence(comparison, best),
-        " ".join(_rival_sentences(comparison)),
+        " ".join(_rival_sentences(comparison, is_tested=_is_tested(best))),
         " ".join(_twin_sentences(comparison, best)),
         *filter(None, [" ".join(length_sentences(comparison))]),
         *_incomplete(comparison),
@@ -73,37 +73,53 @@ def _nothing(comparison: Comparison) -> str:
 
 def _best_sentence(comparison: Comparison, best: Setting) -> str:
     seeds = f"{best.score.seeds} seeds" if best.score.seeds > 1 else "one seed"
+    where = "on held-out text"
+    if _is_tested(best):
+        test = best.summary.roles["student"].final[TEST]["bits_per_byte"]
+        where = (
+            f"on the validation split, which chose it, and {test.mean:.4f} on the test "
+            "split, by which kdjax chooses nothing"
+        )
     return (
         f"Best of {len(comparison.ranked)} settings: {best.name}, at "
-        f"{best.score.mean:.4f} bits/byte on held-out text ({seeds})."
+        f"{best.score.mean:.4f} bits/byte {where} ({seeds})."
     )
 
 
-def _rival_sentences(comparison: Comparison) -> Iterator[str]:
-    rivals = comparison.rivals
+def _is_tested(setting: Setting) -> bool:
+    """Returns whether it has figures that are of another split than the ranking."""
+    return setting.results.headline == TEST
+
+
+def _rival_sentences(comparison: Comparison, *, is_tested: bool) -> Iterator[str]:
+    rivals, where = comparison.rivals, " on the validation split" if is_tested else ""
     next_one = rivals[0]
     if next_one.lead is None:
         yield f"The next, {next_one.name}, shares no seed with it: nothing to pair."
     elif next_one.lead.half_width is None:
         yield (
-            f"The next, {next_one.name}, is {next_one.lead.mean:.4f} bits/byte worse. "
-            "These are single seeds, so the order may be luck; --config.seeds=3 would "
-            "show the spread."
+            f"The next, {next_one.name}, is {next_one.lead.mean:.4f} bits/byte worse"
+            f"{where}. These are single seeds, so the order may be luck; "
+            "--config.seeds=3 would show the spread."
         )
         return
     else:
         yield (
-            f"The next, {next_one.name}, is {next_one.lead.mean:.4f} bits/byte worse, "
-            f"paired over {next_one.lead.seeds} seeds: "
+            f"The next, {next_one.name}, is {next_one.lead.mean:.4f} bits/byte worse"
+            f"{where}, paired over {next_one.lead.seeds} seeds: "
             f"{interval_words(next_one.lead, comparison.confidence)}."
         )
     yield _undecided_sentence(rivals)
     if len(rivals) > 1:
         yield (
             f"{len(rivals)} comparisons with the best share the 5% chance of a mistake "
-            "(Bonferroni). A score that was picked as the best of several on the same "
-            "text flatters a little."
+            "(Bonferroni)."
         )
+        if not is_tested:
+            yield (
+                "A score that was picked as the best of several on the same text "
+                "flatters a little."
+            )
 
 
 def _undecided_sentence(rivals: tuple[Rival, ...]) -> str:
@@ -128,16 +144,18 @@ def _twin_sentences(comparison: Comparison, best: Setting) -> Iterator[str]:
         )
     else:
         side = "better" if found.mean > 0 else "worse"
+        where = " on the test split" if _is_tested(best) else ""
         yield (
-            f"The best is {abs(found.mean):.4f} bits/byte {side} than its twin without "
-            "the teacher, "
+            f"The best is {abs(found.mean):.4f} bits/byte {side}{where} than its twin "
+            "without the teacher, "
             + (
                 "of one seed."
                 if found.half_width is None
                 else f"{interval_words(found)}."
             )
         )
-    scores = {role: best.scores(role) for role in best.summary.roles}
+    split = best.results.headline
+    scores = {role: best.scores(role, split) for role in best.summary.roles}
     if at_equal_compute := compute_sentence(best.results, scores).strip():
         yield at_equal_compute
     if doubts := caveats(best.results, scores).strip():

@@ -78,7 +78,7 @@ def draw_axis(
         _draw_metric(plot, index, marks, places)
         tidy(plot)
         plot.set_ylabel(metric)
-    plots[0].set_title(f"Held-out metrics against {name}")
+    plots[0].set_title(f"Validation metrics against {name}")
     last = plots[-1]
     last.set_xlabel(name)
     if is_numeric and is_logarithmic(name, values):

@@ -8,7 +8,7 @@ from matplotlib import figure
 
 from kdjax.report.plots.canvas import LABELS, add_legend, make_axes, png, styles
 from kdjax.report.summary import METRICS, Summary, cell
-from kdjax.results.measured import VALIDATION, CalibrationBin, Results
+from kdjax.results.measured import CalibrationBin, Results
 
 
 def calibration(results: Results, summary: Summary) -> bytes:
@@ -34,13 +34,13 @@ def _draw_calibration(results: Results, summary: Summary) -> figure.Figure:
             part
             for run in results.runs
             if run.role == role
-            for part in run.final[VALIDATION].calibration
+            for part in run.final[results.headline].calibration
         )
         total = sum(part.count for part in bins)
         x = [100 * part.confidence for part in bins]
         y = [100 * part.accuracy for part in bins]
         areas = [12 + 250 * part.count / total for part in bins]
-        error = found.final[VALIDATION]["calibration_error"]
+        error = found.final[results.headline]["calibration_error"]
         shown = cell(error, metric.decimals, metric.scale)
         label = f"{LABELS.get(role, role)}: error {shown} %"
         style: dict[str, Any] = {**looks[role]}

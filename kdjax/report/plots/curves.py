@@ -1,4 +1,4 @@
-"""Held-out loss while training."""
+"""Validation loss while training."""
 
 import collections
 import itertools
@@ -25,7 +25,7 @@ Points = Sequence[tuple[int, float]]  # bits/byte by step
 
 
 def curves(results: Results, summary: Summary) -> bytes:
-    """Returns a PNG of held-out bits/byte against the training step.
+    """Returns a PNG of validation bits/byte against the training step.
 
     Args:
         results: What the experiment measured.
@@ -61,10 +61,10 @@ def _draw_curves(results: Results, summary: Summary) -> figure.Figure:
     low, high = y_range(points, levels.values())
     clipped = any(value > high for _, value in points)
     plot.set(
-        title="Held-out bits/byte while training"
+        title="Validation bits/byte while training"
         + (" (the first steps lie above)" if clipped else ""),
         xlabel="training step",
-        ylabel="held-out bits/byte",
+        ylabel="validation bits/byte",
         ylim=(low, high),
     )
     plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

@@ -16,7 +16,7 @@ from kdjax.report.plots.canvas import (
     tidy,
 )
 from kdjax.report.summary import Summary
-from kdjax.results.measured import VALIDATION, EntropyBucket, Results
+from kdjax.results.measured import EntropyBucket, Results
 
 
 class Pooled(NamedTuple):
@@ -53,7 +53,7 @@ def _draw_entropy(results: Results, summary: Summary) -> figure.Figure | None:
                 bucket
                 for run in results.runs
                 if run.role == role
-                for bucket in run.final[VALIDATION].by_entropy
+                for bucket in run.final[results.headline].by_entropy
             )
         )
     }

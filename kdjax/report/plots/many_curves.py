@@ -1,4 +1,4 @@
-"""Held-out loss while training, of many settings."""
+"""Validation loss while training, of many settings."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -70,10 +70,10 @@ def _draw(courses: Sequence[Course], twin: Course | None, first: str) -> figure.
     low, high = y_range(every, [])
     is_clipped = any(value > high for _, value in every)
     plot.set(
-        title="Held-out bits/byte while training"
+        title="Validation bits/byte while training"
         + (" (the first steps lie above)" if is_clipped else ""),
         xlabel="training step",
-        ylabel="held-out bits/byte",
+        ylabel="validation bits/byte",
         ylim=(low, high),
     )
     plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

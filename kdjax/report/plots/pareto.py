@@ -86,7 +86,7 @@ def _draw_measure(
         plot.xaxis.set_major_locator(ticker.LogLocator(subs=marks))
         plot.xaxis.set_minor_formatter(ticker.NullFormatter())
     plot.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    plot.set(xlabel=measure.label, ylabel="bits/byte")
+    plot.set(xlabel=measure.label, ylabel="validation bits/byte")
 
 
 def frontier(
