@@ -236,38 +236,57 @@ def test_points_that_were_halved_are_not_ranked_with_those_in_full():
     assert compare(swept).best.name == "steps 100"
 
 
-def test_lengths_of_training_are_told_apart_by_steps_and_by_compute():
-    def at(steps, student, twin, longer):
-        results = with_config(
-            make_results(student=student, twin=twin), student__train__steps=steps
+def at_length(steps, student, twin, longer=(), **overrides):
+    """Returns a point whose equal-compute twins took twice the twins' FLOPs."""
+    config = with_config(
+        make_results(student=student, twin=twin), student__train__steps=steps
+    )
+    flops = {"student": 2e9 * steps, "twin": 1e9 * steps, "teacher": 1e12}
+    runs = [
+        dataclasses.replace(
+            run, training=dataclasses.replace(run.training, flops=flops[run.role])
         )
-        more = [
-            make_run(EQUAL_COMPUTE, seed, score) for seed, score in enumerate(longer)
-        ]
-        results = dataclasses.replace(results, runs=(*results.runs, *more))
-        return make_point([], results=results, student__train__steps=steps)
+        for run in config.runs
+    ]
+    runs += [
+        make_run(EQUAL_COMPUTE, seed, score, training=runs[1].training)
+        for seed, score in enumerate(longer)
+    ]
+    results = dataclasses.replace(config, runs=tuple(runs))
+    return make_point([], results=results, student__train__steps=steps, **overrides)
 
+
+def test_lengths_of_training_are_told_apart_by_steps_and_by_compute():
     points = [
-        at(4000, [1.30, 1.31, 1.32], [1.40, 1.41, 1.42], [1.33, 1.34, 1.35]),
-        at(500, [1.50, 1.51, 1.52], [1.80, 1.81, 1.83], [1.44, 1.45, 1.46]),
-        at(1000, [1.45, 1.46, 1.47], [1.60, 1.61, 1.63], [1.44, 1.47, 1.45]),
+        at_length(4000, [1.30, 1.31], [1.40, 1.41], [1.33, 1.34], baseline="both"),
+        at_length(500, [1.50, 1.51], [1.80, 1.81], baseline=True),
+        at_length(1000, [1.45, 1.46], [1.45, 1.46], baseline=True),
+        at_length(2000, [1.41, 1.42], [1.44, 1.43], baseline=True),
     ]
     words = words_of(*points)
     assert (
-        "The student against its twin of equal steps: better after 500, 1,000 and "
-        "4,000 steps. The student against its twin of equal compute: better after "
-        "4,000 steps, not told apart after 1,000 steps, worse after 500 steps." in words
+        "Beside a twin of equal steps the student is better after 500 and 4,000 steps, "
+        "not told apart after 1,000 and 2,000 steps." in words
     )
-    comparison = compare(points)
-    assert "lengths" in [name for name, _, _ in plots(comparison)]
-    # Another key's values are no lengths of training.
-    other = at(500, [1.49, 1.50, 1.51], [1.8, 1.8, 1.8], [1.5, 1.5, 1.5])
-    other.overrides["distill.alpha"] = 0.5
-    for point in points:
-        point.overrides["distill.alpha"] = 1.0
+    # 500 steps of the student cost as much as 1,000 of the twin, and so on; those of
+    # the last one are there.
+    assert (
+        "measured, the student is better after 4,000 steps, not told apart after 1,000 "
+        "steps, worse after 500 and 2,000 steps." in words
+    )
+    assert "lengths" in [name for name, _, _ in plots(compare(points))]
+
+
+def test_another_key_s_values_are_no_lengths_of_training():
+    points = [
+        at_length(steps, [score], [1.8], distill__alpha=1.0)
+        for steps, score in ((500, 1.5), (4000, 1.3), (1000, 1.4))
+    ]
+    other = at_length(500, [1.49], [1.8], distill__alpha=0.5)
     steps = [s.overrides[STEPS] for s in by_length(compare([*points, other]))]
     assert steps == [500, 1000, 4000]
     assert by_length(compare([points[0], other])) == []
+    assert "after 500, 1,000 and 4,000 steps" in words_of(*points)
 
 
 def test_a_point_that_repeats_another_does_not_count_and_is_named():

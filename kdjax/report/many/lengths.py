@@ -1,13 +1,17 @@
 """How a verdict changes with the length of training, where several were tried."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from kdjax.report.many.comparison import Comparison, Setting
 from kdjax.report.many.overrides import is_same
 from kdjax.report.statistics import Outcome, difference, outcome
-from kdjax.results.measured import EQUAL_COMPUTE
+from kdjax.results.measured import EQUAL_COMPUTE, Run
 
 STEPS = "student.train.steps"
+_ROUNDING = 1e-3  # of FLOPs, as a twin's steps are whole
 _WORDS: Mapping[Outcome, str] = {
     "won": "better",
     "unclear": "not told apart",
@@ -27,7 +31,7 @@ def by_length(comparison: Comparison) -> list[Setting]:
     found = [
         setting
         for setting in comparison.ranked
-        if STEPS in setting.overrides and _is_like(setting, best)
+        if STEPS in setting.overrides and _is_like(setting, best, comparison.axes)
     ]
     found.sort(key=lambda setting: setting.overrides[STEPS])
     return found if len(found) > 1 else []
@@ -36,14 +40,20 @@ def by_length(comparison: Comparison) -> list[Setting]:
 def length_sentences(comparison: Comparison) -> Iterator[str]:
     """Yields at which lengths the student beats its twins."""
     settings = by_length(comparison)
-    for role, measure in (("twin", "equal steps"), (EQUAL_COMPUTE, "equal compute")):
+    equal_steps = {
+        setting.name: setting.scores("twin", setting.results.headline)
+        for setting in settings
+    }
+    equal_compute = dict(_at_equal_compute(settings))
+    for twins, measure in (
+        (equal_steps, "equal steps"),
+        (equal_compute, "equal compute, interpolated between those measured,"),
+    ):
         steps: dict[Outcome, list[str]] = {}
         seeds = 0
         for setting in settings:
-            split = setting.results.headline
-            found = difference(
-                setting.scores("student", split), setting.scores(role, split)
-            )
+            student = setting.scores("student", setting.results.headline)
+            found = difference(student, twins[setting.name])
             if found is not None:
                 shown = f"{setting.overrides[STEPS]:,}"
                 steps.setdefault(outcome(found), []).append(shown)
@@ -55,13 +65,42 @@ def length_sentences(comparison: Comparison) -> Iterator[str]:
         ]
         if parts:
             single = " (one seed)" if seeds == 1 else ""
-            where = f"its twin of {measure}{single}"
-            yield f"The student against {where}: {', '.join(parts)}."
+            rest = f"the student is{single} {', '.join(parts)}."
+            yield f"Beside a twin of {measure} {rest}"
 
 
-def _is_like(setting: Setting, best: Setting) -> bool:
+def _at_equal_compute(
+    settings: Sequence[Setting],
+) -> Iterator[tuple[str, dict[int, float]]]:
+    """Yields what twins of the students' FLOPs would reach, by setting and seed.
+
+    Twins of all lengths lie on one curve, on which bits/byte are interpolated over the
+    logarithm of their FLOPs. Nothing is told beyond its ends.
+    """
+    curves: dict[int, dict[float, float]] = {}
+    for setting in settings:
+        for run in setting.results.runs:
+            if run.role in ("twin", EQUAL_COMPUTE) and (flops := _flops(run)):
+                bits = run.final[setting.results.headline].bits_per_byte
+                curves.setdefault(run.seed, {})[math.log(flops)] = bits
+    for setting in settings:
+        found = {}
+        for run in setting.results.runs:
+            curve = sorted(curves.get(run.seed, {}).items())
+            if run.role == "student" and (flops := _flops(run)) and curve:
+                at, (x, y) = math.log(flops), zip(*curve, strict=True)
+                if x[0] <= at <= x[-1] + _ROUNDING:
+                    found[run.seed] = float(np.interp(at, x, y))
+        yield setting.name, found
+
+
+def _flops(run: Run) -> float | None:
+    return run.training.flops if run.training else None
+
+
+def _is_like(setting: Setting, best: Setting, axes: Collection[str]) -> bool:
     """Returns whether all keys but the steps have the best setting's values."""
-    keys = (setting.overrides.keys() | best.overrides.keys()) - {STEPS}
+    keys = {*axes} - {STEPS}
     return all(
         is_same(setting.overrides.get(key), best.overrides.get(key)) for key in keys
     )

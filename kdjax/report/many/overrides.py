@@ -37,13 +37,21 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         key
         for key in keys
-        if not f"{key}.".startswith(tuple(f"{each}." for each in _IRRELEVANT))
+        if changes_results(key)
         and len({_plain(config.get(key)) for config in configs}) > 1
     ]
 
 
+def changes_results(key: str) -> bool:
+    """Returns whether the value of a key can change what a student becomes."""
+    return not f"{key}.".startswith(tuple(f"{each}." for each in _IRRELEVANT))
+
+
 def axes(overrides: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Returns the keys with several values, and these in order; seeds are no axis."""
+    """Returns the keys with several values, and these in order.
+
+    Seeds are no axis, nor are keys that change no result.
+    """
     found: dict[str, dict[str, Any]] = {}
     every = [*overrides]
     for each in every:
@@ -52,7 +60,7 @@ def axes(overrides: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {
         key: in_order(values.values())
         for key, values in found.items()
-        if key != SEED and len(values) > 1
+        if key != SEED and len(values) > 1 and changes_results(key)
     }
 
 
@@ -78,8 +86,14 @@ def is_number(value: Any) -> bool:
 
 
 def setting_key(overrides: Mapping[str, Any]) -> str:
-    """Returns what the points of one setting have in common: all but the seed."""
-    return _plain({k: v for k, v in sorted(overrides.items()) if k != SEED})
+    """Returns what the points of one setting have in common."""
+    return _plain(
+        {
+            key: value
+            for key, value in sorted(overrides.items())
+            if key != SEED and changes_results(key)
+        }
+    )
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
