@@ -3,7 +3,7 @@
     python -m kdjax.main --config=configs/gpt_small.py
     python -m kdjax.main --config=configs/gpt_small.py --config.seeds=3
     python -m kdjax.main --config=configs/gpt_small.py:scarce
-    python -m kdjax.sweep --config=configs/gpt_small.py:long --config.seeds=3 --workers=2
+    python -m kdjax.sweep --config=configs/gpt_small.py:long --config.seeds=3
 
 Trains a teacher (3 layers x 96) on the sources of Python's standard library, then a
 student a quarter of its size (2 x 48) on its soft targets alone (`alpha = 1`,
