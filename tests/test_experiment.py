@@ -16,10 +16,18 @@ from runs import read_report, write_corpus
 from tensorboardX.proto import event_pb2
 
 from kdjax.checkpoints import native
-from kdjax.config import Config, ModelConfig, StudentConfig, TrainConfig, default
+from kdjax.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    StudentConfig,
+    TrainConfig,
+    default,
+)
 from kdjax.config.parsing import from_mapping
 from kdjax.config.validation import validate
 from kdjax.core.errors import UsageError
+from kdjax.data.documents import split_of
 from kdjax.experiment import experiment
 from kdjax.models import build
 from kdjax.parallel.sharding import abstract
@@ -38,7 +46,8 @@ STEPS = 80
 def arguments(place, name, *overrides):
     return runs.experiment(
         *(f"{place}/*.txt", place / name, f"--config.cache_dir={place}/cache"),
-        *(f"--config.student.train.steps={STEPS}", "--config.log_every=1", *overrides),
+        *(f"--config.student.train.steps={STEPS}", "--config.log_every=1"),
+        *("--config.data.test_fraction=0.3", *overrides),
     )
 
 
@@ -93,7 +102,12 @@ def test_a_run_writes_everything_it_promises(place, straight):
     report = read_report(workdir)
     roles = ["teacher", "student", "twin"]
     assert [r["role"] for r in report["runs"]] == roles
-    assert set(report["runs"][1]["final"]) == {"validation"}
+    assert set(report["runs"][1]["final"]) == {"validation", "test"}
+    config = DataConfig(validation_fraction=0.2, test_fraction=0.3)
+    first, *_ = report["runs"][1]["continuations"]
+    shown = first["prompt"] + first["expected"]
+    paths = [path for path in place.glob("*.txt") if shown in path.read_text()]
+    assert "test" in [split_of(str(path), config) for path in paths]
     assert re.fullmatch("[0-9a-f]{64}", report["data"]["splits"]["train"]["sha256"])
     for name in ("curves.png", "calibration.png"):
         plot = np.asarray(Image.open(workdir / "report" / name).convert("RGB"))

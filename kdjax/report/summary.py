@@ -54,8 +54,8 @@ class RoleSummary:
         tokens_per_second: Of training; None if unknown.
         mfu: Of training; None if unknown.
         skipped_steps: By seed; empty for what was not trained.
-        others: The user's own metrics on the headline's split by name, and those of
-            tasks as "TASK/METRIC".
+        others: The user's own metrics by name, on the split that decides the verdict,
+            and those of tasks as "TASK/METRIC".
         seconds: Device-seconds of training; None if unknown.
         flops: Of training; None if unknown.
     """

@@ -105,10 +105,10 @@ class Comparison:
 def compare(points: Sequence[Point]) -> Comparison:
     """Returns the settings of the points, ranked by bits/byte on the validation split.
 
-    Settings are ranked only if that split is the same text. What a test split says of
-    them is not looked at: the best can be judged by it. Those
-    whose students were trained for fewer steps than others, as by successive halving,
-    are left out, unless steps are an axis.
+    Settings are ranked only if that split is the same text. Their test splits are not
+    looked at, so that the best can be judged by its own. Those whose students were
+    trained for fewer steps than others, as by successive halving, are left out, unless
+    steps are an axis.
 
     Args:
         points: The points.
