@@ -1,6 +1,7 @@
 """The command line: a mistake is one line and exit code 2, told before work begins."""
 
 import dataclasses
+import inspect
 import json
 import pathlib
 import resource
@@ -86,6 +87,7 @@ def mistake(*arguments):
         # Wrong types, which ml_collections finds, and wrong values, which we find.
         ([DEBUG, "--config.distill.alpha=half"], ["config.distill.alpha", "'half'"]),
         ([DEBUG, "--config.seed=1.5"], ["config.seed", "1.5"]),
+        ([DEBUG, "--config.distill.beta=True"], ["config.distill.beta must", "'True'"]),
         ([DEBUG, "--config.baseline=perhaps"], ["config.baseline", "perhaps"]),
         ([DEBUG, "--config.distill=3"], ["config.distill", "3"]),
         ([DEBUG, "--config.distill.alpha=1.5"], ["config.distill.alpha", "[0, 1]"]),
@@ -185,6 +187,11 @@ def test_a_workdir_that_cannot_be_written_is_a_single_line(place):
             ["--config.data.source=files"],
             "data.pattern = 'no/*.txt' matches no .txt",
         ),
+        (
+            "evaluate.tasks=('no.jsonl',)",
+            [],
+            "evaluate.tasks: no.jsonl does not exist",
+        ),
     ],
 )
 def test_a_path_that_leads_nowhere_is_told_before_anything_slow_is_imported(
@@ -223,6 +230,26 @@ def test_run_as_well_tells_it_before_anything_slow_is_imported():
     found = runs.run("-c", call)
     assert "config.teacher.path=nowhere does not exist" in found.stderr
     assert not {"jax", "orbax", "grain"} & set(found.stdout.split())
+
+
+def test_run_takes_what_the_command_takes(home, monkeypatch):
+    import kdjax
+    from kdjax.experiment import experiment
+
+    assert (
+        inspect.signature(kdjax.run).parameters.keys()
+        == inspect.signature(experiment.run).parameters.keys()
+    )
+    given = {}
+
+    def stop(config, workdir, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        kdjax.run(kdjax.load_config("kdjax:gpt_debug"), "run", shared="shared")
+    assert given == {"overwrite": False, "shared": "shared"}
 
 
 def test_what_costs_nothing_to_find_out_is_found_out_before_the_data_is_read():

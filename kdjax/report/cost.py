@@ -26,7 +26,9 @@ def training_cost(run: Run, results: Results) -> Cost:
     seconds, speed = None, run.training.tokens_per_second
     if speed:
         tokens = run.steps * _train(run, results).batch_size * results.data.length
-        seconds = tokens / speed * results.environment.devices
+        # A cached teacher or a shared twin may have been trained on others.
+        devices = run.training.devices or results.environment.devices
+        seconds = tokens / speed * devices
     return Cost(seconds, run.training.flops)
 
 

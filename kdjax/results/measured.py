@@ -68,8 +68,7 @@ class HeldOut:
         calibration_error: The expected calibration error, in [0, 1].
         calibration: The bins behind it, by confidence; empty ones are left out.
         own: The user's own metrics, means over the tokens, by name.
-        by_entropy: KL(p||q) by the teacher's entropy; empty buckets are left out, and
-            results of older versions have none.
+        by_entropy: By the teacher's entropy, but for empty buckets; () if older.
     """
 
     cross_entropy: float
@@ -122,9 +121,9 @@ class Training:
         tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
-        plans: Several if the steps were raised; empty for runs of older versions.
-        flops: Of all steps, teachers in the step included; None for runs of older
-            versions.
+        plans: Several if the steps were raised. Older versions lack it and the next.
+        flops: Of all steps, teachers in the step included.
+        devices: On how many it was finished.
     """
 
     tokens_per_second: float | None
@@ -132,6 +131,7 @@ class Training:
     skipped_steps: int
     plans: tuple[Plan, ...] = ()
     flops: float | None = None
+    devices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
