@@ -346,7 +346,7 @@ def test_tasks_and_own_metrics_are_measured_along_a_run_and_reported(texts, home
         texts,
         "run",
         *("--config.teacher.train.steps=2", "--config.student.train.steps=2"),
-        *("--config.evaluate.every=1", "--config.data.length=64"),
+        "--config.evaluate.every=1",
         "--config.evaluate.metrics=('own_three:surprise',)",
         "--config.evaluate.tasks=('quiz.jsonl', 'say.jsonl')",
     )

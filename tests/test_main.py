@@ -1,7 +1,6 @@
 """The command line: a mistake is one line and exit code 2, told before work begins."""
 
 import dataclasses
-import inspect
 import json
 import pathlib
 import resource
@@ -230,26 +229,6 @@ def test_run_as_well_tells_it_before_anything_slow_is_imported():
     found = runs.run("-c", call)
     assert "config.teacher.path=nowhere does not exist" in found.stderr
     assert not {"jax", "orbax", "grain"} & set(found.stdout.split())
-
-
-def test_run_takes_what_the_command_takes(home, monkeypatch):
-    import kdjax
-    from kdjax.experiment import experiment
-
-    assert (
-        inspect.signature(kdjax.run).parameters.keys()
-        == inspect.signature(experiment.run).parameters.keys()
-    )
-    given = {}
-
-    def stop(config, workdir, **options):
-        given.update(options)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment, "run", stop)
-    with pytest.raises(KeyboardInterrupt):
-        kdjax.run(kdjax.load_config("kdjax:gpt_debug"), "run", shared="shared")
-    assert given == {"overwrite": False, "shared": "shared"}
 
 
 def test_what_costs_nothing_to_find_out_is_found_out_before_the_data_is_read():

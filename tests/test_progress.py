@@ -104,8 +104,9 @@ def test_the_steps_of_the_twin_at_equal_compute_are_what_the_run_noted(tmp_path)
     # Runs of this version say from the start how many they will be.
     write_json(workdir / WORK, {"work": 1.752})
     assert steps_of(workdir)[directory.name] == 175
-    (workdir / WORK).write_text("{")
-    assert steps_of(workdir)[directory.name] == 150
+    for damaged in ("{", '{"work": NaN}'):
+        (workdir / WORK).write_text(damaged)
+        assert steps_of(workdir)[directory.name] == 150
 
 
 def test_an_experiment_that_has_written_nothing_is_shown_as_begun(tmp_path):

@@ -162,13 +162,10 @@ def _identity(
         "special_tokens": info.get("special_tokens", ""),
         # When it is evaluated, its curve is part of the report.
         "evaluate": [config.evaluate.every, config.evaluate.rows],
-        "tasks": [*config.evaluate.tasks, *config.evaluate.metrics],
-        # Only where there are some, so that older twins are found.
-        **(
-            {"task_hashes": [*hashes.values()]}
-            if (hashes := setting.task_hashes)
-            else {}
-        ),
+        "tasks": [
+            *(*config.evaluate.tasks, *config.evaluate.metrics),
+            *setting.task_hashes.values(),
+        ],
         "batch": config.evaluate.batch_size,
         "checkpoint": config.checkpoint.every,
     }

@@ -96,10 +96,9 @@ def check_data(
         return
     # Older versions parsed special tokens in texts, and did not say so; nor did they
     # hash tasks.
-    older = hashes
-    older |= {"special_tokens": "parse"} if "special_tokens" in wanted else {}
+    parsed = {"special_tokens": "parse"} if "special_tokens" in wanted else {}
     remedy = "restore it, or pass --overwrite to start over"
-    found = older | read_json(stored, remedy)
+    found = hashes | parsed | read_json(stored, remedy)
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
         is_library = info.get("source") == "stdlib"

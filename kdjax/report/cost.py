@@ -26,7 +26,7 @@ def training_cost(run: Run, results: Results) -> Cost:
     seconds, speed = None, run.training.tokens_per_second
     if speed:
         tokens = run.steps * _train(run, results).batch_size * results.data.length
-        # A cached teacher or a shared twin may have been trained on others.
+        # Those of a cached teacher or a shared twin may have been others.
         devices = run.training.devices or results.environment.devices
         seconds = tokens / speed * devices
     return Cost(seconds, run.training.flops)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,7 +73,7 @@ def read_work(workdir: epath.Path) -> float | None:
         work: float = convert(read_json(path).get("work"), float, str(path))
     except UsageError:
         return None
-    return work
+    return work if math.isfinite(work) else None
 
 
 def _load(path: epath.Path) -> Any:

@@ -68,7 +68,8 @@ class HeldOut:
         calibration_error: The expected calibration error, in [0, 1].
         calibration: The bins behind it, by confidence; empty ones are left out.
         own: The user's own metrics, means over the tokens, by name.
-        by_entropy: By the teacher's entropy, but for empty buckets; () if older.
+        by_entropy: KL(p||q) by the teacher's entropy; empty buckets are left out, and
+            results of older versions have none.
     """
 
     cross_entropy: float
@@ -121,9 +122,9 @@ class Training:
         tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
-        plans: Several if the steps were raised. Older versions lack it and the next.
-        flops: Of all steps, teachers in the step included.
-        devices: On how many it was finished.
+        plans: Several if the steps were raised; empty in older results.
+        flops: Of all steps, teachers in the step included; None in older results.
+        devices: On how many it was finished; None in older results.
     """
 
     tokens_per_second: float | None
@@ -218,8 +219,7 @@ class SplitInfo:
         rows: How many.
         sha256: The hash of the text.
         largest_id: Of all rows.
-        lost_bytes: Of text that no id stands for, or that of unknown text; None: not
-            counted, by an older version.
+        lost_bytes: Of text that has no id, or an unknown token's; None in older results.
         control_tokens: The documents whose text spells one.
     """
 

@@ -186,8 +186,7 @@ def _draw(drawn: Sequence[Binding], samples: int, seed: int) -> list[Overrides]:
             return found
     raise UsageError(
         f"--samples={samples}, but only {counted(len(found), 'different point')} "
-        "could be drawn; "
-        "lower it or widen what is drawn from"
+        "could be drawn; lower it or widen what is drawn from"
     )
 
 
