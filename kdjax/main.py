@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     from kdjax import report
     from kdjax.experiment.experiment import run
 
-    shared = epath.Path(_SHARED.value).expanduser() if _SHARED.value else None
+    shared = _SHARED.value or None
     results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
     if is_first:
         page = report.write(results, directory / "report")

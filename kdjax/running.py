@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: AnyConfig, workdir: epath.PathLike, *, overwrite: bool = False
+    config: AnyConfig,
+    workdir: epath.PathLike,
+    *,
+    overwrite: bool = False,
+    shared: epath.PathLike | None = None,
 ) -> "Results":
     """Runs an experiment, or what is left of it, and writes its report.
 
@@ -25,6 +29,8 @@ def run(
         config: The config, as `load_config` returns it, with any changes.
         workdir: The experiment's own directory; ~ stands for the user's home.
         overwrite: Whether to delete an experiment found there.
+        shared: A directory where experiments, as those of a sweep, have the runs that
+            several of them need; None: this one has all its runs in its own.
 
     Returns:
         What was measured; if the experiment has finished before, what was measured
@@ -48,7 +54,7 @@ def run(
     from kdjax import report
     from kdjax.experiment import experiment
 
-    results = experiment.run(settings, directory, overwrite=overwrite)
+    results = experiment.run(settings, directory, overwrite=overwrite, shared=shared)
     if jax.process_index() == 0:
         report.write(results, directory / "report")
     return results

@@ -170,12 +170,19 @@ def _manifest(sweep: plan.Sweep, name: str) -> str:
 
 def _run(sweep: plan.Sweep) -> None:
     """Runs all points and writes their card; exits with 1 if some of them failed."""
+    import jax
+
     from kdjax import report
     from kdjax.core.files import read_json
+    from kdjax.sweeps.existence import check_points
     from kdjax.sweeps.halving import halve
     from kdjax.sweeps.scores import summary
+    from kdjax.sweeps.words import counted
     from kdjax.sweeps.worker import Worker, full_tasks
 
+    # The devices are for the points: a metric that is tried must not take them.
+    jax.config.update("jax_platforms", "cpu")
+    check_points(sweep)
     plan.claim(sweep)
     worker = Worker(sweep, _WORKERS.value)
     failed = halve(sweep, worker) if sweep.halving else worker.work(full_tasks(sweep))
@@ -184,9 +191,10 @@ def _run(sweep: plan.Sweep) -> None:
     print(summary(sweep), *verdict, f"report card: {page}", sep="\n\n")
     if failed:
         name, reason = next(iter(failed.items()))
+        total = counted(len(sweep.points), "point")
         print(
-            f"error: {len(failed)} of {len(sweep.points)} points failed, such as "
-            f"{name}: {reason}; run the same command again to retry",
+            f"error: {len(failed)} of {total} failed, such as {name}: {reason}; run "
+            "the same command again to retry",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -5,9 +5,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCHER = ROOT / "launch" / "local.py"
+_EARLY = ("HF_", "JAX_", "PYTHON", "XLA_")
+_WARM = {}  # processes of tests/warm.py, by their early environment
 TWO = (LAUNCHER, "--processes=2", "--devices=1", "--", sys.executable)
 
 
@@ -36,6 +39,10 @@ def start(*arguments, env=None, cwd=None):
 
 def run(*arguments, env=None, cwd=None, timeout=None, check=True):
     """Runs Python with the arguments, and returns its exit status and what it said."""
+    if arguments[0] == "-m":
+        found = _run_warm(arguments[1:], env or environment(), cwd, timeout)
+        assert not check or found.returncode == 0, found.stderr
+        return found
     process = start(*arguments, env=env, cwd=cwd)
     try:
         output, errors = process.communicate(timeout=timeout)
@@ -46,6 +53,35 @@ def run(*arguments, env=None, cwd=None, timeout=None, check=True):
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def _run_warm(arguments, env, cwd, timeout):
+    """Does what `run` does with a module, in a fork of a process that is warm."""
+    # What libraries read of it when they are imported.
+    key = tuple(sorted((k, v) for k, v in env.items() if k.startswith(_EARLY)))
+    if key not in _WARM:
+        _WARM[key] = subprocess.Popen(
+            [sys.executable, ROOT / "tests" / "warm.py"],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+    server = _WARM[key]
+    with tempfile.TemporaryDirectory() as place:
+        output, errors = (pathlib.Path(place, name) for name in ("out", "err"))
+        request = {
+            "arguments": [*map(str, arguments)],
+            "environment": {**env},
+            "cwd": str(cwd or os.getcwd()),
+            "output": str(output),
+            "errors": str(errors),
+            "timeout": timeout,
+        }
+        print(json.dumps(request), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        said = (path.read_text("utf-8") for path in (output, errors))
+        return subprocess.CompletedProcess(arguments, code, *said)
+
+
 def experiment(texts, workdir, *overrides):
     """Returns the arguments of a small experiment on the files that a glob finds."""
     return [
@@ -53,7 +89,9 @@ def experiment(texts, workdir, *overrides):
         f"--workdir={workdir}",
         "--config.data.source=files",
         f"--config.data.pattern={texts}",
-        "--config.data.validation_fraction=0.2",
+        *("--config.data.validation_fraction=0.2", "--config.data.length=64"),
+        *("--config.evaluate.rows=16", "--config.evaluate.final_rows=32"),
+        "--config.evaluate.batch_size=8",
         *overrides,
     ]
 

@@ -253,6 +253,14 @@ def test_the_last_value_that_is_right_is_accepted(changes):
     validate(changed(changes))
 
 
+def test_a_config_file_cannot_make_a_number_of_a_truth_value():
+    config = config_lib.default()
+    for section in (config.distill, config.student.train.optimizer):
+        key = "beta" if section is config.distill else "learning_rate"
+        with pytest.raises(TypeError, match=f"{key} must be a number; it is True"):
+            section[key] = True
+
+
 @pytest.mark.parametrize(
     ("value", "accepted"), [(1, True), (True, False), ("1", False)]
 )

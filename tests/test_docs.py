@@ -126,7 +126,7 @@ def test_a_config_file_with_a_divergence_of_its_own_is_an_experiment(texts, home
         *runs.experiment(texts, "run"),
         *("--config.tokenizer.kind=bytes", "--config.log_every=1"),
         *("--config.teacher.train.steps=3", "--config.student.train.steps=3"),
-        *("--config.evaluate.final_rows=32", "--config.baseline=False"),
+        "--config.baseline=False",
     ]
     command[2] = "--config=mine.py"
     runs.run(*command)
@@ -147,7 +147,8 @@ def test_the_session_in_a_notebook_runs_as_it_is_shown(texts, home):
         f"    config.data.update(source='files', pattern={str(texts)!r})\n"
         "    config.data.validation_fraction = 0.2\n"
         "    config.teacher.train.steps = config.student.train.steps = 3\n"
-        "    config.evaluate.final_rows = 32\n"
+        "    config.evaluate.update(rows=16, final_rows=32)\n"
+        "    config.data.length = 64\n"
         "    return config\n"
     )
     page = (DOCS / "notebook.md").read_text()

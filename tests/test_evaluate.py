@@ -346,7 +346,7 @@ def test_tasks_and_own_metrics_are_measured_along_a_run_and_reported(texts, home
         texts,
         "run",
         *("--config.teacher.train.steps=2", "--config.student.train.steps=2"),
-        *("--config.evaluate.every=1", "--config.data.length=64"),
+        "--config.evaluate.every=1",
         "--config.evaluate.metrics=('own_three:surprise',)",
         "--config.evaluate.tasks=('quiz.jsonl', 'say.jsonl')",
     )
@@ -370,8 +370,12 @@ def test_tasks_and_own_metrics_are_measured_along_a_run_and_reported(texts, home
     # A changed task is another experiment; one that is missing costs nothing.
     refused = runs.run(*command[:-1], check=False)
     assert "belongs to a different config: config.evaluate.tasks" in refused.stderr
+    with pathlib.Path("say.jsonl").open("a") as more:
+        more.write(f"\n{json.dumps(MATCH)}")
+    refused = runs.run(*command, "--config.seeds=2", check=False)
+    assert "the task say.jsonl changed since; choose" in refused.stderr
     command[-1] = "--config.evaluate.tasks=('none.jsonl',)"
     refused = runs.run(*command, check=False)
     assert refused.returncode == 2
-    assert "error: config.evaluate.tasks: none.jsonl cannot be read" in refused.stderr
+    assert "error: config.evaluate.tasks: none.jsonl does not exist" in refused.stderr
     assert "data:" not in refused.stderr

@@ -1,6 +1,7 @@
 """Whole experiments: what they write, and that they go on where they were stopped."""
 
 import dataclasses
+import inspect
 import re
 import signal
 import struct
@@ -15,6 +16,7 @@ from PIL import Image, ImageColor
 from runs import read_report, write_corpus
 from tensorboardX.proto import event_pb2
 
+import kdjax
 from kdjax.checkpoints import native
 from kdjax.config import (
     Config,
@@ -47,7 +49,8 @@ def arguments(place, name, *overrides):
     return runs.experiment(
         *(f"{place}/*.txt", place / name, f"--config.cache_dir={place}/cache"),
         *(f"--config.student.train.steps={STEPS}", "--config.log_every=1"),
-        *("--config.data.test_fraction=0.3", *overrides),
+        *("--config.data.test_fraction=0.3", "--config.evaluate.every=40"),
+        *overrides,
     )
 
 
@@ -260,6 +263,23 @@ def test_whoever_runs_an_experiment_claims_its_directory(home):
     (home / "other" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="holds no experiment"):
         experiment.run(config, home / "other", overwrite=True)
+
+
+def test_run_takes_what_the_command_takes(home, monkeypatch):
+    assert (
+        inspect.signature(kdjax.run).parameters.keys()
+        == inspect.signature(experiment.run).parameters.keys()
+    )
+    given = {}
+
+    def stop(config, workdir, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        kdjax.run(kdjax.load_config("kdjax:gpt_debug"), "run", shared="shared")
+    assert given == {"overwrite": False, "shared": "shared"}
 
 
 def test_a_config_made_in_python_is_checked_as_well():

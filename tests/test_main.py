@@ -86,6 +86,7 @@ def mistake(*arguments):
         # Wrong types, which ml_collections finds, and wrong values, which we find.
         ([DEBUG, "--config.distill.alpha=half"], ["config.distill.alpha", "'half'"]),
         ([DEBUG, "--config.seed=1.5"], ["config.seed", "1.5"]),
+        ([DEBUG, "--config.distill.beta=True"], ["config.distill.beta must", "'True'"]),
         ([DEBUG, "--config.baseline=perhaps"], ["config.baseline", "perhaps"]),
         ([DEBUG, "--config.distill=3"], ["config.distill", "3"]),
         ([DEBUG, "--config.distill.alpha=1.5"], ["config.distill.alpha", "[0, 1]"]),
@@ -184,6 +185,11 @@ def test_a_workdir_that_cannot_be_written_is_a_single_line(place):
             "data.pattern=no/*.txt",
             ["--config.data.source=files"],
             "data.pattern = 'no/*.txt' matches no .txt",
+        ),
+        (
+            "evaluate.tasks=('no.jsonl',)",
+            [],
+            "evaluate.tasks: no.jsonl does not exist",
         ),
     ],
 )

@@ -14,6 +14,7 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.report import write
 from kdjax.report.progress import follow, read_progress, write_progress
+from kdjax.results.files import WORK
 from kdjax.results.measured import CurvePoint
 
 
@@ -87,9 +88,7 @@ def test_a_report_of_fewer_steps_is_not_that_of_the_run(tmp_path):
     assert len(waited) == 1
 
 
-def test_the_steps_of_the_twin_at_equal_compute_are_known_once_it_has_finished(
-    tmp_path,
-):
+def test_the_steps_of_the_twin_at_equal_compute_are_what_the_run_noted(tmp_path):
     workdir = begin(tmp_path)
     directory = workdir / "equal-compute-twin-0"
     directory.mkdir()
@@ -102,6 +101,12 @@ def test_the_steps_of_the_twin_at_equal_compute_are_known_once_it_has_finished(
         run = make_run("equal-compute twin", 0, 1.1, curve=curve)
         write_json(directory / "result.json", dataclasses.asdict(run))
         assert steps_of(workdir)[directory.name] == shown
+    # Runs of this version say from the start how many they will be.
+    write_json(workdir / WORK, {"work": 1.752})
+    assert steps_of(workdir)[directory.name] == 175
+    for damaged in ("{", '{"work": NaN}'):
+        (workdir / WORK).write_text(damaged)
+        assert steps_of(workdir)[directory.name] == 150
 
 
 def test_an_experiment_that_has_written_nothing_is_shown_as_begun(tmp_path):

@@ -121,6 +121,15 @@ def test_cost_is_time_of_all_devices_and_flops():
     assert summary.cost.startswith("Training time of 4 x cpu: teacher 40 s")
 
 
+def test_what_was_trained_on_other_devices_cost_what_it_did_there():
+    results = make_results(student=[1.2], twin=[1.4])
+    environment = dataclasses.replace(results.environment, devices=4)
+    results = dataclasses.replace(results, environment=environment)
+    cached = dataclasses.replace(results.runs[0].training, devices=1)
+    roles = summarise(with_run(results, 0, training=cached)).roles
+    assert 4 * roles["teacher"].seconds.mean == roles["student"].seconds.mean
+
+
 def test_what_a_loaded_teacher_cost_is_not_made_up():
     results = make_results(student=[1.2])
     results = with_run(results, 0, training=None, curve=())

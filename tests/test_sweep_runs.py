@@ -18,9 +18,21 @@ import runs
 from etils import epath
 from runs import ROOT
 
+from kdjax.checkpoints import native
+from kdjax.config import Config
+from kdjax.config.parsing import from_mapping
 from kdjax.core.errors import UsageError
 from kdjax.core.locks import Lock
+from kdjax.experiment import shared
+from kdjax.experiment.runs import Role
+from kdjax.experiment.setting import Setting
+from kdjax.experiment.students import Start
+from kdjax.experiment.teachers import Teachers
+from kdjax.sweeps.bindings import from_flags
+from kdjax.sweeps.existence import check_points
 from kdjax.sweeps.halving import rungs
+from kdjax.sweeps.plan import Sweep
+from kdjax.sweeps.points import make_points
 from kdjax.train.records import read_metrics
 
 TEMPERATURES = "--set=distill.temperature=[1, 2]"
@@ -149,13 +161,16 @@ def test_a_point_that_fails_is_told_and_tried_again(texts, home):
         f"--set=data.pattern=['{texts}', 'more/*.txt']",
         *("--config.baseline=False", "--workers=2"),
     ]
+    os.mkdir("more")
+    pathlib.Path("more/broken.txt").write_bytes(b"\xff")
     said = sweep("", *arguments, code=1, words="1 of 2 points failed, such as ")
     good, bad = points()
     failed = json.loads((bad / "failed.json").read_text())
-    assert "more/*.txt" in failed["reason"] and failed["exit_code"] == 2
+    assert "more/broken.txt" in failed["reason"] and failed["exit_code"] == 2
     assert failed["reason"] in said.stderr.splitlines()[-1]
     assert (good / "report" / "report.json").exists()
     assert not (good / "failed.json").exists()
+    os.unlink("more/broken.txt")
     os.rename("texts", "more")
     os.mkdir("texts")
     before = trained()
@@ -226,7 +241,7 @@ def test_halving_trains_the_best_points_on(texts, home):
     ]
     said = sweep(texts, *arguments, steps=12)
     assert "rung 1 of 2: 3 points, 4 steps" in said.stderr
-    assert "rung 2 of 2: 1 points, 12 steps" in said.stderr
+    assert "rung 2 of 2: 1 point, 12 steps" in said.stderr
     assert "the best: learning_rate=0.01" in said.stderr
     steps = [
         report["config"]["student"]["train"]["steps"]
@@ -252,6 +267,47 @@ def test_halving_trains_the_best_points_on(texts, home):
         sweep(texts, *arguments, steps=12, code=2, words=words)
         path.write_text(whole)
     sweep(texts, arguments[0], steps=12, code=2, words="begun with --halving=3")
+
+
+def test_what_a_point_names_must_exist_before_any_point_runs(home):
+    pathlib.Path("quiz.jsonl").write_text('{"prompt": "1", "answer": "2"}\n')
+    pathlib.Path("own.py").write_text("def zero(q, labels, over): return 0 * labels\n")
+    base = from_mapping(Config, {}, "config")
+
+    def check(key, *values):
+        found = make_points(base, from_flags([f"{key}={[*values]}"], [], []))
+        check_points(Sweep(epath.Path("sweep"), "", (), base, tuple(found)))
+
+    check("evaluate.tasks", (), ("quiz.jsonl",))
+    check("evaluate.metrics", (), ("own:zero",))
+    for key, good, bad, words in (
+        ("teacher.path", "own.py", "nowhere", "teacher.path=nowhere does not exist"),
+        ("evaluate.tasks", ("quiz.jsonl",), ("no.jsonl",), "no.jsonl does not exist"),
+        ("evaluate.tasks", ("quiz.jsonl",), ("own.py",), "own.py line 1 is not JSON"),
+        ("evaluate.metrics", ("own:zero",), ("own:one",), "has no function 'one'"),
+    ):
+        with pytest.raises(UsageError, match=rf"^{key.split('.')[1]}=\S+: .*{words}"):
+            check(key, good, bad)
+
+
+def test_a_copy_that_was_interrupted_is_removed_by_who_makes_the_next(
+    tmp_path, monkeypatch
+):
+    place, config = epath.Path(tmp_path), Config()
+    steps = config.student.train.steps
+    (place / "plans.json").write_text(json.dumps({"steps": [2, steps]}))
+    monkeypatch.setattr(shared, "_identity", lambda *arguments: {})
+    setting = Setting(config, place, *[None] * 5, shared=place / "s")
+    role, start = Role("twin", ()), Start(None)
+    twin = shared.SharedTwin(role, 0, start, Teachers({}, {}), setting)
+    earlier = twin._directory((2,))
+    monkeypatch.setattr(native, "is_model", lambda path: path.exists())
+    other = place / "s" / "twin-ab-0.0123.tmp"
+    for directory in (earlier, place / "s" / f"{twin.directory.name}.ab12.tmp", other):
+        (directory / "model").mkdir(parents=True)
+    twin.begin()
+    left = {path.name for path in (place / "s").iterdir()}
+    assert left == {earlier.name, twin.directory.name, other.name}
 
 
 def test_rungs():

@@ -301,12 +301,12 @@ def test_a_workdir_that_began_on_other_rows_is_refused(tmp_path):
     older, newer = epath.Path(tmp_path / "older"), epath.Path(tmp_path / "newer")
     for path, first in ((older, info), (newer, spelled)):
         path.mkdir()
-        check_data(path, first)
-    check_data(newer, spelled)
-    check_data(older, {**info, "special_tokens": "parse"})  # as they were then
+        check_data(path, first, {})
+    check_data(newer, spelled, {})
+    check_data(older, {**info, "special_tokens": "parse"}, {})  # as they were then
     for path, other in ((older, spelled), (newer, {**info, "special_tokens": "parse"})):
         with pytest.raises(UsageError, match="other data: special_tokens changed"):
-            check_data(path, other)
+            check_data(path, other, {})
 
 
 def test_keys_that_only_the_rows_depend_on_may_be_set_later(tmp_path):

@@ -12,8 +12,8 @@ from etils import epath
 from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
-from kdjax.experiment.stages import read_measured
 from kdjax.experiment.students import remembered
+from kdjax.results.files import read_run
 
 OTHER = Config(distill=DistillConfig(alpha=0.5))
 WEIGHTS = "weights.safetensors"  # somebody's work, in a directory that is not ours
@@ -181,7 +181,7 @@ def test_damaged_plans_are_told_of_before_anything_runs(claimed, content):
 @pytest.mark.parametrize("content", ["{", "[1]"])
 def test_what_else_is_damaged_is_a_line_that_says_what_to_do(claimed, content):
     def check(path):
-        workdir.check_data(claimed, {"splits": {}, "tokenizer": {"sha256": "ab"}})
+        workdir.check_data(claimed, {"splits": {}, "tokenizer": {"sha256": "ab"}}, {})
 
     def start(path):
         remembered(path, dict)
@@ -189,13 +189,25 @@ def test_what_else_is_damaged_is_a_line_that_says_what_to_do(claimed, content):
     for name, read, remedy in (
         ("data.json", check, "restore it, or pass --overwrite"),
         ("initial.json", start, "delete it to measure this again"),
-        ("result.json", read_measured, "delete it to measure the run again"),
+        ("result.json", read_run, "delete it to measure the run again"),
     ):
         path = claimed / name
         path.write_text(content)
         with pytest.raises(UsageError, match=remedy) as caught:
             read(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_task_that_changed_is_other_data_unless_the_version_hashed_none(claimed):
+    def check(tasks):
+        info = {"splits": {}, "tokenizer": {"sha256": "ab"}}
+        workdir.check_data(claimed, info, tasks)
+
+    check({})  # as older versions recorded it
+    check({"quiz.jsonl": "1", "say.jsonl": "2"})
+    with pytest.raises(UsageError, match=r"data: the task quiz.jsonl changed since;"):
+        check({"quiz.jsonl": "3", "say.jsonl": "2"})
+    check({"quiz.jsonl": "1", "say.jsonl": "2"})
 
 
 def test_a_write_that_fails_half_way_leaves_what_was_there(directory):

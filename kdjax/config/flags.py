@@ -15,7 +15,9 @@ class _Literal(flags.ArgumentParser):  # type: ignore[type-arg]
     def parse(self, argument: Any) -> Any:
         for read in (ast.literal_eval, float) if isinstance(argument, str) else ():
             with contextlib.suppress(ValueError, SyntaxError):
-                return read(argument.strip())
+                found = read(argument.strip())
+                # ml_collections would make a number of a truth value.
+                return argument if isinstance(found, bool) else found
         return argument
 
 

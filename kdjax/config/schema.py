@@ -7,7 +7,7 @@ frozen dataclasses are passed around.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import ml_collections
 
@@ -256,7 +256,7 @@ def teacher() -> ml_collections.ConfigDict:
         >>> config.teachers = {"wide": teacher(), "deep": teacher()}
         >>> config.teachers.deep.model.layers = 8
     """
-    return ml_collections.ConfigDict(dataclasses.asdict(TeacherConfig()))
+    return _keys(dataclasses.asdict(TeacherConfig()), type_safe=True)
 
 
 def default() -> ml_collections.ConfigDict:
@@ -265,5 +265,21 @@ def default() -> ml_collections.ConfigDict:
     It is deliberately not type-safe: `distill.alpha` may be a number or a schedule.
     `validate` checks every type, with a message that names the key.
     """
-    config = ml_collections.ConfigDict(dataclasses.asdict(Config()), type_safe=False)
-    return config.lock()
+    return _keys(dataclasses.asdict(Config()), type_safe=False).lock()
+
+
+class _Keys(ml_collections.ConfigDict):
+    """Keys that do not silently make a number of a truth value."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, bool) and isinstance(self.get(key), float):
+            raise TypeError(f"{key} must be a number; it is {value}")
+        super().__setitem__(key, value)
+
+
+def _keys(values: Mapping[str, Any], *, type_safe: bool) -> _Keys:
+    nested = {
+        key: _keys(value, type_safe=type_safe) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+    return _Keys(nested, type_safe=type_safe)

@@ -113,6 +113,7 @@ def _run(
         *(config, workdir, prepared, mesh, task, opened, clock),
         tasks=evaluators,
         own_metrics=asked.metrics,
+        task_hashes=asked.hashes,
         shared=shared,
     )
 
@@ -124,7 +125,7 @@ def _run(
     for candidate in candidates:
         check_vocabularies(student, candidate.model, candidate.name)
     if jax.process_index() == 0:
-        check_data(workdir, prepared.info)
+        check_data(workdir, prepared.info, asked.hashes)
 
     teachers = obtain_teachers(candidates, setting)
     start = start_students(student, stored_student, teachers.first, setting)

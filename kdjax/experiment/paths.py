@@ -15,7 +15,7 @@ def check_paths(config: Config) -> None:
     What lies there is checked where it is read. Names on a hub are not sought.
 
     Raises:
-        UsageError: A model or a tokenizer does not exist, or no file matches.
+        UsageError: A model, a tokenizer or a task does not exist, or no file matches.
     """
     for key, path in named_models(config).items():
         check_place(path, named=key)
@@ -26,6 +26,9 @@ def check_paths(config: Config) -> None:
         is_older = place.name == "tokenizer.json" and place.parent.exists()
         if not place.exists() and not is_older:
             raise UsageError(f"config.tokenizer.path={place} does not exist")
+    for task in config.evaluate.tasks:
+        if not epath.Path(task).expanduser().exists():
+            raise UsageError(f"config.evaluate.tasks: {task} does not exist")
     if config.data.source == "files":
         check_pattern(config.data.pattern)
 

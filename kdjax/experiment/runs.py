@@ -156,7 +156,11 @@ class Trainer:
                 result = train(
                     self._programs[steps], run, config.checkpoint, config.log_every
                 )
-        training = dataclasses.replace(result.training, plans=_plans(recipe.plans))
+        training = dataclasses.replace(
+            result.training,
+            plans=_plans(recipe.plans),
+            devices=setting.mesh.size,
+        )
         tokenizer = setting.prepared.tokenizer
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)

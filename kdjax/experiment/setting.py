@@ -1,6 +1,8 @@
 """What every stage of an experiment needs, and the models that its config names."""
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +43,7 @@ class Setting(NamedTuple):
         clock: Accounts for CPU seconds.
         tasks: What is measured of every model beside its held-out text.
         own_metrics: The user's own metrics of a token.
+        task_hashes: Those of the tasks' files, by path.
         shared: Where runs are that other experiments need as well; None: nowhere.
     """
 
@@ -53,6 +56,7 @@ class Setting(NamedTuple):
     clock: Clock
     tasks: tuple[TaskEvaluator, ...] = ()
     own_metrics: OwnMetrics = ()
+    task_hashes: Mapping[str, str] = MappingProxyType({})
     shared: epath.Path | None = None
 
 

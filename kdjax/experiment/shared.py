@@ -66,8 +66,13 @@ class SharedTwin:
 
     def begin(self) -> None:
         """Copies the run that this one extends, if there is one; the lock is held."""
+        if self.directory.exists():  # so that the lock may not be held
+            return
+        # Who made these copies held the lock, and is dead.
+        for copy in self._shared.glob(f"{self.directory.name}.*.tmp"):
+            copy.rmtree()
         earlier = self._directory(self._plans[:-1])
-        if self.directory.exists() or not native.is_model(earlier / "model"):
+        if not native.is_model(earlier / "model"):
             return
         copy = self._shared / f"{self.directory.name}.{uuid.uuid4().hex[:8]}.tmp"
         shutil.copytree(earlier, copy)
@@ -157,7 +162,10 @@ def _identity(
         "special_tokens": info.get("special_tokens", ""),
         # When it is evaluated, its curve is part of the report.
         "evaluate": [config.evaluate.every, config.evaluate.rows],
-        "tasks": [*config.evaluate.tasks, *config.evaluate.metrics],
+        "tasks": [
+            *(*config.evaluate.tasks, *config.evaluate.metrics),
+            *setting.task_hashes.values(),
+        ],
         "batch": config.evaluate.batch_size,
         "checkpoint": config.checkpoint.every,
     }

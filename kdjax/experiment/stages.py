@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from etils import epath
 
 from kdjax.config.parsing import convert
-from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.core.logging import say
 from kdjax.evaluation.likelihood import Subject
@@ -22,7 +20,7 @@ from kdjax.experiment.students import Start, remembered
 from kdjax.experiment.tasks import tasks_of_start
 from kdjax.experiment.teachers import Teachers
 from kdjax.models.flops import training_flops
-from kdjax.results.files import read_run
+from kdjax.results.files import WORK, read_run
 from kdjax.results.measured import HeldOut, Run, teacher_role
 from kdjax.train.objective import Objective, distillation, hard_labels
 
@@ -101,6 +99,8 @@ def student_runs(
     all_teachers = (found.model.config for found in teachers.trained.values())
     alone = training_flops(student, (), config.data.length)
     work = training_flops(student, all_teachers, config.data.length) / alone
+    if config.baseline == "both" and jax.process_index() == 0:
+        write_json(setting.workdir / WORK, {"work": work})
     trainers = {
         role: Trainer(_recipe(role, start, teachers, setting), evaluator, setting)
         for role in student_roles(config, work)
@@ -112,7 +112,7 @@ def student_runs(
             directory = setting.workdir / name
             path = directory / "result.json"
             steps = role.steps(config.student.train.steps)
-            if path.exists() and (done := read_measured(path)).steps >= steps:
+            if path.exists() and (done := read_run(path)).steps >= steps:
                 say(f"{name}: done before")
                 yield done
                 continue
@@ -130,14 +130,6 @@ def student_runs(
             if jax.process_index() == 0:
                 write_json(path, dataclasses.asdict(found))
             yield found
-
-
-def read_measured(path: epath.Path) -> Run:
-    """Returns what an earlier start measured of a run."""
-    try:
-        return read_run(path)
-    except UsageError as error:
-        raise UsageError(f"{error}; delete it to measure the run again") from None
 
 
 def _recipe(role: Role, start: Start, teachers: Teachers, setting: Setting) -> Recipe:

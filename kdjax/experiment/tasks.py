@@ -1,8 +1,10 @@
 """What a config asks to be measured beside held-out text."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.config.schema import Config
@@ -17,10 +19,17 @@ from kdjax.text import TextTokenizer
 
 
 class Asked(NamedTuple):
-    """The tasks' items, not encoded yet, and the user's own metrics of a token."""
+    """The tasks' items, not encoded yet, and the user's own metrics of a token.
+
+    Attributes:
+        items: The questions of each task.
+        metrics: The metrics by name.
+        hashes: Those of the tasks' files, by their paths in the config.
+    """
 
     items: tuple[Items, ...]
     metrics: OwnMetrics
+    hashes: Mapping[str, str]
 
 
 def read_asked(config: Config) -> Asked:
@@ -29,10 +38,16 @@ def read_asked(config: Config) -> Asked:
     Raises:
         UsageError: One of them is missing or wrong.
     """
+    tasks = config.evaluate.tasks
     return Asked(
-        tuple(read_tasks(config.evaluate.tasks, "config.evaluate.tasks")),
+        tuple(read_tasks(tasks, "config.evaluate.tasks")),
         load_metrics(config.evaluate.metrics, "config.evaluate.metrics"),
+        {path: _hash(path) for path in tasks},
     )
+
+
+def _hash(path: str) -> str:
+    return hashlib.sha256(epath.Path(path).expanduser().read_bytes()).hexdigest()
 
 
 def make_evaluators(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -71,24 +71,34 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         ) from None
 
 
-def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
+def check_data(
+    workdir: epath.Path, info: dict[str, Any], tasks: Mapping[str, str]
+) -> None:
     """Records the data of a new experiment, or checks that it has not changed.
 
+    Args:
+        workdir: The experiment's directory.
+        info: The metadata of the rows.
+        tasks: The hashes of the files of `config.evaluate.tasks`, by their paths.
+
     Raises:
-        UsageError: The text or the tokenizer changed since the experiment began.
+        UsageError: Text, tokenizer or a task changed since the experiment began.
     """
     wanted = {name: size["sha256"] for name, size in info["splits"].items()}
     wanted |= {"tokenizer": info["tokenizer"]["sha256"]}
+    hashes = {f"the task {path}": sha256 for path, sha256 in tasks.items()}
+    wanted |= hashes
     spelled = {"special_tokens": info.get("special_tokens", "")}
     wanted |= spelled if any(spelled.values()) else {}
     stored = workdir / "data.json"
     if not stored.exists():
         write_json(stored, wanted)
         return
-    # Older versions parsed special tokens in texts, and did not say so.
-    older = {"special_tokens": "parse"} if "special_tokens" in wanted else {}
+    # Older versions parsed special tokens in texts, and did not say so; nor did they
+    # hash tasks.
+    parsed = {"special_tokens": "parse"} if "special_tokens" in wanted else {}
     remedy = "restore it, or pass --overwrite to start over"
-    found = older | read_json(stored, remedy)
+    found = hashes | parsed | read_json(stored, remedy)
     changed = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
     if changed:
         is_library = info.get("source") == "stdlib"
@@ -97,6 +107,7 @@ def check_data(workdir: epath.Path, info: dict[str, Any]) -> None:
             f"{workdir} was started on other data: {', '.join(changed)} changed "
             f"since{why}; choose another --workdir, or pass --overwrite to start over"
         )
+    write_json(stored, wanted)  # with what an older version left out
 
 
 def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:

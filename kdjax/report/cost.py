@@ -27,7 +27,9 @@ def training_cost(run: Run, results: Results) -> Cost:
     if speed:
         rows = run.steps * trained_with(run.role, results.config).batch_size
         tokens = rows * results.data.length
-        seconds = tokens / speed * results.environment.devices
+        # Those of a cached teacher or a shared twin may have been others.
+        devices = run.training.devices or results.environment.devices
+        seconds = tokens / speed * devices
     return Cost(seconds, run.training.flops)
 
 

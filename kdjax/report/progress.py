@@ -15,7 +15,7 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_bytes
 from kdjax.report.plots.many_curves import Course, run_curves
 from kdjax.report.rendering import render
-from kdjax.results.files import read, read_run
+from kdjax.results.files import read, read_run, read_work
 from kdjax.results.measured import EQUAL_COMPUTE
 
 EVERY = 10.0  # seconds between two versions of the page
@@ -163,7 +163,9 @@ def _steps(run: epath.Path, config: Config, step: int) -> int | None:
     name = run.name
     if name.startswith(EQUAL_COMPUTE.replace(" ", "-")):
         # It depends on the FLOPs of the models.
-        result = run / "result.json"
+        if (work := read_work(run.parent)) is not None:
+            return round(work * config.student.train.steps)
+        result = run / "result.json"  # of an older version
         steps = read_run(result).steps if result.exists() else 0
         return steps if steps >= step else None  # it may be trained on
     if not name.startswith("teacher"):

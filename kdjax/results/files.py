@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,11 @@ from etils import epath
 
 from kdjax.config.parsing import at_least, convert, from_mapping
 from kdjax.core.errors import UsageError
+from kdjax.core.files import read_json
 from kdjax.results.measured import VALIDATION, Results, Run, teacher_role
+
+# In a workdir: how many steps the twin of equal compute takes for one of the student's.
+WORK = "equal_compute.json"
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -49,9 +54,26 @@ def read(path: epath.Path) -> Results:
 
 
 def read_run(path: epath.Path) -> Run:
-    """Returns the run in a result.json; raises as `read` does."""
-    run: Run = convert(_with_model(_load(path)), Run, str(path))
+    """Returns the run in a result.json.
+
+    Raises:
+        UsageError: The file is missing or damaged; the message says what to do.
+    """
+    try:
+        run: Run = convert(_with_model(_load(path)), Run, str(path))
+    except UsageError as error:
+        raise UsageError(f"{error}; delete it to measure the run again") from None
     return run
+
+
+def read_work(workdir: epath.Path) -> float | None:
+    """Returns what `WORK` says in a workdir; None: it is not there, or damaged."""
+    path = workdir / WORK
+    try:
+        work: float = convert(read_json(path).get("work"), float, str(path))
+    except UsageError:
+        return None
+    return work if math.isfinite(work) else None
 
 
 def _load(path: epath.Path) -> Any:

@@ -123,9 +123,9 @@ class Training:
         tokens_per_second: Over all devices; None if training was too short.
         mfu: Model FLOP/s as a share of the devices' peak; None where that is unknown.
         skipped_steps: Steps not applied because loss or gradients were not finite.
-        plans: Several if the steps were raised; empty for runs of older versions.
-        flops: Of all steps, teachers in the step included; None for runs of older
-            versions.
+        plans: Several if the steps were raised; empty in older results.
+        flops: Of all steps, teachers in the step included; None in older results.
+        devices: On how many it was finished; None in older results.
     """
 
     tokens_per_second: float | None
@@ -133,6 +133,7 @@ class Training:
     skipped_steps: int
     plans: tuple[Plan, ...] = ()
     flops: float | None = None
+    devices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,8 +220,7 @@ class SplitInfo:
         rows: How many.
         sha256: The hash of the text.
         largest_id: Of all rows.
-        lost_bytes: Of text that no id stands for, or that of unknown text; None: not
-            counted, by an older version.
+        lost_bytes: Of text that has no id, or an unknown token's; None in older results.
         control_tokens: The documents whose text spells one.
     """
 

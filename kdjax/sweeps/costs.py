@@ -20,6 +20,7 @@ from kdjax.sweeps.bindings import plain
 from kdjax.sweeps.halving import rungs
 from kdjax.sweeps.plan import Sweep, steps_of
 from kdjax.sweeps.scores import read_time
+from kdjax.sweeps.words import counted
 from kdjax.text import load_tokenizer
 
 _PARAMETER, _STATE = 4, 12  # bytes: float32; with the two moments of a checkpoint
@@ -143,8 +144,8 @@ def _total(found: Sequence[Cost], rate: float) -> list[str]:
     for role in ("teacher", "twin", EQUAL_COMPUTE, "student"):
         ones = [training for training in once if training.role == role]
         if ones:
-            plural = "" if len(ones) == 1 else "s"
-            parts.append(f"{len(ones)} {role}{plural} {sum(t.flops for t in ones):.2e}")
+            flops = sum(training.flops for training in ones)
+            parts.append(f"{counted(len(ones), role)} {flops:.2e}")
     if not parts:
         return ["trained: unknown until the models' sizes are"]
     size = sum(training.size for training in once)

@@ -12,6 +12,7 @@ from kdjax.experiment.workdir import finished_report
 from kdjax.sweeps.plan import Sweep, steps_of
 from kdjax.sweeps.points import Point, override
 from kdjax.sweeps.scores import score
+from kdjax.sweeps.words import counted
 from kdjax.sweeps.worker import Task, Worker
 
 _REMEDY = "restore it, or halve in another --workdir"
@@ -64,7 +65,8 @@ def halve(sweep: Sweep, worker: Worker) -> dict[str, str]:
     plan = rungs(len(points), steps, sweep.halving)
     for number, (_, length) in enumerate(plan):
         directory = sweep.directory / "rungs" / str(number)
-        say(f"rung {number + 1} of {len(plan)}: {len(points)} points, {length:,} steps")
+        what = f"{counted(len(points), 'point')}, {counted(length, 'step')}"
+        say(f"rung {number + 1} of {len(plan)}: {what}")
         failed |= worker.work([_task(sweep, p, length, directory) for p in points])
         points = [point for point in points if point.name not in failed]
         if number + 1 < len(plan):

@@ -15,6 +15,7 @@ from kdjax.config.validation import validate
 from kdjax.core.errors import UsageError
 from kdjax.sweeps.bindings import Binding, check_contradictions, plain, typed
 from kdjax.sweeps.values import Distribution
+from kdjax.sweeps.words import counted
 
 Overrides = Mapping[str, Any]
 _LONGEST = 80  # characters of a name before its hash
@@ -184,8 +185,8 @@ def _draw(drawn: Sequence[Binding], samples: int, seed: int) -> list[Overrides]:
         if len(found) == samples:
             return found
     raise UsageError(
-        f"--samples={samples}, but only {len(found)} different points could be drawn; "
-        "lower it or widen what is drawn from"
+        f"--samples={samples}, but only {counted(len(found), 'different point')} "
+        "could be drawn; lower it or widen what is drawn from"
     )
 
 

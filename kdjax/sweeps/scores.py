@@ -11,6 +11,7 @@ from kdjax.results.files import read
 from kdjax.results.measured import VALIDATION
 from kdjax.sweeps.plan import Sweep
 from kdjax.sweeps.points import Point
+from kdjax.sweeps.words import counted
 
 
 def score(sweep: Sweep, point: Point, role: str = "student") -> float:
@@ -44,7 +45,9 @@ def summary(sweep: Sweep) -> str:
     """Returns how many points have finished, and the best of them, in a line."""
     found = {point.name: score(sweep, point) for point in sweep.points}
     known = {name: value for name, value in found.items() if not math.isnan(value)}
-    line = f"{len(known)} of {len(found)} points have finished in {sweep.directory}"
+    have = "has" if len(known) == 1 else "have"
+    of = f"{len(known)} of {counted(len(found), 'point')}"
+    line = f"{of} {have} finished in {sweep.directory}"
     if not known:
         return line
     best = min(known, key=lambda name: known[name])
