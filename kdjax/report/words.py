@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 
 from kdjax.config.schema import DistillConfig, ScheduleConfig, TrainConfig
-from kdjax.results.measured import TEST, ModelInfo, Results, TeacherInfo
+from kdjax.results.data import TEST
+from kdjax.results.measured import ModelInfo, Results, TeacherInfo
 
 
 def origin(results: Results) -> str:

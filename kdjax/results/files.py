@@ -9,7 +9,8 @@ from etils import epath
 
 from kdjax.config.parsing import at_least, convert, from_mapping
 from kdjax.core.errors import UsageError
-from kdjax.results.measured import VALIDATION, Results, Run, teacher_role
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import Results, Run, teacher_role
 
 
 def to_json(results: Results) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from kdjax.report.compute import compute_sentence
 from kdjax.report.cost import duration
 from kdjax.report.many.comparison import Comparison, Rival, Setting, total_cost
 from kdjax.report.statistics import interval_words, outcome
-from kdjax.results.measured import EQUAL_COMPUTE, TEST, VALIDATION
+from kdjax.results.data import TEST, VALIDATION
+from kdjax.results.measured import EQUAL_COMPUTE
 
 _LISTED = 3  # the most settings that a sentence lists
 
