@@ -3,19 +3,17 @@
 import dataclasses
 
 from kdjax.config import Config, ModelConfig
+from kdjax.results.data import DataInfo, SplitInfo, TokenizerInfo
 from kdjax.results.measured import (
     CalibrationBin,
     CurvePoint,
-    DataInfo,
     EntropyBucket,
     Environment,
     HeldOut,
     ModelInfo,
     Results,
     Run,
-    SplitInfo,
     TeacherInfo,
-    TokenizerInfo,
     Training,
 )
 from kdjax.results.samples import Continuation, Passage, PassageToken

@@ -20,8 +20,8 @@ from kdjax.config import Config, DataConfig, ModelConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data import prepare
 from kdjax.experiment.workdir import check_data, claim
+from kdjax.results.data import SplitInfo
 from kdjax.results.files import read
-from kdjax.results.measured import SplitInfo
 from kdjax.text import (
     Lost,
     changes,

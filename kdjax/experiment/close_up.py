@@ -14,7 +14,7 @@ from kdjax.experiment.teachers import Teachers
 from kdjax.generation.decode import Generator
 from kdjax.models import Model
 from kdjax.parallel.sharding import Batch, data_shard, to_devices
-from kdjax.results.measured import headline
+from kdjax.results.data import headline
 from kdjax.results.samples import Continuation, Passage
 from kdjax.targets.online import of_model
 from kdjax.text.pieces import make_pieces, read_along

@@ -9,7 +9,8 @@ from kdjax.evaluation.held_out import HeldOutText
 from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.setting import Setting
 from kdjax.losses import LossSharding
-from kdjax.results.measured import VALIDATION, HeldOut
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import HeldOut
 from kdjax.targets.online import Predict
 from kdjax.train.sources import device_batches
 

@@ -45,8 +45,8 @@ from kdjax.experiment.workdir import (
     make_cache,
 )
 from kdjax.parallel.sharding import make_mesh
+from kdjax.results.data import DataInfo
 from kdjax.results.measured import (
-    DataInfo,
     Environment,
     ModelInfo,
     Results,

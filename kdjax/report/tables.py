@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from kdjax.report.summary import ABSENT, METRICS, RoleSummary, Summary, cell, summarise
 from kdjax.report.words import bits
-from kdjax.results.measured import VALIDATION, Results, teacher_role
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import Results, teacher_role
 
 _BRIEF = ("bits_per_byte", "forward_kl", "agreement")  # metrics of the other splits
 

@@ -11,7 +11,7 @@ from kdjax.report.statistics import (
     interval_words,
     outcome,
 )
-from kdjax.results.measured import TEST
+from kdjax.results.data import TEST
 
 _MEMBER = "student of "  # begins the role of one member's student
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from kdjax.config.schema import DistillConfig, ScheduleConfig, TrainConfig
 from kdjax.report.cost import trained_with
-from kdjax.results.measured import TEST, ModelInfo, Results, TeacherInfo
+from kdjax.results.data import TEST
+from kdjax.results.measured import ModelInfo, Results, TeacherInfo
 
 
 def origin(results: Results) -> str:

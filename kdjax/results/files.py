@@ -11,7 +11,8 @@ from etils import epath
 from kdjax.config.parsing import at_least, convert, from_mapping
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
-from kdjax.results.measured import VALIDATION, Results, Run, teacher_role
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import Results, Run, teacher_role
 
 # In a workdir: how many steps the twin of equal compute takes for one of the student's.
 WORK = "equal_compute.json"

@@ -8,14 +8,13 @@ student's FLOPs allow; "student of NAME" is a student of that member alone.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Config
+from kdjax.results.data import DataInfo, headline
 from kdjax.results.samples import Continuation, Passage
 
-VALIDATION = "validation"  # the split measured along runs, by which settings are chosen
-TEST = "test"  # a split by which nothing is chosen
 EQUAL_COMPUTE = "equal-compute twin"  # the role whose steps no key of the config says
 
 
@@ -191,65 +190,6 @@ class Environment:
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerInfo:
-    """The tokenizer, and the ids that it prepends to each text.
-
-    Attributes:
-        kind: As in the config.
-        vocab_size: One more than its largest id.
-        sha256: The hash of its content.
-        prefix: The ids before each text.
-        changes: Its steps that change texts beyond recovery, such as Lowercase.
-    """
-
-    kind: str
-    vocab_size: int
-    sha256: str
-    prefix: tuple[int, ...] = ()
-    changes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitInfo:
-    """The size of a split's text and of the rows made from it.
-
-    Attributes:
-        documents: How many.
-        bytes: Of the text in UTF-8.
-        tokens: Those that are predicted.
-        rows: How many.
-        sha256: The hash of the text.
-        largest_id: Of all rows.
-        lost_bytes: Of text without an id, or an unknown token's; None in older results.
-        control_tokens: The documents whose text spells one.
-    """
-
-    documents: int
-    bytes: int
-    tokens: int
-    rows: int
-    sha256: str
-    largest_id: int = 0
-    lost_bytes: int | None = None
-    control_tokens: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class DataInfo:
-    """The text, and how it became rows of `length` tokens."""
-
-    source: str
-    length: int
-    python: str  # its version; the source "stdlib" is its standard library
-    skipped_files: int
-    tokenizer: TokenizerInfo
-    splits: dict[str, SplitInfo]
-    # What became of control tokens in texts, "text" or "parse"; "": there are none.
-    special_tokens: str = ""
-    skipped_records: int = 0  # lines, rows or examples
-
-
-@dataclasses.dataclass(frozen=True)
 class TeacherInfo:
     """Where a teacher comes from."""
 
@@ -309,11 +249,6 @@ class Results:
     def headline(self) -> str:
         """The split that decides the verdict."""
         return headline(self.data.splits)
-
-
-def headline(splits: Collection[str]) -> str:
-    """Returns the split that decides the verdict: "test", if it is one of them."""
-    return TEST if TEST in splits else VALIDATION
 
 
 def trained_steps(curve: Sequence[CurvePoint]) -> int:

@@ -7,8 +7,8 @@ from etils import epath
 
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_json
+from kdjax.results.data import VALIDATION
 from kdjax.results.files import read
-from kdjax.results.measured import VALIDATION
 from kdjax.sweeps.plan import Sweep
 from kdjax.sweeps.points import Point
 from kdjax.sweeps.words import counted

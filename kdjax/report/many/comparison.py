@@ -16,7 +16,8 @@ from kdjax.report.statistics import (
     outcome,
 )
 from kdjax.report.summary import Summary, summarise
-from kdjax.results.measured import VALIDATION, Results, Run
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import Results, Run
 
 
 @dataclasses.dataclass(frozen=True)

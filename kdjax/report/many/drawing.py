@@ -15,7 +15,8 @@ from kdjax.report.plots.lengths import Length, Level, Line, lengths
 from kdjax.report.plots.many_curves import Course, many_curves
 from kdjax.report.plots.pareto import Measure, Model, pareto
 from kdjax.report.summary import METRICS
-from kdjax.results.measured import EQUAL_COMPUTE, VALIDATION
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import EQUAL_COMPUTE
 
 _SHOWN = ("bits_per_byte", "forward_kl")
 _MOST_HEAT_MAPS = 3

@@ -23,7 +23,8 @@ from kdjax.report.plots.calibration import calibration
 from kdjax.report.plots.canvas import styles
 from kdjax.report.plots.entropy import entropy
 from kdjax.report.rendering import render
-from kdjax.results.measured import TEST, teacher_role
+from kdjax.results.data import TEST
+from kdjax.results.measured import teacher_role
 
 _DIRECTORY = "card"
 

@@ -14,8 +14,9 @@ from kdjax.core.files import read_json
 from kdjax.report.many.commands import command
 from kdjax.report.many.overrides import differences, flat
 from kdjax.report.progress import read_records
+from kdjax.results.data import VALIDATION
 from kdjax.results.files import read
-from kdjax.results.measured import VALIDATION, Results
+from kdjax.results.measured import Results
 
 State = Literal["finished", "unfinished", "failed", "damaged"]
 _SWEEP, _CONFIG = "sweep.json", "config.json"

@@ -9,7 +9,8 @@ from kdjax.report.many.comparison import Comparison
 from kdjax.report.many.overrides import SEED, is_number, shown
 from kdjax.report.many.points import Point
 from kdjax.report.summary import ABSENT, METRICS, cell, summarise
-from kdjax.results.measured import TEST, VALIDATION, Results
+from kdjax.results.data import TEST, VALIDATION
+from kdjax.results.measured import Results
 
 # Short labels, since the table is wide; the report of each point has the long ones.
 _METRICS = {

@@ -9,7 +9,7 @@ from kdjax.report.cost import duration
 from kdjax.report.many.comparison import Comparison, Rival, Setting, total_cost
 from kdjax.report.many.lengths import length_sentences
 from kdjax.report.statistics import interval_words, outcome
-from kdjax.results.measured import TEST, VALIDATION
+from kdjax.results.data import TEST, VALIDATION
 
 _LISTED = 3  # the most settings that a sentence lists
 

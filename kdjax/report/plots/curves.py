@@ -19,7 +19,8 @@ from kdjax.report.plots.canvas import (
     styles,
 )
 from kdjax.report.summary import Summary
-from kdjax.results.measured import VALIDATION, Results
+from kdjax.results.data import VALIDATION
+from kdjax.results.measured import Results
 
 Points = Sequence[tuple[int, float]]  # bits/byte by step
 
