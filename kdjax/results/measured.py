@@ -219,7 +219,7 @@ class SplitInfo:
         rows: How many.
         sha256: The hash of the text.
         largest_id: Of all rows.
-        lost_bytes: Of text that has no id, or an unknown token's; None in older results.
+        lost_bytes: Of text that has no id, or an unknown token's; None if older.
         control_tokens: The documents whose text spells one.
     """
 
