@@ -84,6 +84,10 @@ def test_a_kubernetes_job_has_an_index_for_each_point(home):
         (["--halving=1"], "--halving must be 2 or more"),
         (["--halving=2", "--set=student.train.steps=[1, 2]"], "cannot be swept too"),
         (["--halving=21"], "needs 21 steps"),
+        (
+            ["--config.teacher.path=nowhere"],
+            "seed=0-bd048884: config.teacher.path=nowhere does not exist",
+        ),
         (["--workers=0"], "--workers must be at least 1"),
         (["--samples=-1"], "--samples must be at least 0"),
         (["--commands=cron"], "commands"),
