@@ -35,16 +35,17 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = default()
     config.data.test_fraction = 0.05
     config.teacher.model.update(layers=3, width=96, heads=4, ffn_width=256)
-    config.teacher.train.update(steps=4000, batch_size=8)
+    config.teacher.train.update(steps=5000, batch_size=8)
     config.teacher.train.optimizer.learning_rate = 6e-3
     config.student.model.update(layers=2, width=48, heads=3, ffn_width=128)
     config.student.train.update(steps=2000, batch_size=8, **variants[argument])
     config.student.train.optimizer.learning_rate = 6e-3
     # Along a run; the report's figures are of more.
-    config.evaluate.update(every=200, rows=64, final_rows=512)
+    config.evaluate.update(every=200, rows=64, final_rows=256)
     if argument == "long":
         config.teacher.train.steps = 16000
         config.student.train.steps = LENGTHS[-1]
+        config.evaluate.final_rows = 0  # all
     return config
 
 
