@@ -35,7 +35,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = default()
     config.data.test_fraction = 0.05
     config.teacher.model.update(layers=3, width=96, heads=4, ffn_width=256)
-    config.teacher.train.update(steps=5000, batch_size=8)
+    config.teacher.train.update(steps=4000, batch_size=8)
     config.teacher.train.optimizer.learning_rate = 6e-3
     config.student.model.update(layers=2, width=48, heads=3, ffn_width=128)
     config.student.train.update(steps=2000, batch_size=8, **variants[argument])
