@@ -48,7 +48,7 @@ WALLS = {
     "lm_eval": ("evaluation.harness", "harness"),
     "huggingface_hub": ("checkpoints.hub",),
     "filelock": ("core.locks",),
-    "tensorboardX": ("train.records",),
+    "tensorboardX": ("train.boards",),
     "matplotlib": ("report.plots",),
     "jinja2": ("text.chat", "report.rendering"),
     "ml_collections": ("config", *DOORS),

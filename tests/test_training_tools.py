@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from toys import FAMILIES, dot_products
 
 from kdjax import models
 from kdjax.config import ModelConfig, OptimizerConfig, ScheduleConfig
+from kdjax.core.errors import UsageError
 from kdjax.core.logging import Progress, mute, say
 from kdjax.core.metrics import Mean
 from kdjax.models.flops import forward_flops
@@ -145,6 +147,51 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path, cut):
 
 def test_a_directory_without_metrics_has_no_records(tmp_path):
     assert read_metrics(epath.Path(tmp_path)) == []
+
+
+class Tracked:
+    """What `wandb.init` was asked for, and what its run got."""
+
+    def __init__(self, **settings):
+        self.settings, self.logged, self.is_finished = settings, [], False
+
+    def log(self, scalars, step):
+        self.logged.append((step, scalars))
+
+    def finish(self):
+        self.is_finished = True
+
+
+def test_weights_and_biases_gets_what_is_on_disk_in_one_run_a_directory(
+    tmp_path, monkeypatch
+):
+    begun = []
+
+    def init(**settings):
+        begun.append(Tracked(**settings))
+        return begun[-1]
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    directories = [epath.Path(tmp_path) / "x" / name for name in ("a", "a", "b")]
+    for start, directory in zip((0, 2, 0), directories, strict=True):
+        writer = MetricWriter(directory, start=start, enabled=True, wandb="org/mine")
+        writer.write(start + 1, {"train/loss": 0.5})
+        writer.close()
+    first, again, other = begun
+    assert first.settings["project"] == "mine" and first.settings["entity"] == "org"
+    assert first.settings["name"] == "x/a" and first.settings["resume"] == "allow"
+    assert first.settings["id"] == again.settings["id"] != other.settings["id"]
+    assert again.logged == [(3, {"train/loss": 0.5})]
+    assert all(run.is_finished for run in begun)
+
+
+def test_a_board_that_refuses_is_one_line(tmp_path, monkeypatch):
+    def init(**settings):
+        raise RuntimeError("api_key not configured.\nlong story")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(UsageError, match=r"'p': api_key not configured; log in with"):
+        MetricWriter(epath.Path(tmp_path) / "a", start=0, enabled=True, wandb="p")
 
 
 def test_processes_but_the_first_write_nothing(tmp_path):

@@ -223,6 +223,8 @@ class Config:
     # "": nowhere.
     compile_cache: str = "auto"
     log_every: int = 10  # steps between records of the metrics
+    # A Weights & Biases project, PROJECT or ORG/PROJECT, that gets the metrics as well.
+    wandb: str = ""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     mesh: MeshConfig = MeshConfig()

@@ -1,5 +1,7 @@
 """Whether what a config names exists, told before anything slow is imported."""
 
+import importlib.util
+
 from etils import epath
 
 from kdjax.checkpoints.hub import is_name
@@ -15,7 +17,8 @@ def check_paths(config: Config) -> None:
     What lies there is checked where it is read. Names on a hub are not sought.
 
     Raises:
-        UsageError: A model, a tokenizer or a task does not exist, or no file matches.
+        UsageError: A model, a tokenizer or a task does not exist, no file matches, or
+            the package is missing that `config.wandb` needs.
     """
     for key, path in named_models(config).items():
         check_place(path, named=key)
@@ -31,6 +34,10 @@ def check_paths(config: Config) -> None:
             raise UsageError(f"config.evaluate.tasks: {task} does not exist")
     if config.data.source == "files":
         check_pattern(config.data.pattern)
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UsageError(
+            f"config.wandb = {config.wandb!r} needs a package: pip install wandb"
+        )
 
 
 def named_models(config: Config) -> dict[str, str]:

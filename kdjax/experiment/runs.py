@@ -154,7 +154,11 @@ class Trainer:
             config = setting.config
             with setting.clock("training steps"):
                 result = train(
-                    self._programs[steps], run, config.checkpoint, config.log_every
+                    self._programs[steps],
+                    run,
+                    config.checkpoint,
+                    config.log_every,
+                    config.wandb,
                 )
         training = dataclasses.replace(
             result.training,

@@ -25,6 +25,7 @@ _FREE = (
     "config.cache_dir",
     "config.compile_cache",
     "config.log_every",
+    "config.wandb",
     "config.evaluate.every",
     "config.checkpoint",
     "config.tokenizer.bos",

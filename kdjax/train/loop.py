@@ -146,7 +146,11 @@ def prepare(job: Job) -> Program:
 
 
 def train(
-    program: Program, run: Run, checkpoints: CheckpointConfig, log_every: int
+    program: Program,
+    run: Run,
+    checkpoints: CheckpointConfig,
+    log_every: int,
+    wandb: str = "",
 ) -> Result:
     """Trains to the last step, from the newest checkpoint if there is one.
 
@@ -155,6 +159,7 @@ def train(
         run: Its seed, batches and directory.
         checkpoints: When the state is saved, and what is kept.
         log_every: Steps between records of the training metrics.
+        wandb: A Weights & Biases project that gets the metrics too; "": none.
 
     Raises:
         FloatingPointError: Loss or gradients stayed non-finite for several steps.
@@ -186,6 +191,7 @@ def train(
         # At checkpoints too, so that a resumed run loses no records.
         every=(log_every, checkpoints.every),
         pauses=(run.evaluate_every, checkpoints.every),
+        wandb=wandb,
     )
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
     # then sees exactly what this one would have.

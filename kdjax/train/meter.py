@@ -32,6 +32,7 @@ class Meter:
         flops: float,
         every: tuple[int, ...],
         pauses: tuple[int, ...] = (),
+        wandb: str = "",
     ) -> None:
         """Opens the files and the progress line.
 
@@ -45,11 +46,14 @@ class Meter:
             every: Steps divisible by one of these are recorded, and the last one.
             pauses: Training pauses after steps divisible by one of these, and after
                 the last one, for the time between `catch_up` and `resume`.
+            wandb: As for `MetricWriter`.
         """
         is_first = jax.process_index() == 0
         self._record_every, self._last = every, steps
         self._tokens, self._flops, self._peak = tokens, flops, peak_flops()
-        self._writer = MetricWriter(directory, start=start, enabled=is_first)
+        self._writer = MetricWriter(
+            directory, start=start, enabled=is_first, wandb=wandb
+        )
         self._progress = Progress(
             name, steps, start=start, unit="step", enabled=is_first
         )

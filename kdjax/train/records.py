@@ -1,20 +1,22 @@
-"""A run's metrics on disk: one JSON object a line, and the same for TensorBoard."""
+"""A run's metrics on disk, one JSON object a line, and the same on boards."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
 from etils import epath
 
 from kdjax.core.errors import UsageError
 from kdjax.core.files import write_bytes
+from kdjax.train.boards import Board, TensorBoard, WeightsAndBiases
 
 
 class MetricWriter:
-    """Writes scalars to `metrics.jsonl` and to TensorBoard."""
+    """Writes scalars to `metrics.jsonl`, to TensorBoard and, if asked, to W&B."""
 
-    def __init__(self, directory: epath.Path, *, start: int, enabled: bool) -> None:
+    def __init__(
+        self, directory: epath.Path, *, start: int, enabled: bool, wandb: str = ""
+    ) -> None:
         """Opens the files; records beyond step `start` are dropped.
 
         Args:
@@ -22,31 +24,32 @@ class MetricWriter:
             start: The step that the run resumes at; a killed one may have written
                 beyond its last checkpoint.
             enabled: False on all processes but the first.
+            wandb: A Weights & Biases project that gets the scalars too; "": none.
         """
         self._path = directory / "metrics.jsonl" if enabled else None
-        self._board = None
+        self._boards: list[Board] = []
         if self._path is not None:
             directory.mkdir(parents=True, exist_ok=True)
             kept = [r for r in read_metrics(directory) if r["step"] <= start]
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_bytes(self._path, text.encode())
-            self._board = tensorboardX.SummaryWriter(
-                str(directory / "tensorboard"), purge_step=start + 1
-            )
+            self._boards.append(TensorBoard(directory, start))
+            if wandb:
+                self._boards.append(WeightsAndBiases(directory, wandb))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one record."""
-        if self._path is None or self._board is None:
+        if self._path is None:
             return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.write(step, scalars)
 
     def close(self) -> None:
-        """Flushes what TensorBoard still holds."""
-        if self._board is not None:
-            self._board.close()
+        """Closes the boards."""
+        for board in self._boards:
+            board.close()
 
 
 def read_metrics(directory: epath.Path) -> list[dict[str, Any]]:

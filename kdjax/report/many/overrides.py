@@ -8,7 +8,15 @@ SEED = "seed"
 _SCHEDULE = {"kind", "start", "end"}
 # Where, how long and how often something is done, but no result.
 _IRRELEVANT = (
-    *("seeds", "cache_dir", "compile_cache", "log_every", "mesh", "checkpoint"),
+    *(
+        "seeds",
+        "cache_dir",
+        "compile_cache",
+        "log_every",
+        "wandb",
+        "mesh",
+        "checkpoint",
+    ),
     *("baseline", "member_students", "evaluate.every", "evaluate.batch_size"),
     *("evaluate.rows", "evaluate.tasks", "evaluate.metrics"),  # beside the ranking
 )

@@ -1,0 +1,82 @@
+"""Where metrics are shown beside `metrics.jsonl`: TensorBoard, Weights & Biases."""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import tensorboardX
+from etils import epath
+
+from kdjax.core.errors import UsageError
+
+
+class Board(Protocol):
+    """Shows a run's scalars."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Shows the scalars of a step."""
+
+    def close(self) -> None:
+        """Shows what is held back still."""
+
+
+class TensorBoard:
+    """The scalars as TensorBoard's event files."""
+
+    def __init__(self, directory: epath.Path, start: int) -> None:
+        """Writes below a run's directory; what is beyond step `start` is dropped."""
+        self._writer = tensorboardX.SummaryWriter(
+            str(directory / "tensorboard"), purge_step=start + 1
+        )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is held back still."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """The scalars as a run of a Weights & Biases project, such as "ORG/PROJECT".
+
+    A resumed run goes on in the same one, told by its directory. Steps that it has
+    already, beyond the last checkpoint, are not replaced; they are the same.
+    """
+
+    def __init__(self, directory: epath.Path, project: str) -> None:
+        """Begins or resumes the run.
+
+        Raises:
+            UsageError: It cannot be begun, as where nobody is logged in.
+        """
+        entity, _, name = project.rpartition("/")
+        path = str(directory.resolve())
+        wandb: Any = importlib.import_module("wandb")
+        try:
+            self._run = wandb.init(
+                project=name,
+                entity=entity or None,
+                id=hashlib.sha256(path.encode()).hexdigest()[:16],
+                name=f"{directory.parent.name}/{directory.name}",
+                dir=path,
+                resume="allow",
+                reinit="create_new",
+            )
+        except Exception as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise UsageError(
+                f"config.wandb = {project!r}: {reason}; log in with `wandb login`, set "
+                "WANDB_MODE=offline, or leave config.wandb empty"
+            ) from None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Sends the scalars of a step."""
+        self._run.log(dict(scalars), step=step)
+
+    def close(self) -> None:
+        """Ends the run, after sending what is held back still."""
+        self._run.finish()
