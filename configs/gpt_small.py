@@ -41,7 +41,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.student.train.update(steps=2000, batch_size=8, **variants[argument])
     config.student.train.optimizer.learning_rate = 6e-3
     # Along a run; the report's figures are of more.
-    config.evaluate.update(every=200, rows=64, final_rows=256)
+    config.evaluate.update(every=250, rows=64, final_rows=256)
+    config.checkpoint.every = 500
     if argument == "long":
         config.teacher.train.steps = 16000
         config.student.train.steps = LENGTHS[-1]
