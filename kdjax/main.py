@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
     if is_first:
         page = report.write(results, directory / "report")
-        verdict = report.summarise(results).verdict
+        verdict = "\n\n".join(report.summarise(results).paragraphs)
         print(report.table(results), verdict, f"report: {page}", sep="\n\n")
 
 

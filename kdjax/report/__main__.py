@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     directory = directories[0] / "report"
     results = read(directory / "report.json")
     page = report.write(results, directory)
-    verdict = report.summarise(results).verdict
+    verdict = "\n\n".join(report.summarise(results).paragraphs)
     print(report.table(results), verdict, page, sep="\n\n")
 
 

@@ -46,7 +46,7 @@ def model_card(results: Results, run: str) -> str:
             *lines,
             "\nMeans over the seeds of the experiment; an arrow points to better.\n",
             f"```\n{table(results)}\n```\n",
-            f"{summary.verdict}\n",
+            "\n\n".join(summary.paragraphs) + "\n",
         )
     )
 

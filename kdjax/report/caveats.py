@@ -50,9 +50,9 @@ def caveats(results: Results, scores: Mapping[str, Scores]) -> str:
         scores: Bits/byte by role and seed.
 
     Returns:
-        Sentences, with a space before; "" if there are none, or no curves.
+        Sentences; "" if there are none, or no curves.
     """
-    return "".join(f" {sentence}" for sentence in _sentences(results, scores))
+    return " ".join(_sentences(results, scores))
 
 
 def _sentences(results: Results, scores: Mapping[str, Scores]) -> Iterator[str]:

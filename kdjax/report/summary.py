@@ -83,6 +83,7 @@ class Summary:
             whose twin is worse than the teacher; None if there are none.
         outcome: Whether the student beat its twin.
         verdict: The same in words.
+        caveats: What a longer training may change, in words; "" if nothing is known.
         cost: What training took, in words; "" if unknown.
     """
 
@@ -91,7 +92,13 @@ class Summary:
     gap_closed: Statistic | None
     outcome: Outcome
     verdict: str
+    caveats: str
     cost: str
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The verdict, and what may change it if there is anything."""
+        return [self.verdict, *filter(None, [self.caveats])]
 
 
 def summarise(results: Results) -> Summary:
@@ -122,8 +129,8 @@ def summarise(results: Results) -> Summary:
         gap_closed=gap_closed,
         outcome=outcome(found),
         verdict=verdict(scores, gap_closed, results.headline)
-        + compute_sentence(results, scores)
-        + caveats(results, scores),
+        + compute_sentence(results, scores),
+        caveats=caveats(results, scores),
         cost=cost_words(results),
     )
 

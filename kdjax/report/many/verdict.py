@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from kdjax.report.caveats import caveats
 from kdjax.report.compute import compute_sentence
 from kdjax.report.cost import duration
 from kdjax.report.many.comparison import Comparison, Rival, Setting, total_cost
@@ -24,7 +23,8 @@ def verdict(comparison: Comparison) -> list[str]:
     if best is None:
         return [_nothing(comparison), *_incomplete(comparison)]
     if len(comparison.ranked) == 1:
-        first = f"One setting can be judged, {best.name}. {best.summary.verdict}"
+        words = " ".join(best.summary.paragraphs)
+        first = f"One setting can be judged, {best.name}. {words}"
         return [first, *_incomplete(comparison)]
     return [
         _best_sentence(comparison, best),
@@ -158,8 +158,8 @@ def _twin_sentences(comparison: Comparison, best: Setting) -> Iterator[str]:
     scores = {role: best.scores(role, split) for role in best.summary.roles}
     if at_equal_compute := compute_sentence(best.results, scores).strip():
         yield at_equal_compute
-    if doubts := caveats(best.results, scores).strip():
-        yield doubts
+    if best.summary.caveats:
+        yield best.summary.caveats
     results = Counter(
         outcome(setting.summary.difference)
         for setting in comparison.ranked

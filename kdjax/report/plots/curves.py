@@ -63,7 +63,7 @@ def _draw_curves(results: Results, summary: Summary) -> figure.Figure:
     clipped = any(value > high for _, value in points)
     plot.set(
         title="Validation bits/byte while training"
-        + (" (the first steps lie above)" if clipped else ""),
+        + (" (first steps cut off)" if clipped else ""),
         xlabel="training step",
         ylabel="validation bits/byte",
         ylim=(low, high),

@@ -71,7 +71,7 @@ def _draw(courses: Sequence[Course], twin: Course | None, first: str) -> figure.
     is_clipped = any(value > high for _, value in every)
     plot.set(
         title="Validation bits/byte while training"
-        + (" (the first steps lie above)" if is_clipped else ""),
+        + (" (first steps cut off)" if is_clipped else ""),
         xlabel="training step",
         ylabel="validation bits/byte",
         ylim=(low, high),
