@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+
+from kdjax.parallel.sharding import Batch
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -62,6 +65,15 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
+
+
+def make_batch(rows: int, length: int, vocab: int) -> Batch:
+    """Returns random tokens, each row one text."""
+    tokens = np.random.default_rng(0).integers(0, vocab, (rows, length), np.int32)
+    return {
+        "tokens": jax.numpy.asarray(tokens),
+        "segments": jax.numpy.ones_like(tokens),
+    }
 
 
 def in_fresh_process(

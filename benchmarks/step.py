@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -23,7 +22,6 @@ from benchmarks import common
 from kdjax.config import Config, ModelConfig, OptimizerConfig
 from kdjax.config.validation import validate
 from kdjax.models import Model, build
-from kdjax.parallel.sharding import Batch
 from kdjax.targets.online import of_model
 from kdjax.train.learner import whole_model
 from kdjax.train.objective import distillation, hard_labels
@@ -52,7 +50,7 @@ def times(settings: Config, rounds: int) -> dict[str, Any]:
     optimizer = make_optimizer(train.optimizer, train.steps)
     learner, task = whole_model(student), next_token_task()
     soft = distillation(of_model(teacher), settings.distill, train.steps)
-    batch = _batch(train.batch_size, settings.data.length, vocab)
+    batch = common.make_batch(train.batch_size, settings.data.length, vocab)
     teacher_params = jax.jit(teacher.init)(jax.random.key(1))
     forward = jax.jit(teacher.logits)
 
@@ -106,21 +104,13 @@ def _compile_time(model: Model) -> float:
     state = jax.eval_shape(
         lambda key: create_state(model.init, optimizer, key), jax.random.key(0)
     )
-    batch = jax.eval_shape(lambda: _batch(32, 128, 1024))
+    batch = jax.eval_shape(lambda: common.make_batch(32, 128, 1024))
     step: Any = make_train_step(
         whole_model(model), optimizer, hard_labels(), next_token_task()
     )
     started = time.perf_counter()
     step.lower(state, {}, batch).compile()
     return time.perf_counter() - started
-
-
-def _batch(rows: int, length: int, vocab: int) -> Batch:
-    tokens = np.random.default_rng(0).integers(0, vocab, (rows, length), np.int32)
-    return {
-        "tokens": jax.numpy.asarray(tokens),
-        "segments": jax.numpy.ones_like(tokens),
-    }
 
 
 if __name__ == "__main__":

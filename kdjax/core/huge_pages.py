@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 _SETTING = "GLIBC_TUNABLES"
-_HUGE = "glibc.malloc.hugetlb=1"  # malloc asks for huge pages where it may
+HUGE = "glibc.malloc.hugetlb=1"  # malloc asks for huge pages where it may
 _SINCE = (2, 35)  # of glibc
 _MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -27,7 +27,7 @@ def use_huge_pages() -> None:
         return
     if not sys.executable:  # Python is embedded in another program
         return
-    os.environ[_SETTING] = _HUGE
+    os.environ[_SETTING] = HUGE
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
