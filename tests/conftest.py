@@ -11,8 +11,9 @@ import runs
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 )
-# The processes that tests start need not start again to ask for huge pages.
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+# The processes that tests start need not start again to ask for huge pages, which pay
+# where arrays are large.
+os.environ.setdefault("GLIBC_TUNABLES", "")
 # Scripts that need transformers.
 collect_ignore = ["make_fixtures.py", "make_outcomes.py", "make_tokenizer_fixtures.py"]
 collect_ignore += ["make_lm_eval_fixtures.py"]
