@@ -2,8 +2,8 @@
 
 XLA's CPU backend asks for the memory of a step's intermediate arrays anew each time,
 and malloc hands such blocks back to the system. Every step then touches all of its
-pages for the first time: of a step of some hundred megabytes that is a fifth of the CPU
-time.
+pages for the first time: of a step of some hundred megabytes that is a seventh of the
+CPU time.
 """
 
 import os
