@@ -69,7 +69,9 @@ def make_run(role, seed, bits_per_byte, **changes):
             "prose": make_held_out(bits_per_byte + 1),
         },
         "curve": tuple(CurvePoint(step, 1.75 * bits, bits) for step, bits in curve),
-        "training": Training(41_234.0 + seed, None, skipped_steps=0, flops=2.5e12),
+        "training": Training(
+            41_234.0 + seed, None, skipped_steps=0, flops=2.5e12, cpu_seconds=9.5
+        ),
         "teachers": ("teacher",) if role == "student" else (),
     }
     if seed == 0 and role in ("teacher", "student", "twin"):

@@ -415,7 +415,8 @@ def test_a_file_teaches_those_who_share_its_tokenizer(pair):
 LENGTHS = (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
 
 
-def test_two_thousand_damaged_files_are_all_refused_or_sound(pair):
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_files_are_all_refused_or_sound(pair, count):
     _, path = pair("llama", **TINY)
     models.load_pretrained(path)
     read_tokenizer(path)
@@ -423,7 +424,7 @@ def test_two_thousand_damaged_files_are_all_refused_or_sound(pair):
     infos = read_header(epath.Path(path)).tensors.values()
     begin = min(info.start for info in infos)
     rng, refused = np.random.default_rng(0), 0
-    for _ in range(2000):
+    for _ in range(count):
         damaged = bytearray(content)
         for _ in range(rng.integers(1, 4)):
             at = rng.integers(4, begin - 8)
@@ -443,7 +444,7 @@ def test_two_thousand_damaged_files_are_all_refused_or_sound(pair):
             except UsageError as error:
                 assert "\n" not in str(error)
                 refused += 1
-    assert refused > 1000
+    assert refused > count / 2
 
 
 def test_the_header_is_read_without_the_data(pair):

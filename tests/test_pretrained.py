@@ -592,7 +592,8 @@ def mutate(rng, header, data):
     return file
 
 
-def test_two_thousand_damaged_files_are_all_refused_or_sound(checkpoint):
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_files_are_all_refused_or_sound(checkpoint, count):
     directory = checkpoint()
     content = (directory / WEIGHTS).read_bytes()
     header, data = parts(content)
@@ -602,7 +603,7 @@ def test_two_thousand_damaged_files_are_all_refused_or_sound(checkpoint):
     ]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rng, refused = np.random.default_rng(0), 0
-    for _ in range(2000):
+    for _ in range(count):
         (directory / WEIGHTS).write_bytes(mutate(rng, header, data))
         try:
             _, params = models.load_pretrained(directory)
@@ -611,17 +612,18 @@ def test_two_thousand_damaged_files_are_all_refused_or_sound(checkpoint):
             refused += 1
         else:
             assert [x.shape for x in jax.tree.leaves(params)] == sizes
-    assert refused > 1700
+    assert refused > 0.85 * count
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 300_000  # kilobytes
 
 
+@pytest.mark.parametrize("count", [50, pytest.param(250, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["llama3", "gemma3"])
-def test_damaged_configs_are_all_refused_or_sound(checkpoint, name):
+def test_damaged_configs_are_all_refused_or_sound(checkpoint, name, count):
     directory = checkpoint(name)
     values = json.loads((directory / "config.json").read_text())
     rng, refused = np.random.default_rng(0), 0
-    for _ in range(250):
+    for _ in range(count):
         damaged = json.loads(json.dumps(values))
         place = damaged
         for _ in range(rng.integers(3)):
@@ -635,7 +637,7 @@ def test_damaged_configs_are_all_refused_or_sound(checkpoint, name):
         except UsageError as error:
             assert "\n" not in str(error)
             refused += 1
-    assert refused > 75
+    assert refused > 0.3 * count
 
 
 def test_every_family_has_a_checkpoint_here():

@@ -40,7 +40,7 @@ def test_a_loaded_teacher_has_no_course_to_show():
     results = make_results(student=[1.2], twin=[1.3])
     results = with_run(results, 0, curve=(), training=None)
     table = report.table(results)
-    for label in ("best bits/byte", "training tokens/s", "training FLOPs"):
+    for label in ("best bits/byte", "training tokens/s", "training CPU-seconds"):
         (row,) = (line for line in table.splitlines() if line.startswith(label))
         assert row.split()[-3] == "-"
     assert "MFU" not in table  # known for no model

@@ -20,7 +20,7 @@ from kdjax.core.errors import UsageError
 from kdjax.core.logging import Progress, mute, say
 from kdjax.core.metrics import Mean
 from kdjax.models.flops import forward_flops
-from kdjax.train.meter import Meter
+from kdjax.train.meter import Meter, summary
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.records import MetricWriter, read_metrics
 from kdjax.train.schedules import learning_rate, make_schedule
@@ -306,3 +306,16 @@ def test_a_process_that_is_not_the_first_says_nothing(capsys, clock, monkeypatch
         clock[0] += 100.0
         progress.update(4)
     assert capsys.readouterr().err == "loud\n"
+
+
+def step_record(step, **perf):
+    return {"step": step, "train/loss": 2.0} | {f"perf/{k}": v for k, v in perf.items()}
+
+
+def test_cpu_seconds_of_all_steps_follow_from_those_that_are_known():
+    """An older version, which began the run, did not count them."""
+    held_out = {"step": 10, "eval/bits_per_byte": 3.0}
+    counted = [step_record(20, cpu_seconds=5.0), step_record(40, cpu_seconds=7.0)]
+    assert summary([step_record(10), held_out, *counted]).cpu_seconds == 16.0
+    assert summary([step_record(10), held_out]).cpu_seconds is None
+    assert summary([]).cpu_seconds is None

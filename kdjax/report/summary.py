@@ -57,6 +57,7 @@ class RoleSummary:
         others: The user's own metrics by name, on the split that decides the verdict,
             and those of tasks as "TASK/METRIC".
         seconds: Device-seconds of training; None if unknown.
+        cpu_seconds: CPU-seconds of training; None if unknown or of another device.
         flops: Of training; None if unknown.
     """
 
@@ -69,6 +70,7 @@ class RoleSummary:
     skipped_steps: tuple[int, ...]
     others: dict[str, Statistic]
     seconds: Statistic | None
+    cpu_seconds: Statistic | None
     flops: Statistic | None
 
 
@@ -159,6 +161,7 @@ def _summarise_role(runs: Sequence[Run], results: Results) -> RoleSummary:
         skipped_steps=tuple(found.skipped_steps for found in training),
         others=_others(runs, results.headline),
         seconds=statistic(cost.seconds for cost in costs),
+        cpu_seconds=statistic(found.cpu_seconds for found in training),
         flops=statistic(cost.flops for cost in costs),
     )
 

@@ -83,6 +83,7 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
         "training tokens/s ↑": cell(found.tokens_per_second, 0),
         "training MFU (%) ↑": cell(found.mfu, 1, 100.0),
         "training device-seconds ↓": cell(found.seconds, 1),
+        "training CPU-seconds ↓": cell(found.cpu_seconds, 1),
         "training FLOPs ↓": f"{found.flops.mean:.2e}" if found.flops else ABSENT,
         "training steps skipped, by seed ↓": skipped or ABSENT,
         "forward tokens/s ↑": f"{speed:,.0f}",

@@ -125,6 +125,8 @@ class Training:
         plans: Several if the steps were raised; empty in older results.
         flops: Of all steps, teachers in the step included; None in older results.
         devices: On how many it was finished; None in older results.
+        cpu_seconds: What all steps took of the CPU, all threads together, where a CPU
+            is the device of a single process; else None, as in older results.
     """
 
     tokens_per_second: float | None
@@ -133,6 +135,7 @@ class Training:
     plans: tuple[Plan, ...] = ()
     flops: float | None = None
     devices: int | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

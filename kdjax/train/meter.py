@@ -65,7 +65,11 @@ class Meter:
             for step in range(start + 1, steps + 1)
         )
         self._skipped = self._skipped_in_a_row = 0
+        # Host time says something of the training only where the host is the device.
+        is_host = jax.default_backend() == "cpu" and jax.process_count() == 1
+        self._cpu: float | None = 0.0 if is_host else None  # since the last record
         self._read = time.perf_counter()
+        self._cpu_read = time.process_time()
 
     def record(self, step: int, metrics: dict[str, Mean]) -> None:
         """Takes the metrics of a step just dispatched; reads the previous step's."""
@@ -82,7 +86,7 @@ class Meter:
         self._pauses.append(now - self._read)
         self._pauses_left -= 1
         self._progress.leave_out(now - self._read)
-        self._read = now
+        self._read, self._cpu_read = now, time.process_time()
 
     def close(self) -> None:
         """Reads the last step's metrics and closes the files."""
@@ -100,6 +104,10 @@ class Meter:
         now = time.perf_counter()
         self._durations.append(now - self._read)
         self._read = now
+        cpu = time.process_time()
+        if self._cpu is not None:
+            self._cpu += cpu - self._cpu_read
+        self._cpu_read = cpu
         self._count_skipped(step, values["skipped"])
         usual = statistics.median(self._durations)
         perf = {"perf/tokens_per_second": self._tokens / usual}
@@ -114,6 +122,9 @@ class Meter:
             scalars = {f"train/{name}": value for name, value in values.items()}
             scalars["train/skipped"] = self._skipped  # since the last record
             self._skipped = 0
+            if self._cpu is not None:
+                perf["perf/cpu_seconds"] = self._cpu  # since the last record
+                self._cpu = 0.0
             self._writer.write(step, {**scalars, **perf})
 
     def _count_skipped(self, step: int, skipped: float) -> None:
@@ -137,7 +148,22 @@ def summary(records: list[dict[str, Any]]) -> Training:
         tokens_per_second=usual("perf/tokens_per_second"),
         mfu=usual("perf/mfu"),
         skipped_steps=sum(int(r.get("train/skipped", 0)) for r in records),
+        cpu_seconds=_cpu_seconds([r for r in records if "train/loss" in r]),
     )
+
+
+def _cpu_seconds(records: list[dict[str, Any]]) -> float | None:
+    """Returns the CPU seconds of all steps, from those that are known of."""
+    steps = [record["step"] for record in records]
+    known = [
+        (step - before, record["perf/cpu_seconds"])
+        for before, step, record in zip([0, *steps], steps, records, strict=False)
+        if "perf/cpu_seconds" in record
+    ]
+    if not known:
+        return None
+    covered, spent = map(sum, zip(*known, strict=True))
+    return float(spent / covered * steps[-1])
 
 
 def curve(records: list[dict[str, Any]]) -> tuple[CurvePoint, ...]:

@@ -14,7 +14,7 @@ from kdjax.report.plots.heat import heat
 from kdjax.report.plots.lengths import Length, Level, Line, lengths
 from kdjax.report.plots.many_curves import Course, many_curves
 from kdjax.report.plots.pareto import Measure, Model, pareto
-from kdjax.report.summary import METRICS
+from kdjax.report.summary import METRICS, RoleSummary
 from kdjax.results.data import VALIDATION
 from kdjax.results.measured import EQUAL_COMPUTE
 
@@ -140,10 +140,14 @@ def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
 
 
 def _lengths(settings: Sequence[Setting]) -> bytes:
+    roles = ("student", "twin", EQUAL_COMPUTE)
+    all_roles = [s.summary.roles.get(role) for s in settings for role in roles]
+    # On a CPU, time by the clock would also tell what else the machine did.
+    is_cpu = all(found is None or found.cpu_seconds for found in all_roles)
     found = []
-    for role in ("student", "twin", EQUAL_COMPUTE):
+    for role in roles:
         points = [
-            _length(setting, role)
+            _length(setting, role, is_cpu)
             for setting in settings
             if role in setting.summary.roles
         ]
@@ -152,16 +156,20 @@ def _lengths(settings: Sequence[Setting]) -> bytes:
     last = settings[-1]
     teacher = last.summary.roles["teacher"]
     level = teacher.final[last.results.headline]["bits_per_byte"].mean
-    seconds = teacher.seconds.mean if teacher.seconds else None
-    return lengths(found, Level(level, seconds))
+    unit = "CPU" if is_cpu else "device"
+    return lengths(found, Level(level, _seconds(teacher, is_cpu)), unit)
 
 
-def _length(setting: Setting, role: str) -> Length:
+def _length(setting: Setting, role: str, is_cpu: bool) -> Length:
     found = setting.summary.roles[role]
     bits = found.final[setting.results.headline]["bits_per_byte"]
-    seconds = found.seconds.mean if found.seconds else None
     steps = setting.overrides[STEPS]
-    return Length(steps, seconds, bits.mean, bits.spread or 0.0)
+    return Length(steps, _seconds(found, is_cpu), bits.mean, bits.spread or 0.0)
+
+
+def _seconds(role: RoleSummary, is_cpu: bool) -> float | None:
+    found = role.cpu_seconds if is_cpu else role.seconds
+    return found.mean if found else None
 
 
 def _curves(comparison: Comparison) -> bytes | None:

@@ -20,7 +20,7 @@ class Length(NamedTuple):
 
     Attributes:
         steps: Those of the student that they belong to.
-        seconds: Device-seconds of their own training; None: unknown.
+        seconds: What their own training took; None: unknown.
         mean: Of their bits/byte over seeds.
         spread: The sample standard deviation; 0 for a single seed.
     """
@@ -45,17 +45,20 @@ class Level(NamedTuple):
     seconds: float | None
 
 
-def lengths(lines: Sequence[Line], teacher: Level) -> bytes:
+def lengths(lines: Sequence[Line], teacher: Level, unit: str = "device") -> bytes:
     """Returns a PNG of bits/byte against the student's steps and against time.
 
     Args:
         lines: The student's and those of its twins.
         teacher: Of all of them.
+        unit: Whose seconds they are, "device" or "CPU".
     """
-    return png(draw_lengths(lines, teacher))
+    return png(draw_lengths(lines, teacher, unit))
 
 
-def draw_lengths(lines: Sequence[Line], teacher: Level) -> figure.Figure:
+def draw_lengths(
+    lines: Sequence[Line], teacher: Level, unit: str = "device"
+) -> figure.Figure:
     """Returns the drawing of `lengths`."""
     timed = all(each.seconds for line in lines for each in line.lengths)
     drawing = make_drawing(6.0 if timed else 3.3)
@@ -71,6 +74,7 @@ def draw_lengths(lines: Sequence[Line], teacher: Level) -> figure.Figure:
     plots[0].xaxis.set_minor_locator(ticker.NullLocator())
     if timed:
         _draw_times(plots[1], lines, teacher, looks)
+        plots[1].set_xlabel(f"{unit}-seconds of training (log scale)")
     for plot in plots:
         plot.axhline(teacher.bits_per_byte, color="#444444", lw=1.5, ls="--")
         plot.annotate(
@@ -102,7 +106,7 @@ def _draw_times(
                 lw=1.4,
                 label="student, its teacher's training counted",
             )
-    plot.set(xlabel="device-seconds of training (log scale)", xscale="log")
+    plot.set_xscale("log")
     plot.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     plot.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     plot.xaxis.set_minor_locator(ticker.NullLocator())
