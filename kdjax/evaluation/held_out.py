@@ -149,16 +149,14 @@ def evaluate(
     "calibration", a tuple of `CalibrationBin`; the buckets of entropy become
     "by_entropy", a tuple of `EntropyBucket`.
     """
-    totals: dict[str, Mean] = {}
-    for batch in batches:
-        metrics = eval_step(params, teacher_params, batch)
-        totals = {k: totals[k] + m if totals else m for k, m in metrics.items()}
-    host = jax.device_get(totals)
-    found: dict[str, Any] = buckets(host)
+    found = [eval_step(params, teacher_params, batch) for batch in batches]
+    # Added on the host: on a device each sum would be a program of its own.
+    host = jax.tree.map(lambda *each: np.sum(each, 0, np.float64), *jax.device_get(found))
+    others: dict[str, Any] = buckets(host)
     if "bin_confidence" in host:
         bins = host.pop("bin_confidence"), host.pop("bin_accuracy")
-        found |= _calibration_error(*bins)
-    return {name: mean.compute() for name, mean in host.items()} | found
+        others |= _calibration_error(*bins)
+    return {name: mean.compute() for name, mean in host.items()} | others
 
 
 def _calibration_error(confidence: Mean, accuracy: Mean) -> dict[str, Any]:

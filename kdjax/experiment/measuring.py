@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from kdjax.core.logging import say
 from kdjax.evaluation.speed import forward_speed
@@ -27,7 +28,10 @@ def measure_models(
     batch = next(device_batches(rows, setting.mesh, size))
     rules = setting.config.student.rules
     placed = parameter_shardings(student, rules, setting)
-    params = jax.jit(student.init, out_shardings=placed)(jax.random.key(0))
+    # Zeros are as fast as any values, and compile at once.
+    shapes = jax.eval_shape(student.init, jax.random.key(0))
+    zeros = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    params = jax.jit(zeros, out_shardings=placed)()
     models: dict[str, Any] = {"student": ((student, params),)}
     for name, trained in teachers.trained.items():
         models[teacher_role(name)] = ((trained.model, trained.params),)
