@@ -53,8 +53,7 @@ def owned(workdir: epath.Path, *, is_first: bool, waits: bool) -> Iterator[None]
     Raises:
         UsageError: Another run has it.
     """
-    # What is somebody else's gets no lock, and is refused by `claim`.
-    if not is_first or (_names(workdir) and _experiment(workdir) is None):
+    if not is_first or not _may_lock(workdir):
         yield
         return
     lock = Lock(workdir / _LOCK)
@@ -210,13 +209,21 @@ def differences(found: Any, wanted: Any) -> list[str]:
     return [*_differences(_completed(found, _plain(Config())), wanted)]
 
 
+def _may_lock(workdir: epath.Path) -> bool:
+    """Returns False for what is not ours, or no directory: `claim` will refuse it."""
+    try:
+        return not _names(workdir) or _experiment(workdir) is not None
+    except OSError:
+        return False
+
+
 def _try(lock: Lock, workdir: epath.Path) -> bool:
     """Takes the lock, and returns False if another run has it."""
     try:
         return lock.try_to_take()
     except NoLocksError as error:
         say(f"note: {workdir}: start one run at a time there: {error}")
-    except UsageError:
+    except (OSError, UsageError):
         pass  # it cannot be written to, which `claim` says in its own words
     return True
 
