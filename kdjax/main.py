@@ -7,6 +7,9 @@ Prepares the data, trains or loads the teacher, trains the student and its hard-
 twin, and writes a report. Run the same command again to resume a stopped run. The
 second line finds the same config wherever kdjax is installed.
 
+Exit codes: 0 done, 1 failed, 2 a mistake that the message says how to mend, 42 stopped
+by SIGTERM, 130 stopped by Ctrl-C. A run that is stopped saves its state first.
+
 Any key of the config can be overridden: --config.distill.temperature=2. All keys are
 explained in docs/config.md and, where kdjax is installed, in kdjax/config/schema.py.
 """
@@ -72,11 +75,12 @@ def main(argv: list[str]) -> None:
     from kdjax.experiment.experiment import run
 
     shared = _SHARED.value or None
-    results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
-    if is_first:
-        page = report.write(results, directory / "report")
-        verdict = "\n\n".join(report.summarise(results).paragraphs)
-        print(report.table(results), verdict, f"report: {page}", sep="\n\n")
+    with workdir.owned(directory, is_first=is_first, waits=bool(shared)):
+        results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
+        if is_first:
+            page = report.write(results, directory / "report")
+            verdict = "\n\n".join(report.summarise(results).paragraphs)
+            print(report.table(results), verdict, f"report: {page}", sep="\n\n")
 
 
 def _default_workdir() -> pathlib.Path:

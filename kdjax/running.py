@@ -7,7 +7,7 @@ from etils import epath
 from kdjax.config.schema import AnyConfig
 from kdjax.config.validation import check, parse, validate
 from kdjax.experiment.paths import check_paths
-from kdjax.experiment.workdir import finished_report
+from kdjax.experiment.workdir import finished_report, owned
 
 if TYPE_CHECKING:
     from kdjax.results.measured import Results
@@ -37,8 +37,9 @@ def run(
         then.
 
     Raises:
-        UsageError: The config contradicts itself, the directory is another config's,
-            or devices, data, teacher or disk do not fit the config.
+        UsageError: The config contradicts itself, the directory is another config's or
+            in use by another run, or devices, data, teacher or disk do not fit the
+            config.
     """
     settings, directory = parse(config), epath.Path(workdir).expanduser()
     check(settings)
@@ -54,7 +55,11 @@ def run(
     from kdjax import report
     from kdjax.experiment import experiment
 
-    results = experiment.run(settings, directory, overwrite=overwrite, shared=shared)
-    if jax.process_index() == 0:
-        report.write(results, directory / "report")
+    is_first = jax.process_index() == 0
+    with owned(directory, is_first=is_first, waits=shared is not None):
+        results = experiment.run(
+            settings, directory, overwrite=overwrite, shared=shared
+        )
+        if is_first:
+            report.write(results, directory / "report")
     return results

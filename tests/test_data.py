@@ -28,7 +28,13 @@ from tensorflow_datasets.core.download import downloader
 
 from kdjax.config import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
-from kdjax.data import held_out_batches, open_corpus, prepare, training_batches
+from kdjax.data import (
+    held_out_batches,
+    open_corpus,
+    prepare,
+    training_batches,
+    training_order,
+)
 from kdjax.data.documents import split_of
 from kdjax.data.packing import pack
 from kdjax.data.sizes import _key, measure
@@ -824,6 +830,8 @@ def test_processes_together_see_the_batches_that_one_would_see(count, fraction):
     parts = [stream((index, count)) for index in range(count)]
     together = [flatten(slices) for slices in zip(*parts, strict=True)]
     assert together == stream((0, 1))
+    order = training_order(29, batch_size=8, seed=5, fraction=fraction)
+    assert [order[n].tolist() for n in range(12)] == together
 
 
 def test_a_stream_goes_on_from_its_state_with_the_same_batches(texts):

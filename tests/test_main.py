@@ -340,10 +340,12 @@ def test_help_and_import_are_quick_because_they_import_nothing_heavy(python):
         ("OSError(28, 'No space left on device', 'x')", 1, "error: No space left on d"),
         ("FloatingPointError('diverged')", 1, "error: diverged"),
         ("KeyboardInterrupt", 130, "stopped"),
+        ("Preempted", 42, "stopped"),
     ],
 )
 def test_the_exit_status_tells_a_mistake_from_a_failure(error, status, line):
     code = "from kdjax.core import cli\nfrom kdjax.core.errors import UsageError\n"
+    code += "from kdjax.core.stopping import Preempted\n"
     code += f"def main(argv):\n    raise {error}\ncli.run(main)"
     done = run(code, python=("-c",))
     assert (done.returncode, done.stdout) == (status, "")

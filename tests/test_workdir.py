@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import errno
 import json
+import os
 import resource
 import shutil
 
@@ -232,3 +234,35 @@ def test_the_config_s_cache_goes_before_the_environment_s(home, monkeypatch):
     assert cache() == str(home / "cache" / "kdjax")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache() == str(home / ".cache" / "kdjax")
+
+
+def test_a_second_run_in_a_directory_is_refused_by_the_owner_s_name(claimed):
+    with workdir.owned(claimed, is_first=True, waits=False):
+        workdir.claim(claimed, Config(), overwrite=True)  # which keeps the lock
+        second = workdir.owned(claimed, is_first=True, waits=False)
+        with pytest.raises(UsageError, match=rf"in use by process {os.getpid()} on"):
+            second.__enter__()
+        with workdir.owned(claimed, is_first=False, waits=False):
+            pass  # the others of a run's processes do not ask
+    with workdir.owned(claimed, is_first=True, waits=False):
+        pass
+
+
+def test_a_lock_claims_nothing_and_touches_nothing_foreign(directory):
+    with workdir.owned(directory, is_first=True, waits=False):
+        workdir.claim(directory, Config())
+    foreign = directory.parent / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").touch()
+    with workdir.owned(foreign, is_first=True, waits=False):
+        assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+
+
+def test_without_locks_a_note_says_so(directory, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with workdir.owned(directory, is_first=True, waits=False):
+        pass
+    assert "start one run at a time there" in capsys.readouterr().err

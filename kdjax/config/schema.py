@@ -204,6 +204,7 @@ class CheckpointConfig:
     """What is kept of a run in progress."""
 
     every: int = 100  # steps between checkpoints
+    minutes: float = 0.0  # a checkpoint at least so often as well; 0: by steps alone
     keep: int = 2  # latest checkpoints; the best by held-out loss is kept as well
 
 

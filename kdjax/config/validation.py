@@ -83,6 +83,11 @@ def check(config: Config) -> None:
         (config.checkpoint.keep, "checkpoint.keep"),
     ):
         at_least(value, 1, f"config.{name}")
+    if not 0 <= config.checkpoint.minutes < float("inf"):
+        raise UsageError(
+            "config.checkpoint.minutes must be at least 0 and finite; it is "
+            f"{config.checkpoint.minutes:g}"
+        )
     at_least(config.evaluate.final_rows, 0, "config.evaluate.final_rows")
     at_least(config.seed, 0, "config.seed")
     at_least(config.data.length, 2, "config.data.length")

@@ -1,7 +1,9 @@
 """What every command line shares: help, one line for a mistake, exit codes."""
 
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
@@ -10,10 +12,11 @@ from absl import app, flags, logging
 
 from kdjax.core.errors import UsageError
 from kdjax.core.huge_pages import use_huge_pages
+from kdjax.core.stopping import INTERRUPTED, Preempted, stop_at_once
 
 _FAILED, _MISTAKEN = 1, 2
 _HELP = {"help", "h", "helpshort", "helpfull", "?"}
-_INTERRUPTED = 130  # what shells report after Ctrl-C
+_LAST_WORDS = 20.0  # seconds that libraries' threads get at the end of a failure
 
 Explain = Callable[[Exception, Sequence[str]], str | None]
 
@@ -29,13 +32,14 @@ def run(
 
     A mistake in the flags or the config or another `UsageError` prints one line and
     exits with status 2; a run that diverged or a file system error (`OSError`) prints
-    one line and exits with status 1; Ctrl-C prints `stopped` and exits with 130.
+    one line and exits with status 1; Ctrl-C prints `stopped` and exits with 130, and
+    so does SIGTERM with 42.
 
     Args:
         main: The command.
         explain: From what the flags' parser raised and the command line to a message
             that is clearer than the parser's own, or None.
-        stopped: What Ctrl-C prints.
+        stopped: What Ctrl-C and SIGTERM print.
         takes_arguments: Whether `main` takes arguments that are no flags.
     """
 
@@ -55,10 +59,12 @@ def run(
                 raise
             _fail(f"{error.strerror}: {error.filename or 'while writing'}", _FAILED)
         except KeyboardInterrupt:
-            print(stopped, file=sys.stderr)
-            sys.exit(_INTERRUPTED)
+            _end(stopped, INTERRUPTED)
+        except Preempted as error:
+            _end(stopped, int(error.code or 0))
 
     use_huge_pages()
+    stop_at_once(stopped)
     app.run(guarded, flags_parser=partial(_parse, explain=explain))
     sys.exit(0)
 
@@ -84,5 +90,13 @@ def _parse(argv: list[str], explain: Explain) -> list[str]:
 
 
 def _fail(message: object, status: int = _MISTAKEN) -> NoReturn:
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    _end(f"error: {' '.join(str(message).split())}", status)
+
+
+def _end(said: str, status: int) -> NoReturn:
+    """Prints the last line and exits, even if a library's thread waits for ever."""
+    print(said, file=sys.stderr, flush=True)
+    timer = threading.Timer(_LAST_WORDS, os._exit, [status])
+    timer.daemon = True
+    timer.start()
     sys.exit(status)

@@ -17,6 +17,10 @@ _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
+class NoLocksError(UsageError):
+    """The file system has no locks."""
+
+
 class Lock:
     """A lock on a file, by `flock`: the system releases it when its owner dies.
 
@@ -37,7 +41,8 @@ class Lock:
         """Takes the lock unless another process holds it, and returns whether it did.
 
         Raises:
-            UsageError: The file system has no locks, or cannot be written to.
+            NoLocksError: The file system has no locks.
+            UsageError: It cannot be written to.
         """
         return self._take(0.0)
 
@@ -97,7 +102,7 @@ class Lock:
                 ) from None
             if error.errno not in _UNSUPPORTED:
                 raise
-            raise UsageError(
+            raise NoLocksError(
                 f"the file system of {self._path.parent} has no locks (flock: "
                 f"{error.strerror}); choose a directory on another one"
             ) from None

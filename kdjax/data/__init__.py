@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from kdjax.core.late import late
 
 if TYPE_CHECKING:
-    from kdjax.data.batches import held_out_batches, training_batches
+    from kdjax.data.batches import held_out_batches, training_batches, training_order
     from kdjax.data.corpora import CORPORA, open_corpus
     from kdjax.data.documents import Corpus, Document
     from kdjax.data.rows import Prepared, prepare
@@ -19,6 +19,7 @@ __all__ = [
     "open_corpus",
     "prepare",
     "training_batches",
+    "training_order",
 ]
 
 _HOMES = {
@@ -30,5 +31,6 @@ _HOMES = {
     "open_corpus": "kdjax.data.corpora",
     "prepare": "kdjax.data.rows",
     "training_batches": "kdjax.data.batches",
+    "training_order": "kdjax.data.batches",
 }
 __getattr__ = late(__name__, _HOMES)

@@ -38,16 +38,38 @@ def training_batches(
     """
     index, count = shard
     if fraction < 1:
-        # Chosen here, not by slicing a shuffled dataset: grain would reshuffle under
-        # the slice in every epoch, and sooner or later every row would appear.
-        order = grain.MapDataset.range(len(rows)).shuffle(seed=seed)
-        kept = grain.MapDataset.range(max(1, round(fraction * len(rows))))
-        dataset = kept.map(lambda position: rows[order[position]])
+        dataset = _numbers(len(rows), seed, fraction).map(lambda number: rows[number])
     else:
         dataset = grain.MapDataset.source(rows)
     dataset = dataset.seed(seed).shuffle().repeat()
     dataset = dataset.batch(batch_size // count, drop_remainder=True)[index::count]
     return iter(dataset.to_iter_dataset(_READ))
+
+
+def training_order(
+    count: int, *, batch_size: int, seed: int, fraction: float = 1.0
+) -> grain.MapDataset:
+    """Returns which rows the batches of `training_batches` have: element n is batch n.
+
+    Args:
+        count: The number of rows of the training split.
+        batch_size: Rows of the global batch.
+        seed: As there.
+        fraction: As there.
+    """
+    dataset = _numbers(count, seed, fraction).seed(seed).shuffle().repeat()
+    return dataset.batch(batch_size, drop_remainder=True)
+
+
+def _numbers(count: int, seed: int, fraction: float) -> grain.MapDataset:
+    """Returns the numbers of the rows that `fraction` keeps."""
+    if fraction == 1:
+        return grain.MapDataset.range(count)
+    # Chosen here, not by slicing a shuffled dataset: grain would reshuffle under the
+    # slice in every epoch, and sooner or later every row would appear.
+    order = grain.MapDataset.range(count).shuffle(seed=seed)
+    kept = grain.MapDataset.range(max(1, round(fraction * count)))
+    return kept.map(lambda position: order[position])
 
 
 def held_out_batches(

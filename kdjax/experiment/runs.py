@@ -133,7 +133,8 @@ class Trainer:
             return load_trained(name, directory, recipe.model, recipe.rules, setting)
         size = count_parameters(recipe.model)
         say(f"{name}: {size:,} parameters; metrics in {metrics}")
-        begun = max(trained, latest_step(metrics))
+        # It may be an earlier step than the model's, if later checkpoints are damaged.
+        begun = (latest_step(metrics) if earlier or trained else 0) or trained
         for steps in (*(plan for plan in earlier if plan > begun), last):
             run = Run(
                 name=name,
@@ -145,7 +146,9 @@ class Trainer:
                 evaluate_every=setting.config.evaluate.every,
                 flops=self._flops(),
                 first_params=first_params,
-                extends=max([trained, *(plan for plan in earlier if plan < steps)]),
+                extends=max(
+                    [min(trained, begun), *(plan for plan in earlier if plan < steps)]
+                ),
             )
             if steps not in self._programs:
                 say(f"{name}: compiling ...")

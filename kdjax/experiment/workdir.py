@@ -1,5 +1,6 @@
 """The directory of one experiment: which config owns it, and whether it finished."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +13,8 @@ from etils import epath
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_json
+from kdjax.core.locks import Lock, NoLocksError
+from kdjax.core.logging import say
 from kdjax.experiment.plans import raise_steps, read_plans
 
 _CONFIG = "config.json"
@@ -33,7 +36,37 @@ _FREE = (
     "config.data.special_tokens",
 )
 _STEPS = "config.student.train.steps"  # may be raised: students are trained on
-FAILED = "failed.json"  # why a point of a sweep failed; it claims nothing
+FAILED = "failed.json"  # why a point of a sweep failed
+_LOCK, _OWNER = ".lock", ".lock.owner"
+_CLAIM_NOTHING = {FAILED, _LOCK, _OWNER}
+
+
+@contextlib.contextmanager
+def owned(workdir: epath.Path, *, is_first: bool, waits: bool) -> Iterator[None]:
+    """Keeps other runs out of the directory.
+
+    Args:
+        workdir: The experiment's directory.
+        is_first: Whether this is the first process of the run, which takes the lock.
+        waits: Whether to wait for a run that has it, as points of a sweep do.
+
+    Raises:
+        UsageError: Another run has it.
+    """
+    if not is_first or not _may_lock(workdir):
+        yield
+        return
+    lock = Lock(workdir / _LOCK)
+    with contextlib.ExitStack() as stack:
+        if waits:
+            stack.enter_context(lock.held(str(workdir), is_needed=False))
+        elif not _try(lock, workdir):
+            raise UsageError(
+                f"{workdir} is in use by {lock.owner()}; wait for it to end, or choose "
+                "another --workdir"
+            )
+        stack.callback(lock.release)
+        yield
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
@@ -49,8 +82,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
     """
     wanted = _plain(config)
     try:
-        there = workdir.iterdir() if workdir.exists() else ()
-        names = [path.name for path in there if path.name != FAILED]
+        names = _names(workdir)
         found = _experiment(workdir)
         if names and found is None:
             raise UsageError(
@@ -58,7 +90,9 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
                 "untouched; choose another --workdir"
             )
         if overwrite and names:
-            workdir.rmtree()
+            for path in workdir.iterdir():
+                if path.name not in (_LOCK, _OWNER):
+                    path.rmtree() if path.is_dir() else path.unlink()
         # A config alone, left by a start that failed early, claims nothing.
         elif set(names) > {_CONFIG}:
             _check_same(found, wanted, workdir)
@@ -173,6 +207,31 @@ def differences(found: Any, wanted: Any) -> list[str]:
         wanted: The config that is wanted.
     """
     return [*_differences(_completed(found, _plain(Config())), wanted)]
+
+
+def _may_lock(workdir: epath.Path) -> bool:
+    """Returns False for what is not ours, or no directory: `claim` will refuse it."""
+    try:
+        return not _names(workdir) or _experiment(workdir) is not None
+    except OSError:
+        return False
+
+
+def _try(lock: Lock, workdir: epath.Path) -> bool:
+    """Takes the lock, and returns False if another run has it."""
+    try:
+        return lock.try_to_take()
+    except NoLocksError as error:
+        say(f"note: {workdir}: start one run at a time there: {error}")
+    except (OSError, UsageError):
+        pass  # it cannot be written to, which `claim` says in its own words
+    return True
+
+
+def _names(workdir: epath.Path) -> list[str]:
+    """Returns the names of what is in the directory and claims it."""
+    there = workdir.iterdir() if workdir.exists() else ()
+    return [path.name for path in there if path.name not in _CLAIM_NOTHING]
 
 
 def _plain(config: Config) -> Any:

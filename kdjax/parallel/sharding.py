@@ -50,6 +50,8 @@ def join_processes() -> int:
     called before anything asks jax for its devices. All processes but the first are
     muted.
     """
+    # Its handler would take SIGTERM, which `kdjax.core.stopping` does.
+    jax.config.update("jax_enable_preemption_service", False)
     if count := os.environ.get("KDJAX_PROCESSES"):
         jax.distributed.initialize(
             num_processes=int(count), process_id=int(os.environ["KDJAX_PROCESS"])

@@ -117,7 +117,7 @@ def read_progress(workdir: epath.Path) -> Iterator[RunProgress]:
             curve=[
                 (record["step"], record["eval/bits_per_byte"])
                 for record in records
-                if "eval/bits_per_byte" in record
+                if record.get("eval/bits_per_byte") is not None
             ],
             age=max(0.0, time.time() - written),
         )
@@ -176,4 +176,5 @@ def _steps(run: epath.Path, config: Config, step: int) -> int | None:
 
 
 def _last(records: list[dict[str, Any]], key: str) -> float | None:
-    return next((r[key] for r in reversed(records) if key in r), None)
+    found = (r[key] for r in reversed(records) if r.get(key) is not None)
+    return next(found, None)

@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, NamedTuple
 
 from kdjax.core.files import write_json
 from kdjax.core.locks import Lock
 from kdjax.core.logging import say
+from kdjax.core.stopping import PREEMPTED
 from kdjax.experiment.locking import process_lock
 from kdjax.experiment.workdir import finished_report
 from kdjax.sweeps.plan import Sweep, read_failure
@@ -21,7 +21,7 @@ from kdjax.sweeps.points import Point
 from kdjax.sweeps.scores import describe, note_time
 
 _LOOK_EVERY, _WAIT_FOR_OTHERS = 0.1, 1.0  # seconds
-_GRACE = 10.0  # seconds that a stopped run gets
+_GRACE = 60.0  # seconds that a stopped run gets to save its state
 _LONGEST = 300  # characters of a reason
 
 
@@ -84,17 +84,16 @@ class Worker:
             Why points failed, by their names.
         """
         left = list(tasks)
-        with _stoppable():
-            try:
-                while left or self._running:
-                    self._collect()
-                    left = [task for task in left if not self._is_settled(task)]
-                    is_busy = self._start_some(left)
-                    pause = _WAIT_FOR_OTHERS if is_busy else _LOOK_EVERY
-                    if left or self._running:
-                        time.sleep(pause)
-            finally:
-                self._stop()
+        try:
+            while left or self._running:
+                self._collect()
+                left = [task for task in left if not self._is_settled(task)]
+                is_busy = self._start_some(left)
+                pause = _WAIT_FOR_OTHERS if is_busy else _LOOK_EVERY
+                if left or self._running:
+                    time.sleep(pause)
+        finally:
+            self._stop()
         names = {task.point.name for task in tasks}
         return {name: why for name, why in self._failed.items() if name in names}
 
@@ -172,6 +171,8 @@ class Worker:
                     note_time(self._sweep, point, running.task.steps, seconds)
                 found = describe(self._sweep, point)
                 say(f"{point.name}: finished in {seconds:.0f} s; {found}")
+            elif code == PREEMPTED:  # by somebody else than this worker
+                say(f"{point.name}: stopped after {seconds:.0f} s; starting again")
             else:
                 self._fail(point, code)
             running.lock.release()
@@ -186,34 +187,22 @@ class Worker:
         say(f"{point.name}: failed: {reason}")
 
     def _stop(self) -> None:
-        """Stops what still runs; its checkpoints stay."""
+        """Stops what still runs, once it has saved its state."""
         for running in self._running:
-            running.process.send_signal(signal.SIGINT)
+            running.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _GRACE
-        for running in self._running:
-            try:
-                running.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        try:
+            for running in self._running:
+                left = max(0.0, deadline - time.monotonic())
+                with suppress(subprocess.TimeoutExpired):
+                    running.process.wait(left)
+        finally:  # at once, if the worker is told to stop again
+            for running in self._running:
                 _kill(running.process)
                 running.process.wait()
-            _kill(running.process)
-            running.log.close()
-            running.lock.release()
-        self._running.clear()
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Lets SIGTERM do what Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+                running.log.close()
+                running.lock.release()
+            self._running.clear()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -2,13 +2,19 @@
 
 import hashlib
 import importlib
+import platform
+import struct
+import time
+import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import tensorboardX
 from etils import epath
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from kdjax.core.errors import UsageError
+from kdjax.train.appending import AppendedFile
 
 
 class Board(Protocol):
@@ -22,22 +28,43 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """The scalars as TensorBoard's event files."""
+    """The scalars as a file of TensorBoard's events.
+
+    tensorboardX's own writer has a thread, and blocks for ever once that has died of a
+    full disk; this one has none.
+    """
 
     def __init__(self, directory: epath.Path, start: int) -> None:
         """Writes below a run's directory; what is beyond step `start` is dropped."""
-        self._writer = tensorboardX.SummaryWriter(
-            str(directory / "tensorboard"), purge_step=start + 1
-        )
+        directory = directory / "tensorboard"
+        directory.mkdir(parents=True, exist_ok=True)
+        unique = f"{time.time():.0f}.{platform.node()}.{uuid.uuid4().hex[:8]}"
+        self._file = AppendedFile(directory / f"events.out.tfevents.{unique}")
+        self._add(0, file_version="brain.Event:2")
+        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(start + 1, session_log=log)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the scalars of a step."""
+        """Writes the scalars of a step.
+
+        Raises:
+            OSError: They wait, because nothing can be written.
+        """
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            scalar = summary_pb2.Summary.Value(tag=name, simple_value=value)
+            self._add(step, summary=summary_pb2.Summary(value=[scalar]))
+        self._file.write()
 
     def close(self) -> None:
-        """Writes what is held back still."""
-        self._writer.close()
+        """Does nothing: all is written."""
+
+    def _add(self, step: int, **content: Any) -> None:
+        """Adds an event, in TFRecord's frame of lengths and checksums."""
+        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        for part in (length, data):
+            self._file.add(part + struct.pack("<I", masked_crc32c(part)))
 
 
 class WeightsAndBiases:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
+from kdjax.core.stopping import after_the_step
 from kdjax.losses import LossSharding
 from kdjax.parallel.sharding import abstract
 from kdjax.results.measured import CurvePoint, Training
@@ -25,7 +26,9 @@ from kdjax.train.learner import Frozen, Learner
 from kdjax.train.meter import Meter, curve, summary
 from kdjax.train.objective import Objective
 from kdjax.train.optimizers import make_optimizer
+from kdjax.train.position import START
 from kdjax.train.records import read_metrics
+from kdjax.train.saving import Saver
 from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Source
 from kdjax.train.state import (
@@ -152,7 +155,9 @@ def train(
     log_every: int,
     wandb: str = "",
 ) -> Result:
-    """Trains to the last step, from the newest checkpoint if there is one.
+    """Trains to the last step, from the newest good checkpoint if there is one.
+
+    SIGTERM and the first Ctrl-C let the step in progress end, and save its state.
 
     Args:
         program: The compiled job.
@@ -163,7 +168,10 @@ def train(
 
     Raises:
         FloatingPointError: Loss or gradients stayed non-finite for several steps.
-        UsageError: The checkpoint of the run that it extends is gone.
+        OSError: The last checkpoint, or the metrics, could not be written.
+        UsageError: The checkpoint of the run that it extends is gone, or all of its own
+            are damaged.
+        Preempted: There was a SIGTERM; Ctrl-C raises KeyboardInterrupt.
     """
     steps, headline = program.job.config.steps, program.job.task.headline
     saved = Checkpoints(run.directory, checkpoints)
@@ -173,9 +181,10 @@ def train(
             f"{run.directory}/checkpoints has no checkpoint of step {run.extends:,}, "
             "from which training would continue; choose another --workdir"
         )
+    begun = START
     if start:
-        state, position = saved.restore(start, program.shapes)
-        run.source.restore(position)
+        state, begun = saved.restore(start, program.shapes)
+        run.source.restore(begun.source)
         say(f"{run.name}: resuming at step {start:,} of {steps:,}")
     elif run.first_params is not None:
         state = program.start(run.first_params())
@@ -192,23 +201,44 @@ def train(
         every=(log_every, checkpoints.every),
         pauses=(run.evaluate_every, checkpoints.every),
         wandb=wandb,
+        begun=begun,
+        rows=run.source.describe,
     )
+    saver = Saver(saved, checkpoints, steps, meter, run.source, program.job.mesh)
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
     # then sees exactly what this one would have.
-    with closing(meter), closing(saved), jax.transfer_guard("disallow"):
+    with (
+        after_the_step() as stop,
+        closing(meter),
+        closing(saved),
+        jax.transfer_guard("disallow"),
+    ):
+        if not begun.is_evaluated:
+            meter.held_out(start, run.evaluate(state.params))
+            meter.resume(is_planned=False)
         for step in range(start + 1, steps + 1):
             batch = run.source.next(step, state)
             state, metrics = program.step(state, run.frozen, batch)
             meter.record(step, metrics)
-            is_save = step == steps or not step % checkpoints.every
-            if is_save or not step % run.evaluate_every:
+            is_save = saver.is_due(step, stop)
+            is_planned = step == steps or not all(
+                step % n for n in (run.evaluate_every, checkpoints.every)
+            )
+            if is_save or is_planned:
                 meter.catch_up()  # so that the pause does not count as training time
-                held_out = run.evaluate(state.params)
-                meter.held_out(step, held_out)
+                loss = None
+                is_evaluated = is_planned and not stop.is_agreed  # or when it resumes
+                if is_evaluated:
+                    held_out = run.evaluate(state.params)
+                    meter.held_out(step, held_out)
+                    loss = held_out[headline]
                 if is_save:
-                    position = run.source.position()
-                    saved.save(step, state, position, held_out[headline])
-                meter.resume()
+                    is_complete = is_evaluated or not is_planned
+                    saver.save(step, state, loss, is_evaluated=is_complete)
+                meter.resume(is_planned=is_planned)
+            if stop.is_agreed:
+                say(f"{run.name}: stopping after step {step:,}")
+                break
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
     training = dataclasses.replace(summary(records), flops=run.flops * steps)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kdjax.config.schema import TrainConfig
-from kdjax.data import held_out_batches, training_batches
+from kdjax.data import held_out_batches, training_batches, training_order
 from kdjax.parallel.sharding import Batch, batch_sharding, data_shard, to_devices
 
 StoredRows = Sequence[dict[str, np.ndarray]]
@@ -25,6 +25,9 @@ class Source(Protocol):
             state: The train state before it, for sources that use the student.
         """
 
+    def describe(self, step: int) -> list[int]:
+        """Returns which rows the batch of a step has, for messages."""
+
     def position(self) -> dict[str, Any]:
         """Returns the position of the stream, as JSON."""
 
@@ -39,6 +42,12 @@ class Rows:
         self, rows: StoredRows, config: TrainConfig, seed: int, mesh: Mesh
     ) -> None:
         self._mesh, self._shard = mesh, data_shard(mesh, config.batch_size)
+        self._order = training_order(
+            len(rows),
+            batch_size=config.batch_size,
+            seed=seed,
+            fraction=config.data_fraction,
+        )
         self._batches = training_batches(
             rows,
             batch_size=config.batch_size,
@@ -50,6 +59,10 @@ class Rows:
     def next(self, step: int, state: Any) -> Batch:
         """Returns the next batch."""
         return to_devices(next(self._batches), self._mesh, self._shard)
+
+    def describe(self, step: int) -> list[int]:
+        """Returns the indices, in the training split, of the rows of a batch."""
+        return [int(row) for row in self._order[step - 1]]
 
     def position(self) -> dict[str, Any]:
         """Returns the number of batches drawn."""

@@ -39,8 +39,9 @@ def make_train_step(
     """Returns `step(state, frozen, batch) -> (state, metrics)`, jitted.
 
     The loss is the weighted mean over the tokens of the GLOBAL batch, whatever the
-    micro-batches and the mesh. The state is donated. If loss or gradient is not finite,
-    parameters and optimiser state are left unchanged and `skipped` is 1.
+    micro-batches and the mesh. The state is donated. If loss, gradient or the new
+    parameters are not finite, parameters and optimiser state are left unchanged and
+    `skipped` is 1.
 
     Args:
         learner: What learns.
@@ -95,6 +96,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"].total) & jnp.isfinite(grad_norm)
+        for leaf in jax.tree.leaves(params):  # finite gradients may make others
+            finite &= jnp.isfinite(leaf).all()
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, opt_state),

@@ -1,0 +1,127 @@
+"""SIGTERM ends a command in any stage, and all processes of a run after one step."""
+
+import json
+import signal
+import time
+
+import pytest
+import runs
+from runs import ROOT, TWO
+from toy_training import metrics
+
+STUCK = """
+import ctypes
+from kdjax.core import cli, stopping
+stopping._PATIENCE = 0.2
+def main(argv):
+    print("ready", flush=True)
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):  # the second waits for ever, and no signal ends that
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+cli.run(main, stopped="stopped; resume")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)]
+)
+def test_a_command_ends_even_where_python_cannot_notice(number, code):
+    process = runs.start("-c", STUCK)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (code, "", "stopped; resume\n")
+
+
+RANK = """
+import json, os, pathlib, signal, sys, time
+import jax
+from kdjax.parallel.sharding import join_processes
+rank = join_processes()
+from toy_training import *
+directory, steps, at = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+numbers = (signal.SIGTERM,) * (rank == 1)
+program = make_program(steps)
+if at:
+    try:
+        stop_at(at, program, directory, numbers)
+    except SystemExit as stopped:
+        print("stopped", flush=True)
+        sys.exit(stopped.code)
+began = time.monotonic()
+found = finish(program, directory, CheckpointConfig(every=10 * steps))
+seconds = time.monotonic() - began
+if not rank:
+    (directory / "found.json").write_text(json.dumps([seconds, *found]))
+"""
+
+
+@pytest.mark.slow
+def test_one_process_that_is_told_to_stop_stops_all_after_the_same_step(tmp_path):
+    def launch(name, at):
+        env = runs.environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+        arguments = ("-c", RANK, tmp_path / name, 8, at)
+        return runs.run(*TWO, *arguments, env=env, check=False, timeout=300)
+
+    straight = launch("straight", 0)
+    assert straight.returncode == 0, straight.stdout
+    stopped = launch("stopped", 5)
+    assert stopped.returncode == 42, stopped.stdout
+    assert "[0] stopped" in stopped.stdout and "[1] stopped" in stopped.stdout
+    assert launch("stopped", 0).returncode == 0
+    found = [
+        json.loads((tmp_path / name / "found.json").read_text())[1:]
+        for name in ("straight", "stopped")
+    ]
+    assert found[0][0] == found[1][0]
+    trained = [[r for r in records if "train/loss" in r] for _, records in found]
+    assert [r["train/loss"] for r in trained[0]] == [
+        r["train/loss"] for r in trained[1]
+    ]
+
+
+def steps_of(workdir, run):
+    """Returns how many records a run in progress has."""
+    path = workdir / run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+STAGES = {
+    "start": lambda workdir: (workdir / "config.json").exists(),
+    "teacher": lambda workdir: steps_of(workdir, "teacher") > 15,
+    "student": lambda workdir: steps_of(workdir, "student-0") > 15,
+    "evaluation": lambda workdir: (workdir / "student-0/model/model.json").exists(),
+    "twin": lambda workdir: steps_of(workdir, "twin-0") > 15,
+    "report": lambda workdir: (workdir / "twin-0/result.json").exists(),
+}
+
+
+@pytest.mark.slow
+def test_sigterm_in_every_stage_loses_nothing(tmp_path):
+    def arguments(name):
+        return runs.experiment(
+            *(f"{tmp_path}/*.txt", tmp_path / name, "--config.log_every=1"),
+            *(f"--config.cache_dir={tmp_path / name}-cache",),
+            *("--config.teacher.train.steps=200", "--config.student.train.steps=200"),
+            *("--config.checkpoint.every=90", "--config.evaluate.every=40"),
+        )
+
+    runs.write_corpus(tmp_path)
+    runs.run(*arguments("straight"))
+    workdir, ended = tmp_path / "stopped", []
+    for is_there in STAGES.values():
+        process = runs.start(*arguments("stopped"))
+        while not is_there(workdir) and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+        ended.append((process.returncode, errors.splitlines()[-1]))
+    assert ended == [(42, "stopped; run the same command again to resume")] * len(
+        STAGES
+    )
+    runs.run(*arguments("stopped"))
+    for run in ("teacher", "student-0", "twin-0"):
+        assert metrics(workdir / run) == metrics(tmp_path / "straight" / run)
+    reports = (runs.read_report(tmp_path / name) for name in ("stopped", "straight"))
+    first, second = ([run["final"] for run in report["runs"]] for report in reports)
+    assert first == second
