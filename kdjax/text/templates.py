@@ -93,7 +93,7 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         _CHECKS[operator](left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, function: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
         name = getattr(function, "__name__", "")
         method = getattr(function, "__wrapped__", function)  # the sandbox wraps format
         text = getattr(method, "__self__", None)
