@@ -21,8 +21,8 @@ Written by `python docs/config.py` from `kdjax/config/schema.py`: change it ther
 
 A config file starts from `kdjax.config.default()`, sets some of these keys and returns
 the config. On the command line any key is a flag: `--config.distill.temperature=2`. An
-unknown key, a wrong type, and a key that would do nothing are refused before anything
-runs.
+unknown key, a wrong type, a key that would do nothing, and a number beyond what any
+model or float32 can hold are refused before anything runs.
 """
 
 

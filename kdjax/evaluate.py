@@ -143,7 +143,7 @@ def main(argv: list[str]) -> None:
     say(f"measured in {time.perf_counter() - started:.1f} s, compilation included")
     print(*(table(name, columns) for name, columns in found.items()), sep="\n\n")
     if output is not None:
-        write_json(output, to_json(found, models, teacher))
+        write_json(output, to_json(found, models, teacher), sealed=False)
 
 
 def _check_used(has_text: bool) -> None:

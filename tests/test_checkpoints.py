@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from gguf_files import converted, metadata, write
 from jax.sharding import PartitionSpec
 from safetensors.numpy import load_file
@@ -245,9 +246,10 @@ def test_mistakes_name_what_gave_the_path(written, tmp_path):
     ("damage", "words"),
     [
         (lambda model: (model / "model.json").write_text("{"), "cannot be read"),
-        (lambda model: (model / "model.json").write_text("[]"), "not written by kdjax"),
+        (lambda model: (model / "model.json").write_text("[]"), "a JSON object"),
+        (lambda model: (model / "model.json").write_text("{}"), "not written by kdjax"),
         (lambda model: (model / "params" / "_METADATA").write_text(""), "changed or"),
-        (lambda model: (model / "tokenizer.json").write_text(""), "not a readable"),
+        (lambda model: (model / "tokenizer.json").write_text(""), "changed or"),
     ],
 )
 def test_a_damaged_model_of_ours_is_refused(written, tmp_path, damage, words):
@@ -255,6 +257,39 @@ def test_a_damaged_model_of_ours_is_refused(written, tmp_path, damage, words):
     with pytest.raises(UsageError, match=words) as caught:
         ask_all(models.open_model(tmp_path / "run"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_saved_anew_can_be_read_all_the_time(
+    written, tmp_path, monkeypatch
+):
+    directory, (_, params, _) = epath.Path(tmp_path / KINDS["native"]), written
+    others = jax.tree.map(lambda x: x + 1, params)
+    write, restore = native.write_json, native._restore
+
+    def write_last(path, card):
+        _, found = models.load_pretrained(directory)
+        jax.tree.map(np.testing.assert_array_equal, found, params)
+        write(path, card)
+
+    monkeypatch.setattr(native, "write_json", write_last)
+    native.save_model(directory, others, native.load_card(directory))
+    assert [path.name for path in directory.glob("params*")] == ["params-2"]
+    monkeypatch.setattr(native, "write_json", write)
+
+    def restore_late(directory, card, like):
+        monkeypatch.setattr(native, "_restore", restore)
+        native.save_model(directory, params, card)
+        return restore(directory, card, like)
+
+    monkeypatch.setattr(native, "_restore", restore_late)
+    _, found = models.load_pretrained(directory)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    assert [path.name for path in directory.glob("params*")] == ["params-3"]
+    native.discard_damaged(directory)
+    assert native.is_model(directory)
+    (directory / "params-3" / "_METADATA").write_text("")
+    native.discard_damaged(directory)
+    assert not directory.exists()
 
 
 def test_a_tokenizer_that_is_not_there_is_missed_only_where_it_is_needed(

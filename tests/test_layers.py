@@ -50,7 +50,7 @@ WALLS = {
     "filelock": ("core.locks",),
     "tensorboardX": ("train.boards",),
     "matplotlib": ("report.plots",),
-    "jinja2": ("text.chat", "report.rendering"),
+    "jinja2": ("text.templates", "report.rendering"),
     "ml_collections": ("config", *DOORS),
     "absl": ("core.cli", "config.flags", "report.__main__", *DOORS),
     "tensorflow": (),

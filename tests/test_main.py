@@ -155,7 +155,9 @@ def test_a_schedule_can_be_given_and_taken_back_by_a_flag(home):
     )
     schedule = "--config.distill.temperature={'start': 4, 'end': -1}"
     _, line = mistake("--config=mine.py", "--config.distill.alpha=0.5", schedule)
-    assert line == "error: config.distill.temperature must be > 0; it is -1"
+    assert (
+        line == "error: config.distill.temperature must be in [0.001, 1000]; it is -1"
+    )
     _, line = mistake("--config=mine.py", "--config.distill.alpha.start=2")
     assert line == "error: config.distill.alpha must be in [0, 1]; it is 2"
     _, line = mistake("--config=mine.py", "--config.distill.alpha=2")

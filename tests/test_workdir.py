@@ -7,17 +7,20 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 
 import pytest
 from etils import epath
 
 from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
 from kdjax.core.errors import UsageError
+from kdjax.core.files import beside, remove_leftovers
 from kdjax.experiment import workdir
 from kdjax.experiment.students import remembered
 from kdjax.results.files import read_run
 
 OTHER = Config(distill=DistillConfig(alpha=0.5))
+TOKENIZER = {"tokenizer": {"sha256": "b"}}
 WEIGHTS = "weights.safetensors"  # somebody's work, in a directory that is not ours
 
 
@@ -84,6 +87,7 @@ def test_a_key_that_came_later_had_its_default(claimed):
     path = claimed / "config.json"
     config = json.loads(path.read_text())
     del config["evaluate"]["final_rows"], config["student"]["train"]["chunk_size"]
+    del config["checksum"]
     path.write_text(json.dumps(config))
     workdir.claim(claimed, Config())
     changed = Config(evaluate=EvaluateConfig(final_rows=8))
@@ -223,7 +227,38 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(directory):
             workdir.write_json(path, {"step": "2" * 1000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert json.loads(path.read_text()) == {"step": 1}
+    assert workdir.read_json(path) == {"step": 1}
+    assert files(directory) == {"result.json"}
+
+
+def test_what_killed_writers_left_goes_and_what_living_ones_write_stays(directory):
+    directory.mkdir()
+    path = directory / "result.json"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine = beside(path)
+    killed = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    elsewhere = mine.with_name(mine.name.replace(f"-{os.getpid()}-", "-else-1-"))
+    for left in (mine, killed, elsewhere):
+        left.write_text("{")
+    remove_leftovers(directory, ".")
+    assert files(directory) == {mine.name, elsewhere.name}
+    os.utime(elsewhere, (0, 0))  # a day later
+    remove_leftovers(directory.parent, "*")
+    assert files(directory) == {mine.name}
+
+
+def test_a_config_that_is_damaged_says_so_and_overwrite_starts_over(claimed):
+    workdir.check_data(claimed, {"splits": {"train": {"sha256": "a"}}, **TOKENIZER}, {})
+    path = claimed / "config.json"
+    whole = path.read_text()
+    for content in ("", "{", whole.replace("128", "129"), whole[:-9], None):
+        path.unlink() if content is None else path.write_text(content)
+        message = refusal(claimed, Config())
+        assert str(path) in message and "another --workdir, this command" in message
+        assert files(claimed) >= {"data.json", "student-0"}
+    workdir.claim(claimed, OTHER, overwrite=True)
+    assert files(claimed) == {"config.json"}
 
 
 def test_the_config_s_cache_goes_before_the_environment_s(home, monkeypatch):

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Literal
 
+MOST_IDS = 1 << 22  # of any vocabulary; the largest ones have a quarter of it
+MOST_TOKENS = 2**31 - 1  # of a batch or a text, which positions must number
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScalingConfig:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple
 
-from kdjax.config.parsing import between
+from kdjax.config.architecture import MOST_IDS
+from kdjax.config.parsing import between, whole
 from kdjax.config.schema import SOURCES, Config, DataConfig
 from kdjax.core.errors import UsageError
 
@@ -29,6 +30,7 @@ def _is_not_stdlib(config: Config) -> bool:
     return config.data.source != "stdlib"
 
 
+_LONGEST = 1 << 24  # tokens of a row
 _MOST_HELD_OUT = 0.9  # of the text, both splits together
 _FILES, _FILE = "config.data.source = 'files'", "config.tokenizer.kind = 'file'"
 _ONLY = (
@@ -86,12 +88,13 @@ def check_data(config: Config) -> None:
                 f"config.{key} = {value!r} is for {condition} and would do nothing "
                 "here; remove it or set that"
             )
+    whole(data.length, 2, _LONGEST, "config.data.length")
     _check_held_out(data)
     between(tokenizer.lost_fraction, 0.0, 1.0, "config.tokenizer.lost_fraction")
-    if tokenizer.kind == "bpe" and tokenizer.vocab_size < 257:
+    if tokenizer.kind == "bpe" and not 257 <= tokenizer.vocab_size <= MOST_IDS:
         raise UsageError(
             "config.tokenizer.vocab_size must be at least 257 (every byte and the end "
-            f"of text); it is {tokenizer.vocab_size}"
+            f"of text) and at most {MOST_IDS:,}; it is {tokenizer.vocab_size}"
         )
 
 

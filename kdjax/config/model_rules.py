@@ -4,8 +4,13 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple
 
-from kdjax.config.architecture import ModelConfig, RopeScalingConfig
-from kdjax.config.parsing import at_least, between
+from kdjax.config.architecture import (
+    MOST_IDS,
+    MOST_TOKENS,
+    ModelConfig,
+    RopeScalingConfig,
+)
+from kdjax.config.parsing import between, whole
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 
@@ -26,6 +31,19 @@ def _is_llama3(model: ModelConfig) -> bool:
     return model.rope_scaling.kind == "llama3"
 
 
+# The least and the most of each; no model known comes near the latter.
+_SIZES = {
+    "layers": (1, 10_000),
+    "width": (1, 1 << 18),
+    "heads": (1, 1 << 14),
+    "kv_heads": (0, 1 << 14),
+    "head_width": (0, 1 << 16),
+    "ffn_width": (0, 1 << 20),
+    "vocab_size": (0, MOST_IDS),
+    "vocab_multiple": (1, 1 << 16),
+    "max_length": (0, MOST_TOKENS),
+}
+_LARGEST = 1e12  # of any number that is not whole
 _ROPE, _LLAMA3 = "positions = 'rope'", "rope_scaling.kind = 'llama3'"
 _ONLY = (
     _Only("rope_theta", _rotates, _ROPE),
@@ -87,21 +105,20 @@ def check_model(model: ModelConfig, config: Config, path: str) -> None:
 
 def check_architecture(model: ModelConfig, path: str) -> None:
     """Raises unless the model can be built; `path` names it in the message."""
-    for name in ("layers", "width", "heads", "vocab_multiple"):
-        at_least(getattr(model, name), 1, f"{path}.{name}")
-    for name in ("kv_heads", "head_width", "ffn_width", "vocab_size", "max_length"):
-        at_least(getattr(model, name), 0, f"{path}.{name}")
-    for name in ("rope_theta", "norm_epsilon"):
-        if not 0 < getattr(model, name) < float("inf"):
-            raise UsageError(f"{path}.{name} must be > 0")
+    for name, (least, most) in _SIZES.items():
+        whole(getattr(model, name), least, most, f"{path}.{name}")
+    for name, low in (("rope_theta", 1e-6), ("norm_epsilon", 1e-30)):
+        between(getattr(model, name), low, _LARGEST, f"{path}.{name}")
     for name in (
         "local_rope_theta",
         "query_scalar",
         "attention_softcap",
         "logit_softcap",
     ):
-        if not 0 <= getattr(model, name) < float("inf"):
-            raise UsageError(f"{path}.{name} must be >= 0; 0 turns it off")
+        if not 0 <= getattr(model, name) <= _LARGEST:
+            raise UsageError(
+                f"{path}.{name} must be in [0, {_LARGEST:g}]; 0 turns it off"
+            )
     _check_windows(model.windows, f"{path}.windows")
     _check_scaling(model.rope_scaling, f"{path}.rope_scaling")
     between(model.rope_fraction, 0.0, 1.0, f"{path}.rope_fraction")
@@ -135,16 +152,13 @@ def _check_windows(windows: tuple[int, ...], path: str) -> None:
     if not windows:
         raise UsageError(f"{path} is empty; use (0,) for a model without windows")
     for window in windows:
-        at_least(window, 0, path)
-        if window >= 2**31:
-            raise UsageError(f"{path} must be less than 2**31; it is {window}")
+        whole(window, 0, MOST_TOKENS, path)
 
 
 def _check_scaling(scaling: RopeScalingConfig, path: str) -> None:
     for name in ("factor", "low_factor", "high_factor"):
-        if not 0 < getattr(scaling, name) < float("inf"):
-            raise UsageError(f"{path}.{name} must be > 0")
-    at_least(scaling.original_length, 1, f"{path}.original_length")
+        between(getattr(scaling, name), 1e-6, _LARGEST, f"{path}.{name}")
+    whole(scaling.original_length, 1, MOST_TOKENS, f"{path}.original_length")
     if scaling.kind == "llama3" and scaling.low_factor >= scaling.high_factor:
         raise UsageError(
             f"{path}.low_factor = {scaling.low_factor:g} must be less than "

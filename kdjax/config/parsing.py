@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +10,9 @@ from typing import Any, Literal
 
 from kdjax.core.errors import UsageError
 
+_LARGEST = int(sys.float_info.max)
 _LONGEST = 100  # the most characters of a value that an error message quotes
+_LONGEST_NAME = 4095  # bytes, as Linux has it
 _MOST_KEYS = 12  # the most keys that an error message lists
 
 
@@ -22,7 +25,7 @@ def from_mapping(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise _unknown(hints, _in_line(key), path)
+            raise _unknown(hints, in_line(key), path)
     for field in dataclasses.fields(cls):
         empty = dataclasses.MISSING
         is_required = field.default is empty and field.default_factory is empty
@@ -140,20 +143,20 @@ def convert(value: Any, hint: Any, path: str) -> Any:
             value = words.get(value.lower(), value)
         if not any(type(value) is type(c) and value == c for c in choices):
             listed = ", ".join(map(repr, choices))
-            raise UsageError(f"{path} must be one of {listed}; it is {_shown(value)}")
+            raise UsageError(f"{path} must be one of {listed}; it is {shown(value)}")
         return value
     if origin is tuple:
         return _convert_tuple(value, choices, path)
     if _is_mapping(hint) and isinstance(value, Mapping):
         hint = choices[1]
-        return {k: convert(v, hint, f"{path}.{_in_line(k)}") for k, v in value.items()}
-    if hint is float and type(value) is int:
+        return {k: convert(v, hint, f"{path}.{in_line(k)}") for k, v in value.items()}
+    if hint is float and type(value) is int and abs(value) <= _LARGEST:
         return float(value)
     if type(value) is not hint:
         is_nested = dataclasses.is_dataclass(hint) or _is_mapping(hint)
         name = "a mapping" if is_nested else hint.__name__
         raise UsageError(
-            f"{path} must be {name}; it is {_shown(value)} ({type(value).__name__})"
+            f"{path} must be {name}; it is {shown(value)} ({type(value).__name__})"
         )
     return value
 
@@ -162,14 +165,46 @@ def _is_mapping(hint: Any) -> bool:
     return typing.get_origin(hint) in (dict, Mapping)
 
 
-def _in_line(key: Any) -> str:
+def in_line(key: Any) -> str:
     """Returns a key as a message of one line has it: a file's may hold anything."""
-    return str(key) if str(key).isprintable() else repr(key)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
+    text = str(key) if str(key).isprintable() else repr(key)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message of one line has it."""
+    try:
+        text = repr(value)
+    except Exception:  # too many digits, too deeply nested, or a user's own class
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def check_texts(value: Any, path: str) -> None:
+    """Raises unless all text in nested values could be the name of a file.
+
+    Raises:
+        UsageError: One has a character that no file name has, or is longer than any.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_texts(inner, f"{path}.{in_line(key)}")
+    elif isinstance(value, tuple):
+        for index, inner in enumerate(value):
+            check_texts(inner, f"{path}[{index}]")
+    elif isinstance(value, str):
+        try:
+            size = len(value.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            size = -1
+        if size < 0 or "\0" in value:
+            raise UsageError(
+                f"{path} must be Unicode without NUL; it is {shown(value)}"
+            )
+        if size > _LONGEST_NAME:
+            raise UsageError(
+                f"{path} must have at most {_LONGEST_NAME:,} bytes; it has {size:,}"
+            )
 
 
 def _check_choice(value: Any, choices: tuple[Any, ...], path: str) -> None:
@@ -182,7 +217,7 @@ def _check_choice(value: Any, choices: tuple[Any, ...], path: str) -> None:
     kind = cls.__name__.removesuffix("Config").lower()
     raise UsageError(
         f"{path} must be a number, or a {kind} such as "
-        f'"{dataclasses.asdict(cls())}"; it is {_shown(value)}'
+        f'"{dataclasses.asdict(cls())}"; it is {shown(value)}'
     )
 
 
@@ -198,11 +233,11 @@ def _choose(value: Any, choices: tuple[Any, ...]) -> Any:
 def _convert_tuple(value: Any, items: tuple[Any, ...], path: str) -> Any:
     """Returns nested tuples; JSON turns tuples into lists, so lists are accepted."""
     if not isinstance(value, tuple | list):
-        raise UsageError(f"{path} must be a tuple; it is {_shown(value)}")
+        raise UsageError(f"{path} must be a tuple; it is {shown(value)}")
     if items[-1] is ...:
         items = items[:1] * len(value)
     if len(items) != len(value):
-        raise UsageError(f"{path} must have {len(items)} items; it is {_shown(value)}")
+        raise UsageError(f"{path} must have {len(items)} items; it is {shown(value)}")
     return tuple(
         convert(item, hint, f"{path}[{index}]")
         for index, (item, hint) in enumerate(zip(value, items, strict=True))
@@ -212,7 +247,14 @@ def _convert_tuple(value: Any, items: tuple[Any, ...], path: str) -> Any:
 def at_least(value: int, least: int, path: str) -> None:
     """Raises unless a config value is at least `least`; `path` names it."""
     if value < least:
-        raise UsageError(f"{path} must be at least {least}; it is {value}")
+        raise UsageError(f"{path} must be at least {least}; it is {shown(value)}")
+
+
+def whole(value: int, least: int, most: int, path: str) -> None:
+    """Raises unless a whole number of a config is in [least, most]."""
+    at_least(value, least, path)
+    if value > most:
+        raise UsageError(f"{path} must be at most {most:,}; it is {shown(value)}")
 
 
 def between(value: float, low: float, high: float, path: str) -> None:

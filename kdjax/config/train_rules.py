@@ -3,10 +3,20 @@
 import dataclasses
 from collections.abc import Callable
 
-from kdjax.config.parsing import at_least, between
+from kdjax.config.parsing import at_least, between, whole
 from kdjax.config.schema import OPTIMIZER_PARAMETERS, OptimizerConfig, TrainConfig
 from kdjax.core.errors import UsageError
 
+MOST = 10**9  # of steps, rows and whatever else is counted
+_WHOLE = {"steps": 1, "batch_size": 1, "micro_batches": 1, "chunk_size": 0}
+# What float32 can hold, with room to calculate.
+_NUMBERS = {
+    "learning_rate": (1e-30, 1e6),
+    "clip": (1e-30, 1e30),
+    "epsilon": (1e-30, 1e6),
+    "beta2_decay": (1e-6, 1e3),
+}
+_ALMOST_ONE = 1 - 2**-24  # from here on it is 1 in float32
 # Parameters that do nothing unless another one has some value.
 _ONLY: tuple[tuple[str, Callable[[OptimizerConfig], bool], str], ...] = (
     ("decay_fraction", lambda o: o.decay == "wsd", "decay = 'wsd'"),
@@ -21,10 +31,8 @@ def check_train(train: TrainConfig, path: str) -> None:
     Raises:
         UsageError: A value is out of range, or would do nothing.
     """
-    at_least(train.steps, 1, f"{path}.steps")
-    at_least(train.batch_size, 1, f"{path}.batch_size")
-    at_least(train.micro_batches, 1, f"{path}.micro_batches")
-    at_least(train.chunk_size, 0, f"{path}.chunk_size")
+    for name, least in _WHOLE.items():
+        whole(getattr(train, name), least, MOST, f"{path}.{name}")
     if not 0 < train.data_fraction <= 1:
         raise UsageError(
             f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
@@ -38,10 +46,12 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
             f"{path}.name must be one of {', '.join(OPTIMIZER_PARAMETERS)}; it is "
             f"{optimizer.name!r}"
         )
-    for name in ("learning_rate", "clip", "epsilon", "beta2_decay"):
+    for name, (low, high) in _NUMBERS.items():
         value = getattr(optimizer, name)
-        if not 0 < value < float("inf"):
-            raise UsageError(f"{path}.{name} must be > 0 and finite; it is {value:g}")
+        if not low <= value <= high:
+            raise UsageError(
+                f"{path}.{name} must be > 0 and in [{low:g}, {high:g}]; it is {value:g}"
+            )
     for name in (
         "warmup_fraction",
         "decay_fraction",
@@ -50,7 +60,7 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
     ):
         between(getattr(optimizer, name), 0.0, 1.0, f"{path}.{name}")
     for name in ("beta1", "beta2", "momentum"):
-        if not 0 <= getattr(optimizer, name) < 1:
+        if not 0 <= getattr(optimizer, name) < _ALMOST_ONE:
             value = getattr(optimizer, name)
             raise UsageError(f"{path}.{name} must be in [0, 1); it is {value:g}")
     _check_warmup(optimizer, steps, path)

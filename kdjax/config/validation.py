@@ -6,9 +6,10 @@ Neither jax nor anything heavy is imported here, so that mistakes are reported a
 import dataclasses
 import re
 
+from kdjax.config.architecture import MOST_TOKENS
 from kdjax.config.data_rules import check_data
 from kdjax.config.model_rules import check_model, check_used
-from kdjax.config.parsing import at_least, between, from_mapping
+from kdjax.config.parsing import between, check_texts, from_mapping, whole
 from kdjax.config.schema import (
     AnyConfig,
     Config,
@@ -19,8 +20,14 @@ from kdjax.config.schema import (
     TeacherConfig,
 )
 from kdjax.config.student_rules import student_model
-from kdjax.config.train_rules import check_train
+from kdjax.config.train_rules import MOST, check_train
 from kdjax.core.errors import UsageError
+
+_MOST_SEEDS = 10**6
+_LARGEST_SEED = 2**31 - 1  # so that each of the seeds has 32 bits
+# Beyond them, what a loss divides by its temperature overflows or is lost in float32.
+_TEMPERATURES = 1e-3, 1e3
+_WEIGHTS = 1e-6, 1e6
 
 
 def validate(config: AnyConfig) -> Config:
@@ -74,7 +81,6 @@ def check(config: Config) -> None:
     To know those means to import jax, which takes a second.
     """
     for value, name in (
-        (config.seeds, "seeds"),
         (config.log_every, "log_every"),
         (config.evaluate.every, "evaluate.every"),
         (config.evaluate.rows, "evaluate.rows"),
@@ -82,15 +88,16 @@ def check(config: Config) -> None:
         (config.checkpoint.every, "checkpoint.every"),
         (config.checkpoint.keep, "checkpoint.keep"),
     ):
-        at_least(value, 1, f"config.{name}")
+        whole(value, 1, MOST, f"config.{name}")
     if not 0 <= config.checkpoint.minutes < float("inf"):
         raise UsageError(
             "config.checkpoint.minutes must be at least 0 and finite; it is "
             f"{config.checkpoint.minutes:g}"
         )
-    at_least(config.evaluate.final_rows, 0, "config.evaluate.final_rows")
-    at_least(config.seed, 0, "config.seed")
-    at_least(config.data.length, 2, "config.data.length")
+    whole(config.evaluate.final_rows, 0, MOST, "config.evaluate.final_rows")
+    whole(config.seeds, 1, _MOST_SEEDS, "config.seeds")
+    whole(config.seed, 0, _LARGEST_SEED, "config.seed")
+    check_texts(dataclasses.asdict(config), "config")
     check_data(config)
     _check_distill(config.distill)
     _check_mesh(config.mesh)
@@ -104,8 +111,7 @@ def check(config: Config) -> None:
 
 def _check_distill(distill: DistillConfig) -> None:
     for value in _ends(distill.temperature):
-        if not 0 < value < float("inf"):
-            raise UsageError(f"config.distill.temperature must be > 0; it is {value:g}")
+        between(value, *_TEMPERATURES, "config.distill.temperature")
     for value in _ends(distill.alpha):
         between(value, 0.0, 1.0, "config.distill.alpha")
 
@@ -146,9 +152,9 @@ def _ends(value: float | ScheduleConfig) -> tuple[float, ...]:
 def _check_mesh(mesh: MeshConfig) -> None:
     sizes = dataclasses.asdict(mesh)
     for axis, size in sizes.items():
-        if size < 1 and size != -1:
+        if size != -1 and not 1 <= size <= MOST:
             raise UsageError(
-                f"config.mesh.{axis} must be -1 or at least 1; it is {size}"
+                f"config.mesh.{axis} must be -1 or in [1, {MOST:,}]; it is {size}"
             )
     if list(sizes.values()).count(-1) > 1:
         raise UsageError(f"only one axis of config.mesh may be -1; it is {sizes}")
@@ -170,11 +176,10 @@ def _check_teachers(config: Config) -> None:
         path = config.teacher_path(name)
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
             raise UsageError(f"{path}: a teacher's name has only letters, digits and _")
-        at_least(teacher.seed, 0, f"{path}.seed")
+        whole(teacher.seed, 0, _LARGEST_SEED, f"{path}.seed")
         check_train(teacher.train, f"{path}.train")
         _check_rules(teacher.rules, f"{path}.rules")
-        if not 0.0 < teacher.weight < float("inf"):
-            raise UsageError(f"{path}.weight must be > 0; it is {teacher.weight:g}")
+        between(teacher.weight, *_WEIGHTS, f"{path}.weight")
         if len(config.all_teachers) == 1 and teacher.weight != 1.0:
             raise UsageError(f"{path}.weight is for several teachers; there is one")
         if teacher.path:
@@ -192,7 +197,7 @@ def _check_student(config: Config) -> None:
     """Raises on errors that can be found without reading the directories it names."""
     student = config.student
     teacher = next(iter(config.all_teachers.values()))
-    at_least(student.calibration_rows, 1, "config.student.calibration_rows")
+    whole(student.calibration_rows, 1, MOST, "config.student.calibration_rows")
     if student.layer_map and student.init != "random":
         raise UsageError(
             f"config.student.layer_map and config.student.init = {student.init!r} both "
@@ -238,4 +243,10 @@ def check_batches(config: Config, shards: int) -> None:
             raise UsageError(
                 f"{path}.batch_size = {size} is not divisible by micro_batches "
                 f"* mesh.data * mesh.fsdp = {micro_batches} * {shards}"
+            )
+        if size * config.data.length > MOST_TOKENS:
+            raise UsageError(
+                f"{path}.batch_size * config.data.length = "
+                f"{size * config.data.length:,} tokens; at most {MOST_TOKENS:,} fit "
+                "into a batch: lower one of them"
             )

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import filelock
 from etils import epath
@@ -77,6 +77,22 @@ class Lock:
             yield
         finally:
             self.release()
+
+    def make_once(
+        self, what: str, is_made: Callable[[], bool], make: Callable[[], None]
+    ) -> None:
+        """Makes something unless it is there, or another process has just made it.
+
+        Args:
+            what: What is made, for messages.
+            is_made: Whether it is there.
+            make: Makes it.
+        """
+        if is_made():
+            return
+        with self.held(what, is_needed=False):
+            if not is_made():
+                make()
 
     def owner(self) -> str:
         """Returns who took the lock last."""

@@ -18,6 +18,7 @@ from kdjax.config.schema import DataConfig, TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.data.corpora import open_corpus
 from kdjax.data.documents import Corpus, Digest, Document
+from kdjax.data.keeping import keep_rows, keep_tokenizer
 from kdjax.data.packing import Row, pack
 from kdjax.data.sizes import measure_splits
 from kdjax.data.stored import PackedRows
@@ -115,15 +116,18 @@ def prepare(
         yield from pack(ids, data.length, tokenizer.prefix)
         size["lost_bytes"] = lost.bytes
 
-    builder = PackedRows(
-        info=info,
-        rows={split: lambda split=split: rows(split) for split in sizes},  # type: ignore[misc]
-        data_dir=str(cache_dir / "rows" / _key(_identity(info, tokenizer))),
-    )
+    directory = cache_dir / "rows" / _key(_identity(info, tokenizer))
+
+    def build() -> PackedRows:
+        return PackedRows(
+            info=info,
+            rows={split: lambda split=split: rows(split) for split in sizes},  # type: ignore[misc]
+            data_dir=str(directory),
+        )
+
     tfds.disable_progress_bar()
-    builder.download_and_prepare()
-    stored = _described(builder.info.metadata, tokenizer, tokenizer_config)
-    sources = {split: builder.as_data_source(split=split) for split in sizes}
+    metadata, sources = keep_rows(directory, build)
+    stored = _described(metadata, tokenizer, tokenizer_config)
     return Prepared(tokenizer, sources, stored)
 
 
@@ -206,12 +210,11 @@ def _tokenizer(
     """Returns a tokenizer trained on the corpus, but only if it is not cached."""
     content = "" if config.kind == "bytes" else train["sha256"]
     path = cache_dir / "tokenizers" / f"{_key([training_key(config), content])}.json"
-    if path.exists():
-        return load_tokenizer(path, config.end_of_text)
-    tokenizer = train_tokenizer((d.text for d in corpus.splits["train"]()), config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path)
-    return tokenizer
+
+    def train() -> TextTokenizer:
+        return train_tokenizer((d.text for d in corpus.splits["train"]()), config)
+
+    return keep_tokenizer(path, config.end_of_text, train)
 
 
 def _key(content: Any) -> str:

@@ -15,6 +15,7 @@ from kdjax.config.model_rules import check_model
 from kdjax.config.schema import Config, Rules, TokenizerConfig
 from kdjax.core.clock import Clock
 from kdjax.core.errors import UsageError
+from kdjax.core.logging import size_of
 from kdjax.data import Prepared
 from kdjax.evaluation.evaluators import Evaluator as TaskEvaluator
 from kdjax.evaluation.held_out import OwnMetrics
@@ -22,12 +23,17 @@ from kdjax.experiment.paths import named_models
 from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model, build
+from kdjax.models.flops import forward_flops
+from kdjax.parallel.memory import total_memory
 from kdjax.parallel.sharding import barrier, make_placement, shardings
 from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.task import Task
 
 # Parameters and two moments in float32, per checkpoint.
 _BYTES_PER_PARAMETER = 12
+# The least that a parameter takes of the devices' memory, in bytes: in float32 with its
+# gradient, and in bfloat16.
+_TRAINED, _LOADED = 8, 2
 
 
 class Setting(NamedTuple):
@@ -162,6 +168,7 @@ def make_model(
         )
     model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     check_model(model, config, path)
+    check_memory(model, path, setting.mesh, is_trained=is_trained)
     if model.attention == "cudnn" and jax.default_backend() != "gpu":
         raise UsageError(f"{path}.attention = 'cudnn' needs a GPU; choose 'auto'")
     built = build(model, placement=make_placement(setting.mesh, rules))
@@ -171,6 +178,31 @@ def make_model(
         needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
         check_space(setting.workdir, needed)
     return built
+
+
+def check_memory(
+    model: ModelConfig, path: str, mesh: Mesh, *, is_trained: bool
+) -> None:
+    """Raises if all devices together cannot even hold the parameters.
+
+    Args:
+        model: The architecture.
+        path: Its key in the config, for messages.
+        mesh: The devices, along `data` of which parameters are repeated.
+        is_trained: Whether gradients are as large again.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    parameters = int(forward_flops(model, 0) / 2)  # those of its matrices
+    each = _TRAINED if is_trained else _LOADED
+    needed, total = parameters * each * mesh.shape["data"], total_memory()
+    if total is not None and needed > total:
+        raise UsageError(
+            f"{path} has {parameters:,} parameters, which need {size_of(needed)} of "
+            f"memory on this mesh; {size_of(total)} are there: make it smaller, or "
+            "raise config.mesh.fsdp"
+        )
 
 
 def parameter_shardings(model: Model, rules: Rules, setting: Setting) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from kdjax.config.parsing import convert
 from kdjax.core.files import write_json
 from kdjax.core.logging import say
 from kdjax.evaluation.likelihood import Subject
@@ -80,7 +79,7 @@ def start_run(
         role="start",
         seed=setting.config.seed,
         model="student",
-        final=convert(remembered(path, evaluate), dict[str, HeldOut], str(path)),
+        final=remembered(path, evaluate, dict[str, HeldOut]),
         origin=start.origin,
         tasks=tasks_of_start(evaluator, first_params, setting),
     )

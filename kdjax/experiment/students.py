@@ -1,5 +1,6 @@
 """Initialises students: at random, from a model on disk, or by pruning a teacher."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,9 @@ from etils import epath
 
 from kdjax.checkpoints import StoredModel
 from kdjax.config.architecture import ModelConfig
+from kdjax.config.parsing import convert
 from kdjax.config.student_rules import computed_as, student_model
+from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_json
 from kdjax.core.logging import say
 from kdjax.experiment.setting import (
@@ -25,6 +28,7 @@ from kdjax.parallel.sharding import make_placement
 from kdjax.train.sources import device_batches
 
 KEY = "config.student"
+_REMEDY = "delete it to measure this again"
 
 
 class Start(NamedTuple):
@@ -125,7 +129,13 @@ def _parts(model: Model, teacher: Trained, setting: Setting) -> prune.Parts:
             importance = _measure(teacher, setting)
         return prune.choose(config, model.config, layers, importance)._asdict()
 
-    return prune.Parts(**remembered(setting.workdir / "cut.json", choose))
+    path = setting.workdir / "cut.json"
+    found = remembered(path, choose)
+    kept = found.get("layers")
+    is_whole = found.keys() == {*prune.Parts._fields} and isinstance(kept, list)
+    if not is_whole or not {*map(str, kept)} <= {*map(str, range(config.layers))}:
+        raise UsageError(f"{path} names no parts of the teacher; {_REMEDY}")
+    return prune.Parts(**found)
 
 
 def _measure(teacher: Trained, setting: Setting) -> Importance:
@@ -141,15 +151,32 @@ def _measure(teacher: Trained, setting: Setting) -> Importance:
     )
 
 
-def remembered(path: epath.Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def remembered(
+    path: epath.Path, make: Callable[[], dict[str, Any]], hint: Any = None
+) -> Any:
     """Returns what an earlier start of the experiment stored, or makes and stores it.
 
     Processes need no barrier here: `make` either needs them all, or gives the same
     result on each.
+
+    Args:
+        path: The file.
+        make: Returns what it shall hold.
+        hint: The type of what is returned, as `convert` takes it; None: as in JSON.
+
+    Raises:
+        UsageError: The file is damaged.
     """
     if path.exists():
-        return read_json(path, "delete it to measure this again")
-    made = make()
-    if jax.process_index() == 0:
-        write_json(path, made)
-    return made
+        found = read_json(path, _REMEDY)
+    else:
+        made = make()
+        if jax.process_index() == 0:
+            write_json(path, made)
+        found = json.loads(json.dumps(made))
+    if hint is None:
+        return found
+    try:
+        return convert(found, hint, str(path))
+    except UsageError as error:
+        raise UsageError(f"{error}; {_REMEDY}") from None

@@ -77,4 +77,4 @@ def tasks_of_start(
     if not setting.tasks:
         return {}
     path = setting.workdir / "initial_tasks.json"
-    return remembered(path, lambda: evaluator.tasks(params()))
+    return remembered(path, lambda: evaluator.tasks(params()), measuring.Tasks)

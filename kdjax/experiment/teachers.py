@@ -166,10 +166,21 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
     directory, metrics = cache / "teachers" / key, setting.workdir / name
     if setting.shared is not None:  # so that whoever comes next can resume it
         metrics = setting.shared / f"{name}-{key}"
-    lock, is_made = lock_on(cache, "teacher", key), native.is_model(directory)
-    is_needed = setting.shared is not None
-    with one_at_a_time(lock, name, is_made=is_made, is_needed=is_needed):
-        return trainer(name, config.seed, directory, metrics)
+    lock, is_needed = lock_on(cache, "teacher", key), setting.shared is not None
+
+    def obtain() -> Trained:
+        is_made = native.is_model(directory)
+        with one_at_a_time(lock, name, is_made=is_made, is_needed=is_needed):
+            return trainer(name, config.seed, directory, metrics)
+
+    try:
+        return obtain()
+    except native.Damaged as error:
+        say(f"{name}: trained again, for the cache is damaged: {error}")
+    with one_at_a_time(lock, name, is_needed=is_needed):
+        if jax.process_index() == 0:
+            native.discard_damaged(directory)
+    return obtain()
 
 
 def _load(

@@ -5,19 +5,22 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
+from kdjax.config.parsing import from_mapping, in_line, shown
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
-from kdjax.core.files import read_json, write_json
+from kdjax.core.files import read_json, remove_leftovers, write_json
 from kdjax.core.locks import Lock, NoLocksError
 from kdjax.core.logging import say
 from kdjax.experiment.plans import raise_steps, read_plans
 
-_CONFIG = "config.json"
+_CONFIG, _DATA = "config.json", "data.json"
+_KEYS = {"teacher", "student", "distill"}  # of every config, of any version
+_WRITTEN = (".", "*", "*/model")  # which directories in a workdir hold small files
 # Keys that may change between two starts of one experiment: they affect where and how
 # long it runs, but no existing result. For the last three, `check_data` tells.
 _FREE = (
@@ -83,12 +86,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
     wanted = _plain(config)
     try:
         names = _names(workdir)
-        found = _experiment(workdir)
-        if names and found is None:
-            raise UsageError(
-                f"{workdir} is not empty and holds no experiment, so it is left "
-                "untouched; choose another --workdir"
-            )
+        found = _experiment(workdir, names, may_be_damaged=overwrite)
         if overwrite and names:
             for path in workdir.iterdir():
                 if path.name not in (_LOCK, _OWNER):
@@ -99,6 +97,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
             read_plans(workdir, _steps(wanted))  # a damaged one is told of at once
             raise_steps(workdir, _steps(found), _steps(wanted))
         workdir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(workdir, *_WRITTEN)
         write_json(workdir / _CONFIG, wanted)
     except OSError as error:
         raise UsageError(
@@ -125,7 +124,7 @@ def check_data(
     wanted |= hashes
     spelled = {"special_tokens": info.get("special_tokens", "")}
     wanted |= spelled if any(spelled.values()) else {}
-    stored = workdir / "data.json"
+    stored = workdir / _DATA
     if not stored.exists():
         write_json(stored, wanted)
         return
@@ -139,8 +138,9 @@ def check_data(
         is_library = info.get("source") == "stdlib"
         why = " (Python versions differ in their library)" if is_library else ""
         raise UsageError(
-            f"{workdir} was started on other data: {', '.join(changed)} changed "
-            f"since{why}; choose another --workdir, or pass --overwrite to start over"
+            f"{workdir} was started on other data: {', '.join(map(in_line, changed))} "
+            f"changed since{why}; choose another --workdir, or pass --overwrite to "
+            "start over"
         )
     write_json(stored, wanted)  # with what an older version left out
 
@@ -148,12 +148,11 @@ def check_data(
 def finished_report(workdir: epath.Path, config: Config) -> epath.Path | None:
     """Returns the report's path if this same experiment has finished here."""
     try:
-        report = json.loads((workdir / "report" / "report.json").read_text())
-    except (OSError, ValueError):
+        report = read_json(workdir / "report" / "report.json")
+    except UsageError:
         return None
     path = workdir / "report" / "report.html"
-    found = report.get("config") if isinstance(report, dict) else None
-    same = _completed(found, _plain(Config())) == _plain(config)
+    same = _completed(report.get("config"), _plain(Config())) == _plain(config)
     return path if same and path.exists() else None
 
 
@@ -184,6 +183,7 @@ def make_cache(config: Config) -> None:
     directory = cache_directory(config)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory, "tokenizers", "sizes", "rows/*", "teachers/*")
     except OSError as error:
         raise UsageError(
             f"cannot write to {directory} ({error.strerror}); choose another "
@@ -252,22 +252,63 @@ def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]
     elif path == _STEPS and found < wanted:
         return
     elif found != wanted:
-        yield f"{path} is {found!r} there and {wanted!r} now"
+        yield f"{path} is {shown(found)} there and {shown(wanted)} now"
 
 
-def _experiment(workdir: epath.Path) -> Any:
-    """Returns the config of the experiment in the directory, or None.
+def _experiment(
+    workdir: epath.Path, names: Collection[str], *, may_be_damaged: bool
+) -> Any:
+    """Returns the config of the experiment in the directory; None: there is none yet.
 
-    Model directories have a config.json as well, but with none of these keys.
+    Args:
+        workdir: The directory.
+        names: What it holds.
+        may_be_damaged: Whether it is enough that there is an experiment.
+
+    Raises:
+        UsageError: It holds something else, or the config is damaged.
     """
+    path = workdir / _CONFIG
+    # Older versions could leave an empty one when the machine stopped.
+    if not names or ({*names} == {_CONFIG} and not path.stat().length):
+        return None
     try:
-        found = json.loads((workdir / _CONFIG).read_text())
-    except (OSError, ValueError):
-        return None
-    keys = {"teacher", "student", "distill"}
-    if not isinstance(found, dict) or not keys <= found.keys():
-        return None
-    return _completed(found, _plain(Config()))
+        found = read_json(path)
+        # Model directories have a config.json as well, but with none of these keys.
+        if not found.keys() >= _KEYS:
+            raise _not_ours(workdir)
+        found = _completed(found, _plain(Config()))
+        from_mapping(Config, found, str(path))
+    except UsageError as error:
+        if not _is_ours(workdir):
+            raise _not_ours(workdir) from None
+        if may_be_damaged:
+            return None
+        raise UsageError(
+            f"{error}; restore it (with another --workdir, this command writes the "
+            "same one), or pass --overwrite to delete what is there"
+        ) from None
+    return found
+
+
+def _is_ours(workdir: epath.Path) -> bool:
+    """Returns whether a directory whose config is damaged holds an experiment."""
+    try:
+        return {"train", "tokenizer"} <= read_json(workdir / _DATA).keys()
+    except UsageError:
+        pass
+    try:
+        content = (workdir / _CONFIG).read_bytes()
+    except OSError:
+        return False
+    return all(f'"{key}":'.encode() in content for key in _KEYS)
+
+
+def _not_ours(workdir: epath.Path) -> UsageError:
+    return UsageError(
+        f"{workdir} is not empty and holds no experiment, so it is left untouched; "
+        "choose another --workdir"
+    )
 
 
 def _completed(found: Any, default: Any) -> Any:

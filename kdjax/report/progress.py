@@ -129,11 +129,15 @@ def read_records(path: epath.Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append({k: v for k, v in record.items() if _is_number(v)})
     return records
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _config(workdir: epath.Path) -> Config:

@@ -1,7 +1,6 @@
 """Results on disk: `report.json` of an experiment and `result.json` of a run."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from etils import epath
 
 from kdjax.config.parsing import at_least, convert, from_mapping
 from kdjax.core.errors import UsageError
-from kdjax.core.files import read_json
+from kdjax.core.files import SEAL, read_json
 from kdjax.results.data import VALIDATION
 from kdjax.results.measured import Results, Run, teacher_role
 
@@ -27,7 +26,7 @@ def from_json(values: Any, path: str) -> Results:
     """Returns the results in a parsed report.json, including those of older versions.
 
     Args:
-        values: The content; "summary" is derived from the rest and thus ignored.
+        values: The content; what is derived from the rest is ignored.
         path: The path shown in error messages.
 
     Raises:
@@ -35,7 +34,8 @@ def from_json(values: Any, path: str) -> Results:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{path} must hold an object, as a report.json does")
-    values = {key: value for key, value in values.items() if key != "summary"}
+    left_out = ("summary", SEAL)
+    values = {key: value for key, value in values.items() if key not in left_out}
     if "teacher" in values and "teachers" not in values:  # older: a single one
         values["teachers"] = {"teacher": values.pop("teacher")}
     if isinstance(values.get("runs"), list):
@@ -62,6 +62,8 @@ def read_run(path: epath.Path) -> Run:
     """
     try:
         run: Run = convert(_with_model(_load(path)), Run, str(path))
+        if VALIDATION not in run.final:
+            raise UsageError(f"{path}.final.{VALIDATION} is missing")
     except UsageError as error:
         raise UsageError(f"{error}; delete it to measure the run again") from None
     return run
@@ -78,14 +80,11 @@ def read_work(workdir: epath.Path) -> float | None:
 
 
 def _load(path: epath.Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError:
+    if not path.exists():
         raise UsageError(
             f"there is no {path}; --workdir must be that of a finished experiment"
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged: {error}") from None
+        )
+    return read_json(path)
 
 
 def _with_model(run: Any) -> Any:

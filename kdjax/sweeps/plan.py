@@ -1,6 +1,5 @@
 """A sweep's directory: whose it is, which points it has, what became of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,7 +100,7 @@ def claim(sweep: Sweep) -> None:
         with sweep.lock("sweep").held("the list of points"):
             path = directory / _INDEX
             if path.exists():
-                _check_own(read_json(path), sweep, path)
+                _check_own(read_json(path, f"delete {directory}"), sweep, path)
             write_json(path, _index(sweep))
     except OSError as error:
         raise UsageError(
@@ -165,10 +164,9 @@ def _check_own(found: Mapping[str, Any], sweep: Sweep, path: epath.Path) -> None
 def read_failure(path: epath.Path) -> dict[str, Any] | None:
     """Returns what a point's failed.json says, or None if it has not failed."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except UsageError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def steps_of(points: Sequence[Point]) -> set[int]:

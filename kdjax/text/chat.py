@@ -1,14 +1,10 @@
 """A model's chat template and its special tokens."""
 
-import datetime
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import jinja2
-from jinja2 import ext, sandbox
+from typing import NamedTuple
 
 from kdjax.core.errors import UsageError
+from kdjax.text.templates import render
 
 
 class Chat(NamedTuple):
@@ -52,7 +48,7 @@ class Chat(NamedTuple):
         """Returns a conversation as text.
 
         Renders in a sandbox, as transformers does, because the template comes with the
-        weights; this limits what it can access, not how long it runs.
+        weights.
 
         Args:
             messages: Each with "role" and "content".
@@ -73,21 +69,15 @@ class Chat(NamedTuple):
                 "the model's tokenizer has no chat template; drop --chat, or put a "
                 "chat_template.jinja beside its tokenizer.json"
             )
-        environment = sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols", _Generation],
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+        variables = {
+            "messages": messages,
+            "add_generation_prompt": answers,
+            "tools": None,
+            "documents": None,
+            **self.named,
+        }
         try:
-            text = environment.from_string(self.template).render(
-                messages=messages,
-                add_generation_prompt=answers,
-                tools=None,
-                documents=None,
-                **self.named,
-            )
+            text = render(self.template, variables)
         # Expressions in a template can raise anything.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
@@ -98,26 +88,3 @@ class Chat(NamedTuple):
         if answers or last not in text:
             return text
         return text[: text.rindex(last) + len(last)]
-
-
-class _Generation(ext.Extension):
-    """Ignores the tags around the text that a model is trained to generate."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja's own convention)
-
-    def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(value: Any, **options: Any) -> str:
-    """Returns plain JSON; jinja's own filter escapes it for HTML."""
-    return json.dumps(value, **{"ensure_ascii": False} | options)
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

@@ -9,6 +9,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from kdjax.config.architecture import MOST_IDS
 from kdjax.config.schema import TokenizerConfig
 from kdjax.core.errors import UsageError
 from kdjax.formats.gguf import read_header
@@ -163,6 +164,12 @@ def read_tokenizer(path: epath.Path) -> TokenizerFile:
 def _wrap(
     tokenizer: tokenizers.Tokenizer, end_of_text: str | int, source: str
 ) -> TextTokenizer:
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= MOST_IDS:
+        raise UsageError(
+            f"{source} gives a token the id {largest:,}; ids must be below "
+            f"{MOST_IDS:,}: correct it, or choose another tokenizer"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None) is not None:

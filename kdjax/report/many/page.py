@@ -56,7 +56,7 @@ def write_card(
     comparison = compare(read_points(paths))
     words = verdict(comparison)
     place.mkdir(parents=True, exist_ok=True)
-    write_json(place / "card.json", _as_json(comparison, words))
+    write_json(place / "card.json", _as_json(comparison, words), sealed=False)
     write_bytes(place / "points.csv", csv_text(comparison).encode())
     images = []
     for name, description, png in _all_plots(comparison):
