@@ -10,6 +10,7 @@ from absl import app, flags, logging
 
 from kdjax.core.errors import UsageError
 from kdjax.core.huge_pages import use_huge_pages
+from kdjax.core.leaving import promptly
 
 _FAILED, _MISTAKEN = 1, 2
 _HELP = {"help", "h", "helpshort", "helpfull", "?"}
@@ -59,7 +60,7 @@ def run(
             sys.exit(_INTERRUPTED)
 
     use_huge_pages()
-    app.run(guarded, flags_parser=partial(_parse, explain=explain))
+    app.run(promptly(guarded), flags_parser=partial(_parse, explain=explain))
     sys.exit(0)
 
 
