@@ -175,6 +175,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(options, program, message):
     assert message in errors and errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, True),
+        ({"KDJAX_PROCESSES": "2", "KDJAX_PROCESS": "0", "SLURM_PROCID": "1"}, True),
+        ({"KDJAX_PROCESSES": "2", "KDJAX_PROCESS": "1"}, False),
+        ({"SLURM_PROCID": "1"}, False),
+        ({"KDJAX_PROCESSES": "1", "SLURM_PROCID": "1"}, True),  # a point of a sweep
+    ],
+)
+def test_the_first_process_knows_it_before_it_joins(told, expected):
+    assert leaving.is_first(told) == expected
+
+
 # What srun tells the tasks of a step, here the first of two on two nodes.
 TASK = {
     "SLURM_JOB_ID": "7",

@@ -22,6 +22,8 @@ def joined(index: int) -> None:
 
 def is_first(environment: Mapping[str, str]) -> bool:
     """Returns whether this is the first process of its run, before it has joined it."""
+    if environment.get("KDJAX_PROCESSES") == "1":
+        return True
     names = ("KDJAX_PROCESS", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
     return next((environment[n] for n in names if environment.get(n)), "0") == "0"
 

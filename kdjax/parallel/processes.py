@@ -36,6 +36,7 @@ def join_processes() -> int:
     known: dict[str, Any] = {"local_device_ids": slurm_devices(os.environ)}
     if "KDJAX_PROCESSES" in os.environ:
         known["num_processes"], known["process_id"] = _told(os.environ)
+        known["cluster_detection_method"] = "deactivate"
     if known.get("num_processes") == 1 or is_no_slurm_task(os.environ):
         return 0
     try:
