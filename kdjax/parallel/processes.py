@@ -1,8 +1,8 @@
 """How the processes of one run find each other, wherever it was started."""
 
 import contextlib
-import errno
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,8 @@ from kdjax.core.logging import mute, say
 
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 _SHUTDOWN = 20  # seconds that a process waits at its end for the others
-_PATIENCE = 20.0  # seconds of waiting after which it is worth a line
+_PATIENCE = 20  # seconds of waiting for the others after which it is worth a line
+_LONGEST = 300  # seconds of waiting for them
 _NO_TASKS = 0xFFFFFFF0  # SLURM's ids from here on are shells, batch scripts and such
 
 
@@ -27,11 +28,11 @@ def join_processes() -> int:
     MPI jax detects it; anywhere else there is one process. Must be called before
     anything asks jax for its devices. All processes but the first are muted.
 
-    If a process dies, the others end within about half a minute, with an error.
+    If a process dies, the others end within about half a minute, with an error. So does
+    one that the others do not join within five minutes.
 
     Raises:
         UsageError: `KDJAX_PROCESSES` and `KDJAX_PROCESS` make no sense.
-        OSError: The processes did not find each other.
     """
     known: dict[str, Any] = {"local_device_ids": slurm_devices(os.environ)}
     if "KDJAX_PROCESSES" in os.environ:
@@ -40,19 +41,15 @@ def join_processes() -> int:
     if known.get("num_processes") == 1 or is_no_slurm_task(os.environ):
         return 0
     try:
-        with _saying_who_is_waited_for():
+        with _expecting_the_others():
             jax.distributed.initialize(
                 **known,
+                initialization_timeout=2 * _LONGEST,
                 heartbeat_timeout_seconds=_HEARTBEAT,
                 shutdown_timeout_seconds=_SHUTDOWN,
             )
     except ValueError:  # no cluster was found
         return 0
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(
-            errno.ETIMEDOUT, "the processes of this run did not meet", reason
-        ) from None
     if jax.process_count() > 1:
         leaving.joined(jax.process_index())
     if jax.process_index():
@@ -116,14 +113,28 @@ def slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
 
 
 @contextlib.contextmanager
-def _saying_who_is_waited_for() -> Iterator[None]:
-    """Says so, once, if the other processes do not come."""
+def _expecting_the_others() -> Iterator[None]:
+    """Says once that this process waits for the others, and ends it if none come.
+
+    jax would say nothing for its own time, and abort with pages then.
+    """
     where = os.environ.get("JAX_COORDINATOR_ADDRESS", "the first process's address")
-    message = f"waiting for the other processes of this run at {where} ..."
-    timer = threading.Timer(_PATIENCE, say, [message])
-    timer.daemon = True
-    timer.start()
+
+    def give_up() -> None:
+        message = f"error: not all processes of this run came to {where} within"
+        print(f"{message} {_LONGEST} s", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    waiting = f"waiting for the other processes of this run at {where} ..."
+    timers = (
+        threading.Timer(_PATIENCE, say, [waiting]),
+        threading.Timer(_LONGEST, give_up),
+    )
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
