@@ -123,6 +123,8 @@ def run(
         restarts, seen = restarts + 1, seen | found
         _say(f"starting all again, restart {restarts} of {retries} without progress")
         time.sleep(pause)
+        if received:
+            return status
 
 
 def _run_once(

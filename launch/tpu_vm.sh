@@ -89,34 +89,41 @@ start() { # COMMAND ...: on all workers, without waiting for it
     printf -v line '%q ' "$@"
     # The shell gets the signals too, and lives on to write the exit code.
     line="trap : TERM; $line; echo \$? > ~/$HERE/exit.new; mv ~/$HERE/exit.new ~/$HERE/exit"
-    on_all "mkdir -p $HERE kdjax; rm -f $HERE/exit; cd kdjax
+    on_all "mkdir -p $HERE kdjax; rm -f $HERE/exit $HERE/stopped; cd kdjax
         PATH=\$PWD/.venv/bin:\$PATH setsid nohup bash -c $(printf %q "$line") \
             > ~/$HERE/log 2>&1 < /dev/null & echo \$! > ~/$HERE/pid"
 }
 
-stop() { # asks, waits for two minutes, and kills
+end() { # asks, waits for two minutes, and kills
     on_all "pid=\$(cat $HERE/pid 2>/dev/null) || exit 0
         [ ! -e $HERE/exit ] && kill -TERM -- -\$pid 2>/dev/null || exit 0
         for _ in \$(seq 120); do [ -e $HERE/exit ] && exit 0; sleep 1; done
         kill -KILL -- -\$pid"
 }
 
-status() { # one line for each worker: none, running, lost or its exit code
-    on_all "if [ -e $HERE/exit ]; then cat $HERE/exit
-        elif [ ! -e $HERE/pid ]; then echo none
-        elif kill -0 -- -\$(cat $HERE/pid) 2>/dev/null; then echo running
-        else echo lost; fi"
+stop() { # for good: a `run` that watches ends too
+    on_all "mkdir -p $HERE; touch $HERE/stopped" || true
+    end
+}
+
+status() { # a line for each worker: none, running, stopped, lost or its exit code
+    on_all "cd $HERE 2>/dev/null || { echo kdjax: none; exit; }
+        if [ -e exit ] && [ -e stopped ]; then echo kdjax: stopped
+        elif [ -e exit ]; then echo kdjax: \$(cat exit)
+        elif [ ! -e pid ]; then echo kdjax: none
+        elif kill -0 -- -\$(cat pid) 2>/dev/null; then echo kdjax: running
+        else echo kdjax: lost; fi"
 }
 
 outcome() { # the worst that is known of all workers
     local found code
-    if ! found=$(status 2>/dev/null); then
+    if ! found=$(status 2>/dev/null | sed -n 's/^kdjax: //p'); then
         # A worker that cannot be reached may be back at the next look.
         found=$(state 2>/dev/null) || found=
         [[ $found == ACTIVE ]] && echo running || echo gone
         return
     fi
-    for code in 2 130; do # a mistake in the command or config, Ctrl-C
+    for code in stopped 2 130; do # the last two: a mistake, Ctrl-C
         grep -qx "$code" <<<"$found" && echo "$code" && return
     done
     if grep -qvxE 'running|none|0|42' <<<"$found"; then
@@ -140,8 +147,12 @@ run() { # COMMAND ...: until it is done
             say "done"
             return 0
             ;;
+        stopped)
+            say "stopped"
+            return 42
+            ;;
         2 | 130)
-            stop
+            end
             return "$code"
             ;;
         none) ;;
@@ -154,7 +165,7 @@ run() { # COMMAND ...: until it is done
         42) say "stopped and saved; starting again" ;;
         *)
             ((SECONDS - began < STEADY)) || failures=0
-            stop || true
+            end || true
             if ((++failures > RETRIES)); then
                 say "failed with $code; giving up after $RETRIES restarts"
                 return 1

@@ -251,6 +251,7 @@ def test_what_is_told_to_be_alone_joins_nobody(monkeypatch):
     """As the points of a sweep whose own process is one of several tasks."""
     for name, value in (TASK | {"KDJAX_PROCESSES": "1"}).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delattr(processes.jax.distributed, "initialize")
     assert processes.join_processes() == 0
 
 

@@ -88,6 +88,11 @@ def command(place, text):
     return ("run", "bash", script)
 
 
+def signal_workers(place, number):
+    for pid in place.glob("kdjax/*/kdjax-run/pid"):
+        os.killpg(int(pid.read_text()), number)
+
+
 def starts(place):
     return sorted((place / "starts").read_text().split())
 
@@ -112,7 +117,7 @@ def test_all_workers_start_again_when_one_fails(tpu):
     assert "failed with 7; starting all again (1 of 3)" in errors
     workers = ["kdjax-0-0", "kdjax-0-1", "kdjax-1-0", "kdjax-1-1"]
     assert starts(tpu.place) == sorted(2 * workers)
-    assert tpu("status", SLICES="2")[1].split() == ["0"] * 4
+    assert tpu("status", SLICES="2")[1].splitlines() == ["kdjax: 0"] * 4
 
 
 def test_failures_in_a_row_end(tpu):
@@ -143,8 +148,8 @@ def test_what_was_stopped_and_saved_resumes_until_it_is_done(tpu):
     time.sleep(1)
     second.terminate()
     second.communicate()
-    assert tpu("status")[1].split() == ["running", "running"]
-    assert tpu("stop")[0] == 0
+    assert tpu("status")[1].split() == ["kdjax:", "running"] * 2
+    signal_workers(tpu.place, signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "saved; starting again" in errors
     assert (tpu.place / "saved-kdjax-0").exists()
@@ -160,8 +165,7 @@ def test_slices_that_were_taken_away_are_asked_for_again(tpu):
         time.sleep(0.05)
     time.sleep(1)  # they have been written
     (tpu.place / "state").write_text("SUSPENDED\n")
-    for pid in tpu.place.glob("kdjax/*/kdjax-run/pid"):
-        os.killpg(int(pid.read_text()), signal.SIGKILL)
+    signal_workers(tpu.place, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "taken away; asking for another" in errors
@@ -170,6 +174,18 @@ def test_slices_that_were_taken_away_are_asked_for_again(tpu):
         *("create", "delete", "create")
     ]
     assert (tpu.place / "kdjax" / "1" / "kdjax" / "setup.cfg").exists()
+
+
+def test_what_is_stopped_by_hand_stays_so(tpu):
+    tpu("create")
+    text = "trap 'exit 42' TERM\nwhile true; do sleep 0.1; done"
+    process = tpu.start(*command(tpu.place, text))
+    while not (tpu.place / "starts").exists() or len(starts(tpu.place)) < 2:
+        time.sleep(0.05)
+    assert tpu("stop")[0] == 0
+    process.communicate(timeout=300)
+    assert process.returncode == 42 and len(starts(tpu.place)) == 2
+    assert tpu("status")[1].splitlines() == ["kdjax: stopped"] * 2
 
 
 def test_without_a_verb_it_tells_what_there_is(tpu):
