@@ -14,6 +14,7 @@ Any key of the config can be overridden: --config.distill.temperature=2. All key
 explained in docs/config.md and, where kdjax is installed, in kdjax/config/schema.py.
 """
 
+import os
 import pathlib
 import sys
 
@@ -25,7 +26,7 @@ from kdjax.config.flags import read_literals
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
 from kdjax.config.validation import check, parse, validate
-from kdjax.core import cli
+from kdjax.core import cli, leaving
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
 from kdjax.experiment.paths import check_paths
@@ -63,12 +64,14 @@ def main(argv: list[str]) -> None:
     directory = epath.Path(_WORKDIR.value or _default_workdir()).expanduser()
     done = workdir.finished_report(directory, settings)
     if done is not None and not _OVERWRITE.value:
-        print(f"finished before; the report: {done}")
+        if leaving.is_first(os.environ):
+            print(f"finished before; the report: {done}")
         return
     check_paths(settings)
     validate(settings)
     # Imported late, so that a mistake is reported before seconds of imports.
-    from kdjax.parallel.sharding import join_processes
+    from kdjax.parallel.processes import join_processes
+    from kdjax.parallel.sharding import barrier
 
     is_first = join_processes() == 0
     from kdjax import report
@@ -81,6 +84,7 @@ def main(argv: list[str]) -> None:
             page = report.write(results, directory / "report")
             verdict = "\n\n".join(report.summarise(results).paragraphs)
             print(report.table(results), verdict, f"report: {page}", sep="\n\n")
+    barrier("reported")  # at their end the others would not wait for long
 
 
 def _default_workdir() -> pathlib.Path:

@@ -23,7 +23,7 @@ def run(
     """Runs an experiment, or what is left of it, and writes its report.
 
     It is what `python -m kdjax.main` does. Where several processes take part, each must
-    first call `kdjax.parallel.sharding.join_processes`.
+    first call `kdjax.parallel.processes.join_processes`.
 
     Args:
         config: The config, as `load_config` returns it, with any changes.

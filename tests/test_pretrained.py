@@ -203,7 +203,8 @@ def test_a_model_on_a_mesh_computes_what_it_computes_on_one_device():
 TWO = """
 import sys
 import jax, numpy
-from kdjax.parallel.sharding import join_processes, make_mesh
+from kdjax.parallel.processes import join_processes
+from kdjax.parallel.sharding import make_mesh
 process = join_processes()
 from kdjax import models
 from kdjax.config import MeshConfig

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 
 from kdjax.core.errors import UsageError
 from kdjax.core.huge_pages import use_huge_pages
+from kdjax.core.leaving import promptly
 from kdjax.core.stopping import INTERRUPTED, Preempted, stop_at_once
 
 _FAILED, _MISTAKEN = 1, 2
@@ -65,7 +66,7 @@ def run(
 
     use_huge_pages()
     stop_at_once(stopped)
-    app.run(guarded, flags_parser=partial(_parse, explain=explain))
+    app.run(promptly(guarded), flags_parser=partial(_parse, explain=explain))
     sys.exit(0)
 
 

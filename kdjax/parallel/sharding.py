@@ -6,7 +6,6 @@ the same way, so they get the same placement.
 """
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
-from kdjax.core.logging import mute
 from kdjax.parallel.placement import Placement, name_of
 
 Batch = dict[str, jax.Array]  # tokens and their annotations, rows first
@@ -40,30 +38,6 @@ DEFAULT_RULES: Rules = (
     (r"head/kernel$", ("fsdp", "tensor")),
     (r"(scale|bias)$", ()),
 )
-
-
-def join_processes() -> int:
-    """Connects the processes of one run and returns this one's index.
-
-    `launch/local.py` sets `KDJAX_PROCESSES` and `KDJAX_PROCESS`; on TPU pods and under
-    SLURM jax detects the topology itself; anywhere else there is one process. Must be
-    called before anything asks jax for its devices. All processes but the first are
-    muted.
-    """
-    # Its handler would take SIGTERM, which `kdjax.core.stopping` does.
-    jax.config.update("jax_enable_preemption_service", False)
-    if count := os.environ.get("KDJAX_PROCESSES"):
-        jax.distributed.initialize(
-            num_processes=int(count), process_id=int(os.environ["KDJAX_PROCESS"])
-        )
-    else:
-        try:
-            jax.distributed.initialize()
-        except ValueError:  # no cluster was found
-            return 0
-    if jax.process_index():
-        mute()
-    return jax.process_index()
 
 
 def barrier(name: str) -> None:

@@ -93,6 +93,8 @@ def kubernetes(
         "name": "kdjax",
         "image": image,
         "command": ["/bin/sh", "-c", script],
+        # Or else jax may take the pods for the processes of one run.
+        "env": [{"name": "KDJAX_PROCESSES", "value": "1"}],
         "volumeMounts": [{"name": "sweep", "mountPath": directory}],
     }
     claim = {"name": "sweep", "persistentVolumeClaim": {"claimName": volume}}

@@ -153,7 +153,8 @@ class Worker:
 
     def _environment(self) -> dict[str, str]:
         shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if self._workers > 1 else {}
-        return shared | os.environ
+        # A task of a cluster's job passes its variables on; the points are none.
+        return shared | os.environ | {"KDJAX_PROCESSES": "1"}
 
     def _collect(self) -> None:
         """Takes note of the processes that have ended."""
