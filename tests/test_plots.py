@@ -13,6 +13,7 @@ from measurements import (
 
 from kdjax.report.plots import calibration, canvas, curves, entropy, many_curves
 from kdjax.report.plots.axis import Mark, draw_axis
+from kdjax.report.plots.lengths import Length, Level, Line, draw_lengths
 from kdjax.report.summary import summarise
 from kdjax.results.measured import CalibrationBin, CurvePoint
 
@@ -148,3 +149,20 @@ def test_a_mean_of_different_twins_is_called_one(twins, label):
     ]
     plot, *_ = draw_axis("width", [16, 32], ["16", "32"], ["bits"], marks).axes
     assert label in [line.get_label() for line in plot.lines]
+
+
+@pytest.mark.parametrize("teacher", [9.0, 25.0, 40_000.0])
+def test_seconds_of_training_are_legible_however_far_apart(teacher):
+    points = [Length(500 * n, 0.02 * n, 2 - n / 100, 0.01) for n in (1, 4, 16)]
+    drawing = draw_lengths([Line("student", points)], Level(1.5, teacher), "device")
+    drawing.draw_without_rendering()
+    plot = drawing.axes[1]
+    low, high = plot.get_xlim()
+    labels = plot.get_xticklabels()
+    labels = [label for label in labels if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) >= 3
+    assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert "0.1" in [label.get_text() for label in labels]
+    (legend,) = drawing.legends
+    assert legend.texts[0].get_text() == "student"

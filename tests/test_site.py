@@ -154,6 +154,12 @@ def test_the_site_has_every_page(site):
         for lead in pages[folder / "README.html"].leads
     }
     assert expected - reached == {folder / "index.html", folder / "README.html"}
+    # The guide is read in the order in which its first page lists it.
+    guide = ROOT / "docs" / "guide" / "README.md"
+    listed = ["README.md", *links(guide)]
+    order = [f"docs/guide/{name}".replace(".md", ".html") for name in listed]
+    leads = dict.fromkeys(pages[folder / "README.html"].leads)
+    assert [lead for lead in leads if lead in order] == order
 
 
 @pytest.mark.slow
@@ -214,6 +220,9 @@ def test_every_exported_name_is_in_the_reference(site):
 def test_the_reference_shows_what_the_source_says(site):
     """Stars, shapes, defaults and colons, which Sphinx reads in ways of its own."""
     folder, _ = site
+    # A flag's hyphens are no dash, in text as in code.
+    quoted = (folder / "docs" / "guide" / "reading.html").read_text()
+    assert "seed; --config.seeds=3" in quoted
     shown = ""
     for path in sorted((folder / "docs" / "api").iterdir()):
         text = html.unescape(re.sub(r"<[^>]*>", "", path.read_text()))

@@ -65,13 +65,14 @@ maximum_signature_line_length = 72
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
-smartquotes_action = "D"  # dashes alone: quotes in the text are those of code
+smartquotes = False  # "--" begins a flag, and quotes in the text are those of code
 python_display_short_literal_types = True
 
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "kdjax"
 html_copy_source = False
+html_domain_indices = False  # no page leads to it
 html_show_sphinx = False
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]

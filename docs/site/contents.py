@@ -1,10 +1,13 @@
 """The site's table of contents, which README does not show on GitHub."""
 
+import pathlib
+import re
 from typing import NamedTuple
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+GUIDE = "docs/guide/"
 HOW_TOS = (
     "docs/data",
     "docs/tokenizers",
@@ -34,8 +37,8 @@ class Part(NamedTuple):
 
 def parts(found: set[str]) -> list[Part]:
     """Returns the site's parts; a page with no other place is a how-to."""
-    guide = [page for page in found if page.startswith("docs/guide/")]
-    guide.sort(key=lambda page: (not page.endswith("/README"), page))
+    guide = sorted(page for page in found if page.startswith(GUIDE))
+    guide = [*dict.fromkeys((*_guide_order(), *guide))]
     others = sorted(
         page
         for page in found
@@ -55,6 +58,13 @@ def parts(found: set[str]) -> list[Part]:
         for part in all_parts
     ]
     return [part for part in kept if part.pages]
+
+
+def _guide_order() -> list[str]:
+    """Returns the guide's first page, and the others in the order of its links."""
+    first = f"{GUIDE}README"
+    text = (pathlib.Path(__file__).parents[2] / f"{first}.md").read_text()
+    return [first, *(GUIDE + name for name in re.findall(r"\]\((\w+)\.md\)", text))]
 
 
 def toctree(pages: list[str], title: str = "") -> str:

@@ -151,7 +151,8 @@ def evaluate(
     """
     found = [eval_step(params, teacher_params, batch) for batch in batches]
     # Added on the host: on a device each sum would be a program of its own.
-    host = jax.tree.map(lambda *each: np.sum(each, 0, np.float64), *jax.device_get(found))
+    fetched = jax.device_get(found)
+    host = jax.tree.map(lambda *each: np.sum(each, 0, np.float64), *fetched)
     others: dict[str, Any] = buckets(host)
     if "bin_confidence" in host:
         bins = host.pop("bin_confidence"), host.pop("bin_accuracy")

@@ -14,6 +14,9 @@ from kdjax.report.plots.canvas import (
     tidy,
 )
 
+_PAID = "student, its teacher's training counted"
+_FEW_DECADES = 2000  # the most that labels at 1, 2 and 5 have room for
+
 
 class Length(NamedTuple):
     """The models of a role that were trained for one length.
@@ -87,7 +90,10 @@ def draw_lengths(
         )
         plot.set_ylabel("bits/byte")
         tidy(plot)
-    add_legend(drawing, plots[-1])
+    # matplotlib puts plain lines first.
+    handles, labels = plots[-1].get_legend_handles_labels()
+    entries = sorted(zip(handles, labels, strict=True), key=lambda e: e[1] == _PAID)
+    add_legend(drawing, plots[-1], entries)
     return drawing
 
 
@@ -104,11 +110,14 @@ def _draw_times(
                 color=looks[line.role]["color"],
                 ls=":",
                 lw=1.4,
-                label="student, its teacher's training counted",
+                label=_PAID,
             )
     plot.set_xscale("log")
-    plot.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    plot.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    low, high = plot.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high < _FEW_DECADES * low else (1.0,)
+    plot.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+    # No "20m", which would be read as minutes.
+    plot.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
     plot.xaxis.set_minor_locator(ticker.NullLocator())
 
 
