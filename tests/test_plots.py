@@ -1,6 +1,7 @@
 """The plots show the part of the run that matters, and every seed's tokens."""
 
 import dataclasses
+import itertools
 
 import pytest
 from measurements import (
@@ -162,7 +163,7 @@ def test_seconds_of_training_are_legible_however_far_apart(teacher):
     labels = [label for label in labels if low <= label.get_position()[0] <= high]
     boxes = [label.get_window_extent() for label in labels]
     assert len(boxes) >= 3
-    assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
     assert "0.1" in [label.get_text() for label in labels]
     (legend,) = drawing.legends
     assert legend.texts[0].get_text() == "student"
