@@ -128,7 +128,8 @@ class TestLive:
         (tmp_path / "tasks" / "own.yaml").write_text(json.dumps(cases.task(items)))
         arguments = ("--tasks", "kdjax_items", "--include_path", tmp_path / "tasks")
         said = runs.run(
-            *("-m", "kdjax.harness", "--model_args", f"path={path('gpt2')}"),
+            *("-m", "kdjax.harness"),
+            *("--model_args", f"path={path('gpt2')},batch_size=8"),
             *arguments,
             env=runs.environment(HF_HUB_OFFLINE="1"),
         ).stdout

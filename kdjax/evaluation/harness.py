@@ -84,6 +84,21 @@ class KdjaxLM(TemplateLM):
         self._encoder = self._stored.tokenizer
         self._continuers: dict[Sampling, Continuer] = {}
 
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> "KdjaxLM":
+        """Returns the model of some `model_args`.
+
+        Args:
+            arg_dict: The `model_args`.
+            additional_config: The harness's own arguments, which `model_args` override;
+                its command line always has a batch size, by default 1.
+        """
+        own = additional_config or {}
+        given = {key: value for key, value in own.items() if value is not None}
+        return cls(**{**given, **arg_dict})
+
     @property
     def eot_token_id(self) -> int:
         """The id that ends a text."""
