@@ -212,9 +212,10 @@ def differences(found: Any, wanted: Any) -> list[str]:
 def _may_lock(workdir: epath.Path) -> bool:
     """Returns False for what is not ours, or no directory: `claim` will refuse it."""
     try:
-        return not _names(workdir) or _experiment(workdir) is not None
-    except OSError:
+        _experiment(workdir, _names(workdir), may_be_damaged=True)
+    except (OSError, UsageError):
         return False
+    return True
 
 
 def _try(lock: Lock, workdir: epath.Path) -> bool:

@@ -64,7 +64,8 @@ class MetricWriter:
             return
         self._file.add(_line({"step": step, **scalars}))
         boards = (partial(board.write, step, scalars) for board in self._boards)
-        failures = [*filter(None, map(_failure, (self._file.write, *boards)))]
+        writes: list[Callable[[], object]] = [self._file.write, *boards]
+        failures = [*filter(None, map(_failure, writes))]
         if failures and not self._is_failing:
             say(
                 f"note: metrics cannot be written to {self._path.parent} "
