@@ -211,10 +211,10 @@ def _tokenizer(
     content = "" if config.kind == "bytes" else train["sha256"]
     path = cache_dir / "tokenizers" / f"{_key([training_key(config), content])}.json"
 
-    def train() -> TextTokenizer:
+    def make() -> TextTokenizer:
         return train_tokenizer((d.text for d in corpus.splits["train"]()), config)
 
-    return keep_tokenizer(path, config.end_of_text, train)
+    return keep_tokenizer(path, config.end_of_text, make)
 
 
 def _key(content: Any) -> str:
