@@ -117,7 +117,7 @@ def check_architecture(model: ModelConfig, path: str) -> None:
     ):
         if not 0 <= getattr(model, name) <= _LARGEST:
             raise UsageError(
-                f"{path}.{name} must be in [0, {_LARGEST:g}]; 0 turns it off"
+                f"{path}.{name} must be >= 0 and at most {_LARGEST:g}; 0 turns it off"
             )
     _check_windows(model.windows, f"{path}.windows")
     _check_scaling(model.rope_scaling, f"{path}.rope_scaling")

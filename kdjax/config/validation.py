@@ -154,7 +154,8 @@ def _check_mesh(mesh: MeshConfig) -> None:
     for axis, size in sizes.items():
         if size != -1 and not 1 <= size <= MOST:
             raise UsageError(
-                f"config.mesh.{axis} must be -1 or in [1, {MOST:,}]; it is {size}"
+                f"config.mesh.{axis} must be -1 or at least 1, and at most {MOST:,}; "
+                f"it is {size}"
             )
     if list(sizes.values()).count(-1) > 1:
         raise UsageError(f"only one axis of config.mesh may be -1; it is {sizes}")

@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import jinja2
@@ -38,22 +37,38 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     Raises:
         Exception: It is wrong, fails, or takes too much time or memory.
     """
-    deadline = time.thread_time() + _SECONDS
-
-    def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.thread_time() > deadline:
-            raise _TooMuch(f"it runs for more than {_SECONDS:g} s")
-        return watch
-
     before = sys.gettrace()
-    sys.settrace(watch)
     try:
         template = _environment().from_string(source)
+        sys.settrace(_watch(time.thread_time() + _SECONDS))
         return "".join(_limited(template.generate(variables)))
     except _TooMuch as error:
         raise RuntimeError(str(error)) from None
     finally:
         sys.settrace(before)
+
+
+def _watch(deadline: float) -> Callable[..., Any]:
+    """Returns a trace function that ends what runs beyond a deadline.
+
+    It looks at each line of a template and at each call of anything.
+    """
+    watches: list[Callable[..., Any]] = []
+    # Called too often to be a function whose types are checked.
+    watches.append(
+        lambda frame, event, argument: (
+            _stop()
+            if time.thread_time() > deadline
+            else watches[0]
+            if frame.f_code.co_filename == "<template>"
+            else None
+        )
+    )
+    return watches[0]
+
+
+def _stop() -> None:
+    raise _TooMuch(f"it runs for more than {_SECONDS:g} s")
 
 
 def _limited(pieces: Iterable[str]) -> Iterator[str]:

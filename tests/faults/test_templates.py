@@ -44,12 +44,12 @@ MUCH = "too large a value"
     ],
 )
 def test_what_would_take_too_much_is_refused(template, words, monkeypatch):
-    monkeypatch.setattr(templates, "_SECONDS", 0.2)
+    monkeypatch.setattr(templates, "_SECONDS", 0.5)
     begun = time.thread_time()
     with pytest.raises(UsageError, match=words) as caught:
         Chat(template).render("hi")
     assert "\n" not in str(caught.value)
-    assert time.thread_time() - begun < 2
+    assert time.thread_time() - begun < 4
 
 
 def test_what_templates_do_is_done_as_before():
