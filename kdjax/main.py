@@ -29,6 +29,7 @@ from kdjax.config.validation import check, parse, validate
 from kdjax.core import cli, leaving
 from kdjax.core.errors import UsageError
 from kdjax.experiment import workdir
+from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
     from kdjax.experiment.experiment import run
 
     shared = _SHARED.value or None
-    with workdir.owned(directory, is_first=is_first, waits=bool(shared)):
+    with owned(directory, is_first=is_first, waits=bool(shared)):
         results = run(settings, directory, overwrite=_OVERWRITE.value, shared=shared)
         if is_first:
             page = report.write(results, directory / "report")

@@ -6,8 +6,9 @@ from etils import epath
 
 from kdjax.config.schema import AnyConfig
 from kdjax.config.validation import check, parse, validate
+from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
-from kdjax.experiment.workdir import finished_report, owned
+from kdjax.experiment.workdir import finished_report
 
 if TYPE_CHECKING:
     from kdjax.results.measured import Results

@@ -16,6 +16,7 @@ from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import beside, remove_leftovers
 from kdjax.experiment import workdir
+from kdjax.experiment.owners import owned
 from kdjax.experiment.students import remembered
 from kdjax.results.files import read_run
 
@@ -272,24 +273,24 @@ def test_the_config_s_cache_goes_before_the_environment_s(home, monkeypatch):
 
 
 def test_a_second_run_in_a_directory_is_refused_by_the_owner_s_name(claimed):
-    with workdir.owned(claimed, is_first=True, waits=False):
+    with owned(claimed, is_first=True, waits=False):
         workdir.claim(claimed, Config(), overwrite=True)  # which keeps the lock
-        second = workdir.owned(claimed, is_first=True, waits=False)
+        second = owned(claimed, is_first=True, waits=False)
         with pytest.raises(UsageError, match=rf"in use by process {os.getpid()} on"):
             second.__enter__()
-        with workdir.owned(claimed, is_first=False, waits=False):
+        with owned(claimed, is_first=False, waits=False):
             pass  # the others of a run's processes do not ask
-    with workdir.owned(claimed, is_first=True, waits=False):
+    with owned(claimed, is_first=True, waits=False):
         pass
 
 
 def test_a_lock_claims_nothing_and_touches_nothing_foreign(directory):
-    with workdir.owned(directory, is_first=True, waits=False):
+    with owned(directory, is_first=True, waits=False):
         workdir.claim(directory, Config())
     foreign = directory.parent / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
-    with workdir.owned(foreign, is_first=True, waits=False):
+    with owned(foreign, is_first=True, waits=False):
         assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
 
 
@@ -298,6 +299,6 @@ def test_without_locks_a_note_says_so(directory, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    with workdir.owned(directory, is_first=True, waits=False):
+    with owned(directory, is_first=True, waits=False):
         pass
     assert "start one run at a time there" in capsys.readouterr().err

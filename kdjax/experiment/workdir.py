@@ -1,6 +1,5 @@
 """The directory of one experiment: which config owns it, and whether it finished."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -14,8 +13,6 @@ from kdjax.config.parsing import from_mapping, in_line, shown
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, remove_leftovers, write_json
-from kdjax.core.locks import Lock, NoLocksError
-from kdjax.core.logging import say
 from kdjax.experiment.plans import raise_steps, read_plans
 
 _CONFIG, _DATA = "config.json", "data.json"
@@ -40,36 +37,8 @@ _FREE = (
 )
 _STEPS = "config.student.train.steps"  # may be raised: students are trained on
 FAILED = "failed.json"  # why a point of a sweep failed
-_LOCK, _OWNER = ".lock", ".lock.owner"
-_CLAIM_NOTHING = {FAILED, _LOCK, _OWNER}
-
-
-@contextlib.contextmanager
-def owned(workdir: epath.Path, *, is_first: bool, waits: bool) -> Iterator[None]:
-    """Keeps other runs out of the directory.
-
-    Args:
-        workdir: The experiment's directory.
-        is_first: Whether this is the first process of the run, which takes the lock.
-        waits: Whether to wait for a run that has it, as points of a sweep do.
-
-    Raises:
-        UsageError: Another run has it.
-    """
-    if not is_first or not _may_lock(workdir):
-        yield
-        return
-    lock = Lock(workdir / _LOCK)
-    with contextlib.ExitStack() as stack:
-        if waits:
-            stack.enter_context(lock.held(str(workdir), is_needed=False))
-        elif not _try(lock, workdir):
-            raise UsageError(
-                f"{workdir} is in use by {lock.owner()}; wait for it to end, or choose "
-                "another --workdir"
-            )
-        stack.callback(lock.release)
-        yield
+LOCK, _OWNER = ".lock", ".lock.owner"
+_CLAIM_NOTHING = {FAILED, LOCK, _OWNER}
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
@@ -89,7 +58,7 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         found = _experiment(workdir, names, may_be_damaged=overwrite)
         if overwrite and names:
             for path in workdir.iterdir():
-                if path.name not in (_LOCK, _OWNER):
+                if path.name not in (LOCK, _OWNER):
                     path.rmtree() if path.is_dir() else path.unlink()
         # A config alone, left by a start that failed early, claims nothing.
         elif set(names) > {_CONFIG}:
@@ -103,6 +72,18 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         raise UsageError(
             f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
         ) from None
+
+
+def is_open(workdir: epath.Path) -> bool:
+    """Returns whether a directory is an experiment's or may become one's.
+
+    What is not, `claim` refuses.
+    """
+    try:
+        _experiment(workdir, _names(workdir), may_be_damaged=True)
+    except (OSError, UsageError):
+        return False
+    return True
 
 
 def check_data(
@@ -207,26 +188,6 @@ def differences(found: Any, wanted: Any) -> list[str]:
         wanted: The config that is wanted.
     """
     return [*_differences(_completed(found, _plain(Config())), wanted)]
-
-
-def _may_lock(workdir: epath.Path) -> bool:
-    """Returns False for what is not ours, or no directory: `claim` will refuse it."""
-    try:
-        _experiment(workdir, _names(workdir), may_be_damaged=True)
-    except (OSError, UsageError):
-        return False
-    return True
-
-
-def _try(lock: Lock, workdir: epath.Path) -> bool:
-    """Takes the lock, and returns False if another run has it."""
-    try:
-        return lock.try_to_take()
-    except NoLocksError as error:
-        say(f"note: {workdir}: start one run at a time there: {error}")
-    except (OSError, UsageError):
-        pass  # it cannot be written to, which `claim` says in its own words
-    return True
 
 
 def _names(workdir: epath.Path) -> list[str]:

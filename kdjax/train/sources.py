@@ -1,7 +1,7 @@
 """Where the batches of a run come from."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from kdjax.parallel.sharding import Batch, batch_sharding, data_shard, to_device
 StoredRows = Sequence[dict[str, np.ndarray]]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A stream of global batches whose position can be saved and restored."""
 
