@@ -9,8 +9,8 @@ Trains a teacher (3 layers x 96) on the sources of Python's standard library, th
 student a quarter of its size (2 x 48) on its soft targets alone (`alpha = 1`,
 `temperature = 1`), then the student's hard-label twin. "scarce" shows the student 3% of
 the rows, about 18 times over. "long" trains a better teacher and, as a sweep, students
-and twins of 500 to 8,000 steps; the longest has a twin of equal compute as well. README
-has the figures.
+and twins of 500 to 8,000 steps, which takes two hours; the longest has a twin of equal
+compute as well. README has the figures.
 
 The models are small for a reason: in ten minutes on two cores a larger teacher learns
 so little that its student's own twin, trained longer, overtakes it.

@@ -428,7 +428,7 @@ def test_the_state_of_every_point_is_told(sweep):
         *("finished", "finished", "failed", "damaged", "unfinished", "unfinished")
     ]
     assert found["failed"].note == "it <b>diverged"
-    assert "report.json is damaged" in found["damaged"].note
+    assert "report.json cannot be read" in found["damaged"].note
     assert found["running"].note == "twin-0 at step 20"
     assert found["absent"].note == "not begun"
 
