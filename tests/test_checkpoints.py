@@ -313,6 +313,7 @@ def test_ids_become_text_without_what_is_special(written):
 # kind a tokenizer's file is or an export's shall be, are other questions.
 ASKING = {
     "is_model": {
+        "checkpoints/native.py",
         "checkpoints/opening.py",
         "experiment/runs.py",
         "experiment/shared.py",

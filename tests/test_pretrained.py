@@ -473,7 +473,7 @@ def test_a_wrong_tensor_is_refused_by_name(checkpoint, change, words):
         ({"num_hidden_layers": 1}, ("'model.layers.1.", "no place")),
         ({"num_hidden_layers": 4000}, ("4000 layers",)),
         ({"num_hidden_layers": 10**12}, ("out of range",)),
-        ({"vocab_size": 10**9}, ("sizes up to 1000000000",)),
+        ({"vocab_size": 10**9}, ("at most 4,194,304",)),
         ({"num_key_value_heads": 3}, ("kv_heads = 3",)),
         ({"rms_norm_eps": math.nan}, ("rms_norm_eps",)),
         ({"rms_norm_eps": 0}, ("rms_norm_eps must be more than 0",)),
