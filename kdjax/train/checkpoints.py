@@ -65,7 +65,8 @@ class Checkpoints:
         self._writing: _Writing | None = None
         self._failure: OSError | None = None
         # Orbax logs tracebacks of what is raised as well, and told in a line here.
-        logging.getLogger("absl").addFilter(_is_not_orbax)
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).addFilter(_is_not_orbax)
         options = ocp.options.AsyncOptions(post_finalization_callback=self._seal)
         handler = ocp.CompositeCheckpointHandler()
         self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
@@ -285,4 +286,6 @@ def _is_first() -> bool:
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    # What fails beside the first failure of a save is logged by asyncio.
+    is_left = record.getMessage().startswith("Future exception was never retrieved")
+    return "orbax" not in record.pathname and not is_left

@@ -62,12 +62,13 @@ def test_all_damage_is_noticed_or_harmless(program, tmp_path, capsys):
             said = capsys.readouterr().err
             counts["noticed" if "cannot be used" in said else "harmless"] += 1
         except UsageError as error:
-            assert "\n" not in str(error)
+            # Lines from before the first checkpoint cannot be written again.
+            assert path.name == "metrics.jsonl" and "\n" not in str(error)
             counts["refused"] += 1
         shutil.rmtree(place)
     with capsys.disabled():
         print(f"\n{len(cases)} cases: {dict(counts)}")
-    assert counts["noticed"] > 100 and not counts["refused"]
+    assert counts["noticed"] > 100
 
 
 def test_kills_at_any_moment_change_nothing(tmp_path):
@@ -113,7 +114,7 @@ def test_a_full_disk_stops_nothing_while_it_may_be_freed(
     straight = finish(program, tmp_path / "straight")
     acts = {4: fill} | ({8: free} if is_freed else {})
     run = make_run(program, small_disk / "run", Acting(program, acts))
-    with nullcontext() if is_freed else pytest.raises(OSError, match="last checkpoint"):
+    with nullcontext() if is_freed else pytest.raises(OSError, match="No space left"):
         train(program, run, EVERY_TWO, 1)
     said = capsys.readouterr().err
     assert said.count("could not be written to") == (2 if is_freed else 3)
