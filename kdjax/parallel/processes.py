@@ -42,6 +42,8 @@ def join_processes() -> int:
         known["cluster_detection_method"] = "deactivate"
     if known.get("num_processes") == 1 or is_no_slurm_task(os.environ):
         return 0
+    # Its handler would take SIGTERM, and do nothing.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         with _expecting_the_others():
             jax.distributed.initialize(
