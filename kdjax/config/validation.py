@@ -9,7 +9,7 @@ import re
 from kdjax.config.architecture import MOST_TOKENS
 from kdjax.config.data_rules import check_data
 from kdjax.config.model_rules import check_model, check_used
-from kdjax.config.parsing import between, check_texts, from_mapping, whole
+from kdjax.config.parsing import between, check_texts, from_mapping, shown, whole
 from kdjax.config.schema import (
     AnyConfig,
     Config,
@@ -155,7 +155,7 @@ def _check_mesh(mesh: MeshConfig) -> None:
         if size != -1 and not 1 <= size <= MOST:
             raise UsageError(
                 f"config.mesh.{axis} must be -1 or at least 1, and at most {MOST:,}; "
-                f"it is {size}"
+                f"it is {shown(size)}"
             )
     if list(sizes.values()).count(-1) > 1:
         raise UsageError(f"only one axis of config.mesh may be -1; it is {sizes}")

@@ -34,8 +34,6 @@ def join_processes() -> int:
     Raises:
         UsageError: `KDJAX_PROCESSES` and `KDJAX_PROCESS` make no sense.
     """
-    # Its handler would take SIGTERM, which `kdjax.core.stopping` does.
-    jax.config.update("jax_enable_preemption_service", False)
     known: dict[str, Any] = {"local_device_ids": slurm_devices(os.environ)}
     if "KDJAX_PROCESSES" in os.environ:
         known["num_processes"], known["process_id"] = _told(os.environ)

@@ -36,7 +36,7 @@ def test_a_command_ends_even_where_python_cannot_notice(number, code):
 RANK = """
 import json, os, pathlib, signal, sys, time
 import jax
-from kdjax.parallel.sharding import join_processes
+from kdjax.parallel.processes import join_processes
 rank = join_processes()
 from toy_training import *
 directory, steps, at = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
