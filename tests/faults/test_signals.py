@@ -61,7 +61,8 @@ def test_one_process_that_is_told_to_stop_stops_all_after_the_same_step(tmp_path
     def launch(name, at):
         env = runs.environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
         arguments = ("-c", RANK, tmp_path / name, 8, at)
-        return runs.run(*TWO, *arguments, env=env, check=False, timeout=300)
+        command = (TWO[0], "--retries=0", *TWO[1:], *arguments)
+        return runs.run(*command, env=env, check=False, timeout=300)
 
     straight = launch("straight", 0)
     assert straight.returncode == 0, straight.stdout
