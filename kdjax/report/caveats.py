@@ -15,7 +15,7 @@ from kdjax.results.measured import Results, Run, teacher_role
 
 _FAR = 8.0  # times the students' steps, beyond which nothing is foretold
 _FAST = 0.25  # of the difference between student and twin
-_ENOUGH = 5  # points of a curve that show how its last quarter went
+_ENOUGH = 4  # points of a curve that show how its last quarter went
 
 
 class _Ended(NamedTuple):
@@ -25,13 +25,11 @@ class _Ended(NamedTuple):
         level: Their final bits/byte, of all rows of the split that decides.
         half: How much they gained in the second half of their training.
         quarter: How much in the last quarter.
-        tokens: How many they were trained on.
     """
 
     level: float
     half: float
     quarter: float
-    tokens: int
 
 
 def caveats(results: Results, scores: Mapping[str, Scores]) -> str:
@@ -50,15 +48,36 @@ def caveats(results: Results, scores: Mapping[str, Scores]) -> str:
         scores: Bits/byte by role and seed.
 
     Returns:
-        Sentences; "" if there are none, or no curves.
+        Sentences; "" if there are none. Those about pace need curves.
     """
     return " ".join(_sentences(results, scores))
 
 
 def _sentences(results: Results, scores: Mapping[str, Scores]) -> Iterator[str]:
     student, twin = (_ended(role, results, scores) for role in ("student", "twin"))
-    if student is None or twin is None:
-        return
+    lead = None
+    if student and twin:
+        lead = twin.level - student.level
+        yield from _overtaking(results, scores, student, twin)
+    for name in results.teachers:
+        role = teacher_role(name)
+        ended = _ended(role, results, scores)
+        if ended and lead is not None and ended.quarter > _FAST * abs(lead):
+            yield (
+                f"The {role} was still improving when it stopped, by "
+                f"{ended.quarter:.4f} bits/byte in its last quarter."
+            )
+        seen, twins = (_tokens(each, results) for each in (role, "twin"))
+        if 0 < seen < twins:
+            yield (
+                f"The {role} was trained on fewer tokens than the twin: "
+                f"{seen:,} against {twins:,}."
+            )
+
+
+def _overtaking(
+    results: Results, scores: Mapping[str, Scores], student: _Ended, twin: _Ended
+) -> Iterator[str]:
     teacher = statistics.fmean(scores["teacher"].values())
     steps = results.config.student.train.steps
     factor = (twin.level + twin.half) / twin.level
@@ -75,44 +94,29 @@ def _sentences(results: Results, scores: Mapping[str, Scores]) -> Iterator[str]:
             f"The student's lead over the twin shrank by {shrunk:.4f} bits/byte in the "
             f"second half; at that pace the twin catches up after {when}."
         )
-    for name in results.teachers:
-        yield from _teacher_sentences(teacher_role(name), results, scores, lead, twin)
-
-
-def _teacher_sentences(
-    role: str,
-    results: Results,
-    scores: Mapping[str, Scores],
-    lead: float,
-    twin: _Ended,
-) -> Iterator[str]:
-    teacher = _ended(role, results, scores)
-    if teacher is None:
-        return
-    if teacher.quarter > _FAST * abs(lead):
-        yield (
-            f"The {role} was still improving when it stopped, by "
-            f"{teacher.quarter:.4f} bits/byte in its last quarter."
-        )
-    if teacher.tokens < twin.tokens:
-        yield (
-            f"The {role} was trained on fewer tokens than the twin: "
-            f"{teacher.tokens:,} against {twin.tokens:,}."
-        )
 
 
 def _ended(role: str, results: Results, scores: Mapping[str, Scores]) -> _Ended | None:
     """Returns how the runs of a role ended; None if their curves do not show it."""
-    runs = [run for run in results.runs if run.role == role]
+    runs = _runs(role, results)
     if any(len(run.curve) < _ENOUGH for run in runs) or not runs:
         return None
-    rows = runs[0].steps * trained_with(role, results.config).batch_size
     return _Ended(
         level=statistics.fmean(scores[role].values()),
         half=_gained(runs, 1 / 2),
         quarter=_gained(runs, 1 / 4),
-        tokens=rows * results.data.length,
     )
+
+
+def _tokens(role: str, results: Results) -> int:
+    """Returns how many tokens a role was trained on; 0 if it was not trained."""
+    runs = _runs(role, results)
+    steps = runs[0].steps if runs else 0
+    return steps * trained_with(role, results.config).batch_size * results.data.length
+
+
+def _runs(role: str, results: Results) -> list[Run]:
+    return [run for run in results.runs if run.role == role]
 
 
 def _gained(runs: Sequence[Run], share: float) -> float:
