@@ -355,6 +355,16 @@ def test_equal_numbers_are_one_value_and_schedules_are_values():
     assert axes([{"flag": True}, {"flag": 1}])["flag"] == [True, 1]
 
 
+def test_a_key_that_follows_another_is_no_axis():
+    sizes = [{"s.width": width, "s.layers": min(width, 2)} for width in (1, 2, 3)]
+    every = [{**size, "t.width": width} for size in sizes for width in (8, 9)]
+    assert axes(every) == {"s.width": [1, 2, 3], "t.width": [8, 9]}
+    # A product, of which one was stopped early; and a search, where no value recurs.
+    every = [{"a": a, "b": b} for a in (1, 2) for b in (3, 4)][:3]
+    assert [*axes(every)] == ["a", "b"]
+    assert [*axes([{"a": 1, "b": 5}, {"a": 2, "b": 6}])] == ["a", "b"]
+
+
 def test_plain_workdirs_differ_in_the_keys_that_change_results():
     first = make_results(student=[1.2])
     schedule = ScheduleConfig(start=4.0, end=1.0)

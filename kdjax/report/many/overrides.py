@@ -58,18 +58,37 @@ def changes_results(key: str) -> bool:
 def axes(overrides: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Returns the keys with several values, and these in order.
 
-    Seeds are no axis, nor are keys that change no result.
+    Seeds are no axis, nor are keys that change no result, nor those that follow
+    another: where a student of width 64 has 3 layers with each of several teachers, its
+    layers are no axis of their own.
     """
     found: dict[str, dict[str, Any]] = {}
     every = [*overrides]
     for each in every:
         for key, value in each.items():
             found.setdefault(key, {})[_plain(value)] = value
-    return {
+    varied = {
         key: in_order(values.values())
         for key, values in found.items()
         if key != SEED and len(values) > 1 and changes_results(key)
     }
+    leading: dict[str, list[Any]] = {}
+    # Of keys that follow one another, the first one leads.
+    for key in sorted(varied, key=lambda key: len(varied[key]), reverse=True):
+        if not any(_follows(key, other, every) for other in leading):
+            leading[key] = varied[key]
+    return {key: values for key, values in varied.items() if key in leading}
+
+
+def _follows(key: str, leader: str, every: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether each value of a leader that recurs has one value of the key.
+
+    In a random search hardly any value recurs, and nothing follows from that.
+    """
+    pairs = {(_plain(each.get(leader)), _plain(each.get(key))) for each in every}
+    settings = {setting_key(each) for each in every}
+    leaders = {value for value, _ in pairs}
+    return len(pairs) == len(leaders) < len(settings)
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
