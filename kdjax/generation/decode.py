@@ -1,7 +1,7 @@
 """Continues prompts with a model: prefill, then one token per row and step."""
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ class Generator:
         *,
         sampling: Sampling = Sampling(),  # noqa: B008 (a constant)
         stops: Collection[int] = (),
-        options: Mapping[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Compiles nothing yet.
 
