@@ -125,8 +125,17 @@ def test_a_config_file_with_a_divergence_of_its_own_is_an_experiment(texts, home
     command = [
         *runs.experiment(texts, "run"),
         *("--config.tokenizer.kind=bytes", "--config.log_every=1"),
-        *("--config.teacher.train.steps=3", "--config.student.train.steps=3"),
+        *("--config.teacher.train.steps=2", "--config.student.train.steps=3"),
         "--config.baseline=False",
+        # As in configs/gpt_debug.py, whose compiled programs are there.
+        *(
+            f"--config.{role}.{key}"
+            for role, layers, width in (("teacher", 2, 32), ("student", 1, 16))
+            for key in (
+                *(f"model.layers={layers}", f"model.width={width}", "model.heads=2"),
+                "train.batch_size=8",
+            )
+        ),
     ]
     command[2] = "--config=mine.py"
     runs.run(*command)
@@ -146,8 +155,9 @@ def test_the_session_in_a_notebook_runs_as_it_is_shown(texts, home):
         "    config = kdjax.load_config('kdjax:gpt_debug')\n"
         f"    config.data.update(source='files', pattern={str(texts)!r})\n"
         "    config.data.validation_fraction = 0.2\n"
-        "    config.teacher.train.steps = config.student.train.steps = 3\n"
-        "    config.evaluate.update(rows=16, final_rows=32)\n"
+        # As in other tests, whose compiled programs are there.
+        "    config.teacher.train.steps, config.student.train.steps = 2, 4\n"
+        "    config.evaluate.update(rows=16, final_rows=32, batch_size=8)\n"
         "    config.data.length = 64\n"
         "    return config\n"
     )

@@ -15,6 +15,7 @@ from etils import epath
 from PIL import Image, ImageColor
 from runs import read_report, write_corpus
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 import kdjax
 from kdjax.checkpoints import native
@@ -95,6 +96,9 @@ def board(directory):
         while data:
             (size,) = struct.unpack_from("<Q", data)
             event = event_pb2.Event.FromString(data[12 : 12 + size])
+            for start, end in ((0, 8), (12, 12 + size)):
+                (checksum,) = struct.unpack_from("<I", data, end)
+                assert masked_crc32c(data[start:end]) == checksum
             for scalar in event.summary.value:
                 yield (event.step, scalar.tag), np.float32(scalar.simple_value)
             data = data[16 + size :]

@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 from etils import epath
 
+_LEVEL = "xla_backend_optimization_level"
 _SHORTEST = 0.1  # seconds of compilation below which a cache lookup saves nothing
 
 
@@ -26,6 +29,17 @@ def keep_compiled(directory: epath.Path | None) -> None:
         path = directory / _processor()
         jax.config.update("jax_compilation_cache_dir", str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+
+
+def little_optimised() -> dict[str, Any] | None:
+    """Returns `jax.jit`'s compiler options for programs that run once or a few times.
+
+    On CPUs, optimising such code takes longer than it saves. Elsewhere there are none,
+    nor where `XLA_FLAGS` sets a level.
+    """
+    if jax.default_backend() != "cpu" or _LEVEL in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return {_LEVEL: 1}  # 0 would round otherwise: products and sums one by one
 
 
 def _processor() -> str:

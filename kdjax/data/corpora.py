@@ -6,6 +6,7 @@ can be iterated several times without being held in memory.
 """
 
 import importlib
+import os
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -37,11 +38,7 @@ def open_corpus(config: DataConfig) -> Corpus:
 def stdlib(config: DataConfig) -> Corpus:
     """Returns the running Python's standard library, and its manual as prose."""
     root = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    paths = [
-        path
-        for path in sorted(root.rglob("*.py"))
-        if not _NOT_LIBRARY & set(path.relative_to(root).parts)
-    ]
+    paths = sorted(_sources(root))
     skipped = Skipped()
 
     def walk(split: str) -> Iterator[Document]:
@@ -64,6 +61,12 @@ def stdlib(config: DataConfig) -> Corpus:
         importlib.import_module("pydoc_data").__path__[0], "topics.py"
     )
     return Corpus(splits | {"prose": prose}, skipped, (*paths, manual))
+
+
+def _sources(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    for directory, within, files_ in os.walk(root):
+        within[:] = {*within} - _NOT_LIBRARY  # site-packages may be large
+        yield from (pathlib.Path(directory, x) for x in files_ if x.endswith(".py"))
 
 
 CORPORA: dict[str, Callable[[DataConfig], Corpus]] = {

@@ -15,7 +15,7 @@ from kdjax.evaluation.likelihood import Subject
 from kdjax.losses import LossSharding, TokenMetric, token_metrics
 from kdjax.parallel.sharding import Batch
 from kdjax.results.measured import CalibrationBin
-from kdjax.targets.online import Predict
+from kdjax.targets.online import Predict, halve
 from kdjax.train.task import Task
 
 BINS = 15  # of confidence, the usual number (Guo et al. 2017, arXiv:1706.04599)
@@ -81,7 +81,7 @@ def make_eval_step(
     brief: bool = False,
     loss_sharding: LossSharding | None = None,
 ) -> EvalStep:
-    """Returns `step(params, frozen, batch) -> metrics`, jitted, the same each time.
+    """Returns `step(params, frozen, batch) -> metrics`, compiled, the same each time.
 
     The metrics are those of `token_metrics`, except that "confidence" and "correct" are
     summed in each of `BINS` bins of confidence, and "teacher_entropy" divides the
@@ -96,12 +96,18 @@ def make_eval_step(
         brief: Whether to return the cross-entropy and own metrics alone.
         loss_sharding: How the vocabulary is sharded over the mesh.
     """
+    mine, others = halve(model), None
+    if teacher is not None and teacher is not model:
+        others = halve(teacher)
 
-    def eval_step(params: Any, frozen: Any, batch: Batch) -> dict[str, Mean]:
+    def measure(
+        params: Any, frozen: Any, batch: Batch, read: Any, taught: Any
+    ) -> dict[str, Mean]:
         labels, weights = task.labels(batch)
-        found, targets = model(params, batch), None
-        if teacher is not None:
-            targets = found if teacher is model else teacher(frozen, batch)
+        found = mine.joined(params, batch, read)
+        targets = None if teacher is None else found
+        if others is not None:
+            targets = others.joined(frozen, batch, taught)
         values = token_metrics(
             found,
             labels,
@@ -121,7 +127,13 @@ def make_eval_step(
             bins |= by_entropy(entropy, *compared, weights)
         return {k: Mean.of(value, weights) for k, value in values.items()} | bins
 
-    return jax.jit(eval_step)
+    compiled = jax.jit(measure)
+
+    def eval_step(params: Any, frozen: Any, batch: Batch) -> dict[str, Mean]:
+        taught = None if others is None else others.read(frozen, batch)
+        return compiled(params, frozen, batch, mine.read(params, batch), taught)
+
+    return eval_step
 
 
 def _confidence_bins(

@@ -13,7 +13,7 @@ from kdjax.losses.targets import TOKENS
 from kdjax.losses.vocabulary import Vocabulary
 from kdjax.parallel.sharding import Batch
 from kdjax.results.samples import Passage, PassageToken
-from kdjax.targets.online import Predict
+from kdjax.targets.online import Predict, halve
 
 GUESSES = 5
 Scores = Callable[[Any, Batch], Float[Array, "R T V"]]
@@ -55,12 +55,13 @@ def make_scores(predict: Predict, text: Text, mesh: Mesh) -> Scores:
         mesh: The devices; each gets all logits.
     """
     rows, length = text.tokens.shape
+    halves = halve(predict)
 
     def narrowed(leaf: Array) -> Array:
         return leaf[:rows, :length].reshape(rows * length, *leaf.shape[2:])
 
-    def scores(params: Any, batch: Batch) -> Float[Array, "R T V"]:
-        targets = predict(params, batch)
+    def scores(params: Any, batch: Batch, leaves: Any) -> Float[Array, "R T V"]:
+        targets = halves.joined(params, batch, leaves)
         # Before the head: the logits of whole rows may not fit.
         few = jax.tree.map(
             lambda leaf, kind: narrowed(leaf) if kind == TOKENS else leaf,
@@ -71,7 +72,8 @@ def make_scores(predict: Predict, text: Text, mesh: Mesh) -> Scores:
         logits = few.fitted(real).logits(Vocabulary(), real, real)
         return logits.reshape(rows, length, real)
 
-    return jax.jit(scores, out_shardings=NamedSharding(mesh, P()))
+    compiled = jax.jit(scores, out_shardings=NamedSharding(mesh, P()))
+    return lambda params, batch: compiled(params, batch, halves.read(params, batch))
 
 
 def read_passage(

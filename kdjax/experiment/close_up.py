@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdjax.core.compilation import little_optimised
 from kdjax.evaluation.continuations import Prompt, choose_prompts, continue_prompts
 from kdjax.evaluation.passage import choose_text, make_scores, read_passage
 from kdjax.experiment.setting import Setting
@@ -45,15 +46,18 @@ class Texts:
 
     @functools.cached_property
     def batch(self) -> Batch:
-        """The passage, padded to rows that the mesh divides."""
-        mesh = self.setting.mesh
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        rows = len(self.passage.tokens)
-        size = -(-rows // shards) * shards
+        """The passage, padded to the shape of an evaluation's batches.
+
+        So models read it with programs that are compiled already.
+        """
+        mesh, config = self.setting.mesh, self.setting.config
+        rows, length = self.passage.tokens.shape
+        size = -(-rows // config.evaluate.batch_size) * config.evaluate.batch_size
+        empty = (0, size - rows), (0, config.data.length - length)
         index, count = data_shard(mesh, size)
         mine = slice(index * size // count, (index + 1) * size // count)
         local = {
-            name: np.pad(values, ((0, size - rows), (0, 0)))[mine]
+            name: np.pad(values, empty)[mine]
             for name, values in self.passage._asdict().items()
         }
         return to_devices(local, mesh, (index, count))
@@ -109,7 +113,8 @@ class CloseUp:
             return ()
         if self._generator is None:
             stops = self._texts.tokenizer.stops
-            self._generator = Generator(model, params, stops=stops)
+            options = little_optimised()
+            self._generator = Generator(model, params, stops=stops, options=options)
         generator = self._generator.with_params(params)
         tokens = min(_TOKENS, room)
         return continue_prompts(generator, prompts, self._texts.tokenizer, tokens)

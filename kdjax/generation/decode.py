@@ -47,6 +47,7 @@ class Generator:
         *,
         sampling: Sampling = Sampling(),  # noqa: B008 (a constant)
         stops: Collection[int] = (),
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Compiles nothing yet.
 
@@ -55,6 +56,7 @@ class Generator:
             params: Its parameters; they are used where they are placed.
             sampling: How tokens are sampled.
             stops: Tokens that end a row.
+            options: The compiler's, as `jax.jit` takes them.
 
         Raises:
             ValueError: The model cannot decode.
@@ -62,7 +64,7 @@ class Generator:
         if model.decode is None or model.init_cache is None:
             raise ValueError("the model has neither decode nor init_cache")
         self._model, self._params = model, params
-        self._stops = frozenset(stops)
+        self._stops, self._options = frozenset(stops), options
         self._functions = _make_programs(model, sampling)
         self._compiled: dict[Shape, Programs] = {}
 
@@ -109,7 +111,7 @@ class Generator:
         prefill = jax.jit(self._functions.prefill, static_argnames="length").lower(
             self._params, tokens, rows, keys, length=shape.length
         )
-        compiled = prefill.compile()
+        compiled = prefill.compile(self._options)
         # The cache stays where the first program puts it.
         placed = compiled.output_shardings
         cache, made = jax.tree.map(
@@ -120,7 +122,7 @@ class Generator:
         step = jax.jit(
             self._functions.step, donate_argnames="cache", out_shardings=placed
         ).lower(self._params, cache, made, rows, keys)
-        return Programs(compiled, step.compile())
+        return Programs(compiled, step.compile(self._options))
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], *, max_tokens: int, key: Key[Array, ""]

@@ -3,17 +3,15 @@
 import hashlib
 import importlib
 import platform
-import struct
 import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from etils import epath
-from tensorboardX.proto import event_pb2, summary_pb2
-from tensorboardX.record_writer import masked_crc32c
 
 from kdjax.core.errors import UsageError
+from kdjax.train import events
 from kdjax.train.appending import AppendedFile
 
 
@@ -28,21 +26,17 @@ class Board(Protocol):
 
 
 class TensorBoard:
-    """The scalars as a file of TensorBoard's events.
-
-    tensorboardX's own writer has a thread, and blocks for ever once that has died of a
-    full disk; this one has none.
-    """
+    """The scalars as a file of TensorBoard's events."""
 
     def __init__(self, directory: epath.Path, start: int) -> None:
         """Writes below a run's directory; what is beyond step `start` is dropped."""
         directory = directory / "tensorboard"
         directory.mkdir(parents=True, exist_ok=True)
-        unique = f"{time.time():.0f}.{platform.node()}.{uuid.uuid4().hex[:8]}"
+        now = time.time()
+        unique = f"{now:.0f}.{platform.node()}.{uuid.uuid4().hex[:8]}"
         self._file = AppendedFile(directory / f"events.out.tfevents.{unique}")
-        self._add(0, file_version="brain.Event:2")
-        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(start + 1, session_log=log)
+        for event in (events.version(now), events.began(start + 1, now)):
+            self._file.add(events.framed(event))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of a step.
@@ -51,20 +45,12 @@ class TensorBoard:
             OSError: They wait, because nothing can be written.
         """
         for name, value in scalars.items():
-            scalar = summary_pb2.Summary.Value(tag=name, simple_value=value)
-            self._add(step, summary=summary_pb2.Summary(value=[scalar]))
+            event = events.scalar(step, time.time(), name, value)
+            self._file.add(events.framed(event))
         self._file.write()
 
     def close(self) -> None:
         """Does nothing: all is written."""
-
-    def _add(self, step: int, **content: Any) -> None:
-        """Adds an event, in TFRecord's frame of lengths and checksums."""
-        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        for part in (length, data):
-            self._file.add(part + struct.pack("<I", masked_crc32c(part)))
 
 
 class WeightsAndBiases:

@@ -15,6 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
+from kdjax.core.compilation import little_optimised
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
 from kdjax.core.stopping import after_the_step
@@ -142,7 +143,7 @@ def prepare(job: Job) -> Program:
     return Program(
         job,
         shapes,
-        jax.jit(create, out_shardings=placed),
+        jax.jit(create, out_shardings=placed, compiler_options=little_optimised()),
         jax.jit(partial(start_state, optimizer), out_shardings=placed),
         step.lower(shapes, job.frozen, job.batch).compile(),
     )
