@@ -9,28 +9,54 @@ import runs
 from runs import ROOT, TWO
 from toy_training import metrics
 
-STUCK = """
-import ctypes
+COMMAND = """
+import ctypes, time
 from kdjax.core import cli, stopping
-stopping._PATIENCE = 0.2
+stopping._patience = 0.2
+
+class Freed:
+    def __del__(self):  # what is raised here is dropped
+        print("ready", flush=True)
+        time.sleep(60)
+
 def main(argv):
-    print("ready", flush=True)
-    mutex = ctypes.create_string_buffer(64)
-    for _ in range(2):  # the second waits for ever, and no signal ends that
-        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    {does}
+
 cli.run(main, stopped="stopped; resume")
 """
+# The second waits for ever, and no signal ends that.
+STUCK = """mutex = ctypes.create_string_buffer(64)
+    print("ready", flush=True)
+    for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(mutex)"""
+GOES_ON = "Freed(); time.sleep(60)"
+RETURNS = "Freed()"
+TRAINS = """Freed()
+    with stopping.after_the_step() as stop:
+        while not stop.number: pass"""
+UNWINDS = """with stopping.takes_to_stop(60):
+        try: print("ready", flush=True); time.sleep(60)
+        finally: time.sleep(0.5); print("unwound")"""
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 42), (signal.SIGINT, 130)]
+    ("does", "number", "code"),
+    [
+        (STUCK, signal.SIGTERM, 42),
+        (STUCK, signal.SIGINT, 130),
+        (GOES_ON, signal.SIGTERM, 42),
+        (RETURNS, signal.SIGTERM, 42),
+        (TRAINS, signal.SIGTERM, 42),
+        (UNWINDS, signal.SIGTERM, 42),
+    ],
 )
-def test_a_command_ends_even_where_python_cannot_notice(number, code):
-    process = runs.start("-c", STUCK)
+def test_a_command_ends_even_where_python_does_not_notice(does, number, code):
+    process = runs.start("-c", COMMAND.format(does=does))
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     output, errors = process.communicate(timeout=30)
-    assert (process.returncode, output, errors) == (code, "", "stopped; resume\n")
+    assert process.returncode == code
+    assert errors.splitlines()[-1] == "stopped; resume"
+    assert output == ("unwound\n" if does == UNWINDS else "")
 
 
 RANK = """
