@@ -7,7 +7,7 @@ manifest is of an early version.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -59,8 +59,20 @@ class Checkpoints:
     last attempt has failed.
     """
 
-    def __init__(self, run: epath.Path, config: CheckpointConfig) -> None:
-        """Opens those of the run with this directory."""
+    def __init__(
+        self,
+        run: epath.Path,
+        config: CheckpointConfig,
+        needs: Callable[[Sequence[int]], Collection[int]] = lambda steps: (),
+    ) -> None:
+        """Opens those of a run.
+
+        Args:
+            run: The run's directory.
+            config: How many are kept.
+            needs: From the steps of all to those that are kept besides.
+        """
+        self._needs = needs
         self._directory, self._keep = (run / DIRECTORY).absolute(), config.keep
         self._writing: _Writing | None = None
         self._failure: OSError | None = None
@@ -74,21 +86,24 @@ class Checkpoints:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
 
-    def latest(self) -> int | None:
+    def latest(self, allows: Callable[[int], bool] = lambda step: True) -> int | None:
         """Returns the newest step whose checkpoint is as it was written.
 
         Those that are damaged are named.
 
+        Args:
+            allows: Whether the run may resume at a step.
+
         Raises:
             UsageError: All are damaged.
         """
-        step, said = _survey(self._directory)
+        step, said = _survey(self._directory, allows)
         for line in said:
             say(f"note: {line}")
         return step or None
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
-        """Returns state and position, and removes later checkpoints.
+        """Returns state and position.
 
         Args:
             step: What `latest` returned.
@@ -111,11 +126,14 @@ class Checkpoints:
                 f"the checkpoint {path} cannot be restored ({why(error)[1]}); "
                 "delete it to resume at an earlier one, or choose another --workdir"
             ) from None
+        return state, position
+
+    def remove_after(self, step: int) -> None:
+        """Removes those of later steps, which will be taken again."""
         if _is_first():
             for later in _steps(self._directory):
                 if later > step:
                     _remove(self._directory / str(later))
-        return state, position
 
     def save(
         self,
@@ -203,18 +221,20 @@ class Checkpoints:
         manifests.seal(path, loss, metrics)
 
     def _remove_old(self) -> None:
-        """Removes all but the latest and the best."""
+        """Removes all but the latest, the best and those that are needed."""
         if not _is_first():
             return
-        earlier = _steps(self._directory)[: -self._keep]
+        steps = _steps(self._directory)
+        earlier = steps[: -self._keep]
         losses = {
             step: loss
-            for step in _steps(self._directory)
+            for step in steps
             if (loss := manifests.loss_of(self._directory / str(step))) is not None
         }
         best = min(losses, key=lambda step: (losses[step], -step), default=None)
+        kept = {best, *self._needs(steps)}
         for step in earlier:
-            if step != best:
+            if step not in kept:
                 _remove(self._directory / str(step))
 
     def _remove_unfinished(self) -> None:
@@ -223,12 +243,14 @@ class Checkpoints:
             path.rmtree(missing_ok=True)
 
 
-def _survey(directory: epath.Path) -> tuple[int, list[str]]:
+def _survey(
+    directory: epath.Path, allows: Callable[[int], bool] = lambda step: True
+) -> tuple[int, list[str]]:
     """Returns the step of the checkpoint to resume at, and what to say of others.
 
     The newest that its manifest confirms; where none has a manifest, the newest.
     """
-    step, said = _newest_good(directory) if _is_first() else (0, [])
+    step, said = _newest_good(directory, allows) if _is_first() else (0, [])
     if jax.process_count() > 1:
         step = int(multihost_utils.broadcast_one_to_all(step))
     if step == _NONE_IS_GOOD:
@@ -239,10 +261,12 @@ def _survey(directory: epath.Path) -> tuple[int, list[str]]:
     return step, said
 
 
-def _newest_good(directory: epath.Path) -> tuple[int, list[str]]:
+def _newest_good(
+    directory: epath.Path, allows: Callable[[int], bool]
+) -> tuple[int, list[str]]:
     said: list[str] = []
     never_sealed: list[int] = []
-    steps = _steps(directory)[::-1]
+    steps = [step for step in reversed(_steps(directory)) if allows(step)]
     for step in steps:
         path = directory / str(step)
         if not manifests.is_sealed(path):

@@ -32,7 +32,7 @@ GOES_ON = "Freed(); time.sleep(60)"
 RETURNS = "Freed()"
 TRAINS = """Freed()
     with stopping.after_the_step() as stop:
-        while not stop.number: pass"""
+        while not stop.number: time.sleep(0.01)"""
 UNWINDS = """with stopping.takes_to_stop(60):
         try: print("ready", flush=True); time.sleep(60)
         finally: time.sleep(0.5); print("unwound")"""
@@ -51,9 +51,12 @@ UNWINDS = """with stopping.takes_to_stop(60):
 )
 def test_a_command_ends_even_where_python_does_not_notice(does, number, code):
     process = runs.start("-c", COMMAND.format(does=does))
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert errors.splitlines()[-1] == "stopped; resume"
     assert output == ("unwound\n" if does == UNWINDS else "")
