@@ -5,6 +5,8 @@ therefore leaves either a checkpoint that can be verified or none at all; one wi
 manifest is of an early version.
 """
 
+import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -20,6 +22,7 @@ from kdjax.core.errors import UsageError, why
 from kdjax.core.logging import say
 from kdjax.train import manifests
 from kdjax.train.appending import Beginning
+from kdjax.train.meeting import Meeting
 from kdjax.train.position import Position
 from kdjax.train.records import METRICS
 from kdjax.train.state import TrainState
@@ -28,12 +31,16 @@ DIRECTORY = "checkpoints"  # of a run
 _NONE_IS_GOOD = -1
 
 
+_saves = itertools.count()  # all processes save alike
+
+
 class _Writing(NamedTuple):
     """What is being written, besides state and position."""
 
     step: int
     loss: float | None
     metrics: Beginning | None
+    meeting: Meeting
 
 
 def latest_step(run: epath.Path) -> int:
@@ -79,7 +86,10 @@ class Checkpoints:
         # Orbax logs tracebacks of what is raised as well, and told in a line here.
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_is_not_orbax)
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._seal)
+        options = ocp.options.AsyncOptions(
+            post_finalization_callback=self._seal,
+            barrier_sync_fn=self._meet,
+        )
         handler = ocp.CompositeCheckpointHandler()
         self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         if _is_first():
@@ -160,8 +170,10 @@ class Checkpoints:
         )
         if loss is not None and not math.isfinite(loss):
             loss = None
+        writing = self._writing = _Writing(step, loss, None, _meeting())
         try:
-            self._writing = _Writing(step, loss, settle())
+            self._writing = writing._replace(metrics=settle())
+            writing.meeting()  # or the others would write, and this one train on
             # Orbax copies to the host in ways that a guarded loop takes for accidental.
             with jax.transfer_guard("allow"):
                 self._checkpointer.save(self._directory / str(step), args=items)
@@ -202,21 +214,29 @@ class Checkpoints:
     def _fail(self, step: int, error: Exception) -> None:
         """Says that the checkpoint of a step could not be written, and why."""
         number, reason = why(error)
+        if self._writing is not None:
+            self._writing.meeting.fail(reason)
         self._writing = None
         what = "the last checkpoint could not be written"
         self._failure = OSError(number, f"{what} ({reason})", str(self._directory))
         if _is_first():
-            self._remove_unfinished()  # it takes room
+            with contextlib.suppress(OSError):  # others may still write
+                self._remove_unfinished()  # it takes room
         say(
             f"note: the checkpoint of step {step:,} could not be written to "
             f"{self._directory} ({reason}); earlier ones are kept, and the next save "
             "tries again"
         )
 
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits for the other processes, while it is written."""
+        assert self._writing is not None
+        self._writing.meeting(timeout_ms)
+
     def _seal(self) -> None:
         """Writes the manifest; called before a checkpoint gets its final name."""
         assert self._writing is not None
-        step, loss, metrics = self._writing
+        step, loss, metrics, _ = self._writing
         (path,) = self._directory.glob(f"{step}.*tmp*")
         manifests.seal(path, loss, metrics)
 
@@ -303,6 +323,13 @@ def _remove(path: epath.Path) -> None:
     temporary = path.with_name(f"{path.name}.removed-tmp")
     path.rename(temporary)
     temporary.rmtree()
+
+
+def _meeting() -> Meeting:
+    """Returns where the processes meet for the next save."""
+    count = jax.process_count()
+    client = ocp.multihost.get_jax_distributed_client() if count > 1 else None
+    return Meeting(client, jax.process_index(), count, f"save/{next(_saves)}")
 
 
 def _is_first() -> bool:

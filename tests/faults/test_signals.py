@@ -110,6 +110,60 @@ def test_one_process_that_is_told_to_stop_stops_all_after_the_same_step(tmp_path
     ]
 
 
+FAILS = """
+import errno, json, os, pathlib, sys, time
+import jax
+from kdjax.parallel.processes import join_processes
+rank = join_processes()
+from toy_training import *
+from kdjax.train import manifests, meeting
+directory, steps, where = pathlib.Path(sys.argv[1]), 6, sys.argv[2]
+full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+if where == "first":  # while it commits
+    def seal(place, *arguments):
+        if place.name.startswith("2."):
+            raise full
+        sealed(place, *arguments)
+    sealed, manifests.seal = manifests.seal, seal
+if where == "second" and rank:  # once it should have written
+    def meet(self, *arguments):
+        if "save/0" in self._name and self._met == 1:
+            raise full
+        met(self, *arguments)
+    met, meeting.Meeting.__call__ = meeting.Meeting.__call__, meet
+if where == "metrics" and not rank:
+    from kdjax.train.appending import AppendedFile
+    def write(self, *, is_durable=False):
+        if is_durable and len(calls) < 1:
+            calls.append(None)
+            raise full
+        return written(self, is_durable=is_durable)
+    calls, written, AppendedFile.write = [], AppendedFile.write, write
+began = time.monotonic()
+found = finish(make_program(steps), directory, CheckpointConfig(every=2, keep=9))
+if not rank:
+    seconds = time.monotonic() - began
+    (directory / "found.json").write_text(json.dumps([seconds, *found]))
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_one_process_cannot_write_makes_no_other_wait(tmp_path):
+    found = {}
+    for where in ("", "first", "second", "metrics"):
+        place = tmp_path / f"at-{where}"
+        env = runs.environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+        command = (TWO[0], "--retries=0", *TWO[1:], "-c", FAILS, place, where)
+        done = runs.run(*command, env=env, check=False, timeout=300)
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.count("step 2 could not be written") == bool(where)
+        seconds, *found[where] = json.loads((place / "found.json").read_text())
+        assert seconds < 60
+        steps = {path.name for path in (place / "checkpoints").iterdir()}
+        assert steps == ({"4", "6"} if where else {"2", "4", "6"})
+    assert len({json.dumps(each) for each in found.values()}) == 1
+
+
 def steps_of(workdir, run):
     """Returns how many records a run in progress has."""
     path = workdir / run / "metrics.jsonl"
