@@ -69,7 +69,7 @@ from kdjax.parallel.processes import join_processes
 rank = join_processes()
 from toy_training import *
 directory, steps, at = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-numbers = (signal.SIGTERM,) * (rank == 1)
+numbers = (signal.SIGTERM,) * (rank == jax.process_count() - 1)
 program = make_program(steps)
 if at:
     try:
@@ -108,6 +108,35 @@ def test_one_process_that_is_told_to_stop_stops_all_after_the_same_step(tmp_path
     assert [r["train/loss"] for r in trained[0]] == [
         r["train/loss"] for r in trained[1]
     ]
+
+
+@pytest.mark.slow
+def test_a_run_resumes_on_other_devices_and_with_other_processes(tmp_path):
+    def train(name, at, *, devices=1, processes=1):
+        path = f"{ROOT}:{ROOT / 'tests'}"
+        env = runs.environment(devices, PYTHONPATH=path)
+        arguments = ("-c", RANK, tmp_path / name, 8, at)
+        if processes > 1:
+            arguments = (TWO[0], "--retries=0", *TWO[1:], *arguments)
+        done = runs.run(*arguments, env=env, check=False, timeout=300)
+        assert done.returncode == (42 if at else 0), done.stdout + done.stderr
+
+    train("straight", 0)
+    train("moved", 2, devices=8)
+    train("moved", 4, processes=2)
+    train("moved", 6, devices=2)
+    train("moved", 0, processes=2)
+    found = [
+        json.loads((tmp_path / name / "found.json").read_text())[1:]
+        for name in ("straight", "moved")
+    ]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    losses = [
+        {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
+        for _, records in found
+    ]
+    assert [*losses[1]] == [*range(1, 9)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 FAILS = """
