@@ -6,10 +6,12 @@ saves and restores a train state of `--megabytes` in rounds, beside a copy of th
 bytes that is made durable too. Training waits while the state is copied out of it: that
 is what `blocked` counts. The rest is written while it goes on, and slows it down where
 it needs the same processor. Then a training with this state is killed and started
-again.
+again. Where other work shares the processor, read the CPU-seconds, which it changes
+little, and the shares, not the GB/s.
 """
 
 import json
+import os
 import pathlib
 import signal
 import statistics
@@ -65,7 +67,10 @@ def main(argv: list[str]) -> None:
         ("what", "figure"),
         [list(pair) for pair in found.items()],
     )
-    result = {"versions": common.versions(["orbax-checkpoint", "jax", "numpy"])}
+    result = {
+        "versions": common.versions(["orbax-checkpoint", "jax", "numpy"]),
+        "load average": [round(load, 1) for load in os.getloadavg()],
+    }
     common.save("checkpoint", result | found, show=False)
 
 
@@ -92,11 +97,13 @@ def measure(place: pathlib.Path, megabytes: float, rounds: int) -> dict[str, Any
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e9
     like = abstract(state, jax.tree.map(lambda leaf: leaf.sharding, state))
     times: dict[str, list[float]] = {}
+    processor: dict[str, list[float]] = {}
 
     def timed(name: str, act: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         result = act()
         times.setdefault(name, []).append(time.perf_counter() - began)
+        processor.setdefault(name, []).append(time.process_time() - used)
         return result
 
     def sealed(*arguments: Any) -> None:
@@ -124,10 +131,12 @@ def measure(place: pathlib.Path, megabytes: float, rounds: int) -> dict[str, Any
     finally:
         manifests.seal = seal
     usual = {name: statistics.median(values) for name, values in times.items()}
+    cpu = {name: statistics.median(values) for name, values in processor.items()}
     blocked, share = usual["blocked"] / 60, usual["manifest"] / usual["save"]
     return {
         "GB": size,
         **{f"{name}, seconds": round(value, 4) for name, value in usual.items()},
+        **{f"{name}, CPU-seconds": round(value, 4) for name, value in cpu.items()},
         "save GB/s": round(size / usual["save"], 3),
         "verify and restore GB/s": round(
             size / (usual["verify"] + usual["restore"]), 3

@@ -12,8 +12,9 @@ _HERE = "here"
 class Meeting:
     """Lets each process wait for all others, unless one has failed to write.
 
-    A barrier would wait for one that never comes until it times out. Here each says
-    where it is in jax's key-value store, and one that fails says that too.
+    A barrier would wait for one that never comes until it times out. Here each says in
+    jax's key-value store that it is there, or why it does not come, to the first one,
+    which tells all.
     """
 
     def __init__(self, client: Any, index: int, count: int, name: str) -> None:
@@ -25,8 +26,7 @@ class Meeting:
             count: How many there are.
             name: Of what is written, the same on all processes, and of nothing else.
         """
-        self._client, self._index = client, index
-        self._all = range(count) if count > 1 else range(0)
+        self._client, self._index, self._count = client, index, count
         self._name, self._met = name, 0
 
     def __call__(self, timeout_ms: int = _PATIENCE) -> None:
@@ -37,23 +37,32 @@ class Meeting:
             Exception: One has not come in time.
         """
         self._met += 1
+        if self._count == 1:
+            return
         deadline = time.monotonic() + timeout_ms / 1000
-        self._say(self._met, _HERE)
-        for index in self._all:
-            left = max(1, int(1000 * (deadline - time.monotonic())))
-            place = self._place(self._met, index)
-            said = self._client.blocking_key_value_get(place, left)
-            if said != _HERE:
-                raise OSError(errno.EIO, f"process {index}: {said}")
+        if self._index:
+            self._say(self._met, _HERE)
+            said = self._hear(0, deadline)
+        else:
+            others = (self._hear(n, deadline) for n in range(1, self._count))
+            said = next((each for each in others if each != _HERE), _HERE)
+            self._say(self._met, said)
+        if said != _HERE:
+            raise OSError(errno.EIO, said)
 
     def fail(self, reason: str) -> None:
         """Tells all who wait, or will, why this process does not come."""
-        for number in range(self._met + 1, _MEETINGS + 1):
-            self._say(number, reason)
+        if self._count > 1:
+            for number in range(self._met + 1, _MEETINGS + 1):
+                self._say(number, f"process {self._index}: {reason}")
 
     def _say(self, number: int, what: str) -> None:
-        if self._all:
-            self._client.key_value_set(self._place(number, self._index), what)
+        self._client.key_value_set(self._place(number, self._index), what)
+
+    def _hear(self, index: int, deadline: float) -> str:
+        left = max(1, int(1000 * (deadline - time.monotonic())))
+        place = self._place(self._met, index)
+        return str(self._client.blocking_key_value_get(place, left))
 
     def _place(self, number: int, index: int) -> str:
         return f"kdjax/{self._name}/{number}/{index}"

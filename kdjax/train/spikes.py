@@ -46,7 +46,7 @@ class SpikeGuard:
 
     def see(self, step: int, loss: float) -> None:
         """Takes the loss of a step, and notes whether it jumped."""
-        if not self._config.deviations:
+        if not self._config.deviations or self.jump is not None:
             return
         if len(self._losses) == self._config.window:
             usual = statistics.median(self._losses)
