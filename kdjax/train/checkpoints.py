@@ -23,12 +23,11 @@ from kdjax.core.logging import say
 from kdjax.train import manifests
 from kdjax.train.appending import Beginning
 from kdjax.train.meeting import Meeting
+from kdjax.train.newest import NONE_IS_GOOD, newest_good
 from kdjax.train.position import Position
-from kdjax.train.records import METRICS
 from kdjax.train.state import TrainState
 
 DIRECTORY = "checkpoints"  # of a run
-_NONE_IS_GOOD = -1
 
 
 _saves = itertools.count()  # all processes save alike
@@ -270,39 +269,17 @@ def _survey(
 
     The newest that its manifest confirms; where none has a manifest, the newest.
     """
-    step, said = _newest_good(directory, allows) if _is_first() else (0, [])
+    step, said = 0, list[str]()
+    if _is_first():
+        step, said = newest_good(directory, filter(allows, _steps(directory)))
     if jax.process_count() > 1:
         step = int(multihost_utils.broadcast_one_to_all(step))
-    if step == _NONE_IS_GOOD:
+    if step == NONE_IS_GOOD:
         raise UsageError(
             f"{'; '.join(said) or 'no checkpoint is good'}; restore one, or delete "
             f"{directory.parent} to train this run again"
         )
     return step, said
-
-
-def _newest_good(
-    directory: epath.Path, allows: Callable[[int], bool]
-) -> tuple[int, list[str]]:
-    said: list[str] = []
-    never_sealed: list[int] = []
-    steps = [step for step in reversed(_steps(directory)) if allows(step)]
-    for step in steps:
-        path = directory / str(step)
-        if not manifests.is_sealed(path):
-            never_sealed.append(step)
-            continue
-        damage = manifests.damage(path, directory.parent / METRICS)
-        if damage is None:
-            passed = (directory / str(later) for later in never_sealed)
-            said += [f"{path} has no manifest, so it is not used" for path in passed]
-            return step, said
-        said.append(f"the checkpoint {path} cannot be used: {damage}")
-    if never_sealed:
-        path = directory / str(never_sealed[0])
-        said.append(f"{path} is of an early version and cannot be verified")
-        return never_sealed[0], said
-    return (_NONE_IS_GOOD if steps else 0), said
 
 
 def _steps(directory: epath.Path) -> list[int]:
