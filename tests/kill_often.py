@@ -57,7 +57,8 @@ def main(directory, kills):
         while not end_after(draw.uniform(0.2, 1.1) * usual, place):
             killed += 1
         different += (place / "found.json").read_text() != straight
-    print(f"{killed} kills of {number} runs, {different} of them different")
+        said = f"{killed} kills of {number} runs, {different} of them different"
+        print(said, flush=True)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ class Acting(Rows):
         return super().next(step, state)
 
 
-def stop_at(step, program, directory, numbers=(signal.SIGTERM,)):
+def stop_at(step, program, directory, numbers=(signal.SIGTERM,), config=EVERY_TWO):
     """Begins a run that signals end at a step."""
 
     def stop():
@@ -128,4 +128,4 @@ def stop_at(step, program, directory, numbers=(signal.SIGTERM,)):
             os.kill(os.getpid(), number)
 
     source = Acting(program, {step: stop})
-    train(program, make_run(program, directory, source), EVERY_TWO, 1)
+    train(program, make_run(program, directory, source), config, 1)

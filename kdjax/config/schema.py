@@ -106,6 +106,22 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpikeGuardConfig:
+    """Rewinds a run whose loss jumps, as PaLM's was (arXiv 2204.02311, section 5.1).
+
+    Each run is guarded by itself: see docs/resuming.md for student and twin.
+    """
+
+    # A jump is so many standard deviations, of the window and robust against outliers,
+    # above its median; 6 is usual. 0: no guard.
+    deviations: float = 0.0
+    window: int = 128  # steps whose losses are compared with
+    rewind: int = 100  # from a planned checkpoint at least so many steps before it
+    skip: int = 200  # batches left out from there, and all that led to the jump
+    times: int = 3  # how often; at the next jump the run ends
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How one model is trained."""
 
@@ -117,6 +133,7 @@ class TrainConfig:
     chunk_size: int = 0
     data_fraction: float = 1.0  # of the training rows
     optimizer: OptimizerConfig = OptimizerConfig()
+    spike_guard: SpikeGuardConfig = SpikeGuardConfig()
 
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]

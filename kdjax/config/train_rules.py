@@ -4,11 +4,22 @@ import dataclasses
 from collections.abc import Callable
 
 from kdjax.config.parsing import at_least, between, whole
-from kdjax.config.schema import OPTIMIZER_PARAMETERS, OptimizerConfig, TrainConfig
+from kdjax.config.schema import (
+    OPTIMIZER_PARAMETERS,
+    OptimizerConfig,
+    SpikeGuardConfig,
+    TrainConfig,
+)
 from kdjax.core.errors import UsageError
 
 MOST = 10**9  # of steps, rows and whatever else is counted
 _WHOLE = {"steps": 1, "batch_size": 1, "micro_batches": 1, "chunk_size": 0}
+_SPIKE_GUARD = {
+    "window": (2, 10_000),
+    "rewind": (0, MOST),
+    "skip": (0, MOST),
+    "times": (0, 1000),
+}
 # What float32 can hold, with room to calculate.
 _NUMBERS = {
     "learning_rate": (1e-30, 1e6),
@@ -38,6 +49,17 @@ def check_train(train: TrainConfig, path: str) -> None:
             f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
         )
     _check_optimizer(train.optimizer, train.steps, f"{path}.optimizer")
+    _check_spike_guard(train.spike_guard, f"{path}.spike_guard")
+
+
+def _check_spike_guard(guard: SpikeGuardConfig, path: str) -> None:
+    between(guard.deviations, 0.0, 1e6, f"{path}.deviations")
+    for name, (least, most) in _SPIKE_GUARD.items():
+        whole(getattr(guard, name), least, most, f"{path}.{name}")
+    if not guard.deviations and guard != SpikeGuardConfig():
+        raise UsageError(
+            f"{path} is set, but does nothing unless {path}.deviations > 0; 6 is usual"
+        )
 
 
 def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:

@@ -13,7 +13,13 @@ from absl import app, flags, logging
 from kdjax.core.errors import UsageError
 from kdjax.core.huge_pages import use_huge_pages
 from kdjax.core.leaving import promptly
-from kdjax.core.stopping import INTERRUPTED, Preempted, stop_at_once
+from kdjax.core.stopping import (
+    INTERRUPTED,
+    Preempted,
+    has_ended,
+    obey,
+    stop_at_once,
+)
 
 _FAILED, _MISTAKEN = 1, 2
 _HELP = {"help", "h", "helpshort", "helpfull", "?"}
@@ -51,6 +57,7 @@ def run(
                     f"unexpected argument {argv[1]!r}; flags start with --"
                 )
             main(argv)
+            obey()
         except UsageError as error:
             _fail(error)
         except FloatingPointError as error:
@@ -97,6 +104,7 @@ def _fail(message: object, status: int = _MISTAKEN) -> NoReturn:
 def _end(said: str, status: int) -> NoReturn:
     """Prints the last line and exits, even if a library's thread waits for ever."""
     print(said, file=sys.stderr, flush=True)
+    has_ended()
     timer = threading.Timer(_LAST_WORDS, os._exit, [status])
     timer.daemon = True
     timer.start()

@@ -11,9 +11,10 @@ from types import FrameType
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells report it
 PREEMPTED = 42  # the exit code after SIGTERM: start the command again
-_PATIENCE = 5.0  # seconds that the interpreter gets to notice a signal
+_patience = 5.0  # seconds that a command gets to end by itself
 _is_deferred = False
-_noticed = threading.Event()
+_asked = 0  # the number of the last signal that was not deferred
+_has_ended = threading.Event()
 
 
 class Preempted(SystemExit):
@@ -53,6 +54,7 @@ def after_the_step() -> Iterator[Stop]:
     """
     global _is_deferred
     stop = Stop()
+    stop.number = _asked
 
     def note(number: int, frame: FrameType | None) -> None:
         is_again = stop.number == signal.SIGINT == number
@@ -74,26 +76,53 @@ def after_the_step() -> Iterator[Stop]:
     stop.obey()
 
 
+@contextlib.contextmanager
+def takes_to_stop(seconds: float) -> Iterator[None]:
+    """Gives a command that is stopped within the block so much more time to end."""
+    global _patience
+    _patience += seconds
+    try:
+        yield
+    finally:
+        _patience -= seconds
+
+
+def obey() -> None:
+    """Raises again what a signal has raised, if there was one.
+
+    Python drops what is raised while it frees an object, and a command that was asked
+    to stop would come to its end as if nothing had happened.
+    """
+    if _asked:
+        raise _exception(_asked)
+
+
+def has_ended() -> None:
+    """Tells the thread of `stop_at_once` that the command has said its last line."""
+    _has_ended.set()
+
+
 def stop_at_once(said: str) -> None:
     """Makes SIGTERM and Ctrl-C raise, and end the process if that is not enough.
 
-    Python raises only between its own instructions. While a program is compiled or a
-    lock is waited for, a thread ends the process in its place: what is on disk is whole
-    at any moment.
+    Python raises only between its own instructions, and not everything that is raised
+    arrives. While a program is compiled or a lock is waited for, a thread ends the
+    process in its place: what is on disk is whole at any moment.
 
     Args:
         said: What is printed then.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        _noticed.set()
+        global _asked
+        _asked = number
         raise _exception(number)
 
     def watch() -> None:
         while number := int.from_bytes(reader.recv(1)):
             if number not in (signal.SIGTERM, signal.SIGINT) or _is_deferred:
                 continue
-            if not _noticed.wait(_PATIENCE):
+            if not _has_ended.wait(_patience) and not _is_deferred:
                 print(said, file=sys.stderr, flush=True)
                 os._exit(PREEMPTED if number == signal.SIGTERM else INTERRUPTED)
 

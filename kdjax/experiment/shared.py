@@ -142,6 +142,8 @@ def _identity(
     config, info = setting.config, setting.prepared.info
     student = dataclasses.asdict(config.student)
     del student["train"]["steps"]
+    if not config.student.train.spike_guard.deviations:
+        del student["train"]["spike_guard"]  # so that older runs are still found
     origin = ""
     if config.student.path:
         origin = setting.opened[config.student.path].fingerprint

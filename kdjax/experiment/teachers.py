@@ -204,6 +204,8 @@ def _key(config: TeacherConfig, setting: Setting) -> str:
     for name in _ADDED:
         if optimizer[name] == getattr(OptimizerConfig, name):
             del optimizer[name]
+    guard = teacher["train"].pop("spike_guard")
+    guarded = [guard, setting.config.checkpoint.every] if guard["deviations"] else []
     identity = [
         teacher,
         prepared.tokenizer.sha256,
@@ -211,5 +213,6 @@ def _key(config: TeacherConfig, setting: Setting) -> str:
         setting.config.data.length,
         # Only where the text spells control tokens; see `prepare`.
         *filter(None, [prepared.info.get("special_tokens")]),
+        *guarded,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

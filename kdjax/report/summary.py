@@ -54,6 +54,7 @@ class RoleSummary:
         tokens_per_second: Of training; None if unknown.
         mfu: Of training; None if unknown.
         skipped_steps: By seed; empty for what was not trained.
+        rows_left_out: By seed, where the loss jumped.
         others: The user's own metrics by name, on the split that decides the verdict,
             and those of tasks as "TASK/METRIC".
         seconds: Device-seconds of training; None if unknown.
@@ -68,6 +69,7 @@ class RoleSummary:
     tokens_per_second: Statistic | None
     mfu: Statistic | None
     skipped_steps: tuple[int, ...]
+    rows_left_out: tuple[int, ...]
     others: dict[str, Statistic]
     seconds: Statistic | None
     cpu_seconds: Statistic | None
@@ -159,6 +161,7 @@ def _summarise_role(runs: Sequence[Run], results: Results) -> RoleSummary:
         tokens_per_second=statistic(found.tokens_per_second for found in training),
         mfu=statistic(found.mfu for found in training),
         skipped_steps=tuple(found.skipped_steps for found in training),
+        rows_left_out=tuple(found.rows_left_out for found in training),
         others=_others(runs, results.headline),
         seconds=statistic(cost.seconds for cost in costs),
         cpu_seconds=statistic(found.cpu_seconds for found in training),

@@ -67,13 +67,14 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
         teacher_role(name): found.formats for name, found in results.teachers.items()
     }
     stored = formats.get(role)
-    is_skipping = any(sum(each.skipped_steps) for each in summary.roles.values())
+    roles = summary.roles.values()
+    is_skipping = any(sum(each.skipped_steps) for each in roles)
     skipped = ", ".join(map(str, found.skipped_steps)) if is_skipping else ""
+    is_rewound = any(sum(each.rows_left_out) for each in roles)
+    left_out = ", ".join(map(str, found.rows_left_out)) if is_rewound else ""
     along = "" if results.headline == VALIDATION else f"{VALIDATION} "
     ends = dict.fromkeys([*found.best_steps[:1], *found.best_steps[-1:]])
-    others = dict.fromkeys(
-        name for role in summary.roles.values() for name in role.others
-    )
+    others = dict.fromkeys(name for role in roles for name in role.others)
     return {
         **_scores(found, results.headline, METRICS),
         **{name: cell(found.others.get(name), 4) for name in others},
@@ -86,6 +87,7 @@ def _headline(role: str, results: Results, summary: Summary) -> dict[str, str]:
         "training CPU-seconds ↓": cell(found.cpu_seconds, 1),
         "training FLOPs ↓": f"{found.flops.mean:.2e}" if found.flops else ABSENT,
         "training steps skipped, by seed ↓": skipped or ABSENT,
+        "rows left out where the loss jumped, by seed ↓": left_out or ABSENT,
         "forward tokens/s ↑": f"{speed:,.0f}",
         "speed relative to teacher ↑": f"{speed / usual:.2f}x",
         "parameters ↓": f"{model.parameters:,}",

@@ -127,6 +127,7 @@ class Training:
         devices: On how many it was finished; None in older results.
         cpu_seconds: What all steps took of the CPU, all threads together, where a CPU
             is the device of a single process; else None, as in older results.
+        rows_left_out: Because the loss jumped where they were read.
     """
 
     tokens_per_second: float | None
@@ -136,6 +137,7 @@ class Training:
     flops: float | None = None
     devices: int | None = None
     cpu_seconds: float | None = None
+    rows_left_out: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 from kdjax.core.files import write_json
 from kdjax.core.locks import Lock
 from kdjax.core.logging import say
-from kdjax.core.stopping import PREEMPTED
+from kdjax.core.stopping import PREEMPTED, takes_to_stop
 from kdjax.experiment.locking import process_lock
 from kdjax.experiment.workdir import finished_report
 from kdjax.sweeps.plan import Sweep, read_failure
@@ -84,16 +84,17 @@ class Worker:
             Why points failed, by their names.
         """
         left = list(tasks)
-        try:
-            while left or self._running:
-                self._collect()
-                left = [task for task in left if not self._is_settled(task)]
-                is_busy = self._start_some(left)
-                pause = _WAIT_FOR_OTHERS if is_busy else _LOOK_EVERY
-                if left or self._running:
-                    time.sleep(pause)
-        finally:
-            self._stop()
+        with takes_to_stop(_GRACE):
+            try:
+                while left or self._running:
+                    self._collect()
+                    left = [task for task in left if not self._is_settled(task)]
+                    is_busy = self._start_some(left)
+                    pause = _WAIT_FOR_OTHERS if is_busy else _LOOK_EVERY
+                    if left or self._running:
+                        time.sleep(pause)
+            finally:
+                self._stop()
         names = {task.point.name for task in tasks}
         return {name: why for name, why in self._failed.items() if name in names}
 

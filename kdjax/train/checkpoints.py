@@ -5,9 +5,11 @@ therefore leaves either a checkpoint that can be verified or none at all; one wi
 manifest is of an early version.
 """
 
+import contextlib
+import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,12 +22,15 @@ from kdjax.core.errors import UsageError, why
 from kdjax.core.logging import say
 from kdjax.train import manifests
 from kdjax.train.appending import Beginning
+from kdjax.train.meeting import Meeting
+from kdjax.train.newest import NONE_IS_GOOD, newest_good
 from kdjax.train.position import Position
-from kdjax.train.records import METRICS
 from kdjax.train.state import TrainState
 
 DIRECTORY = "checkpoints"  # of a run
-_NONE_IS_GOOD = -1
+
+
+_saves = itertools.count()  # all processes save alike
 
 
 class _Writing(NamedTuple):
@@ -34,6 +39,7 @@ class _Writing(NamedTuple):
     step: int
     loss: float | None
     metrics: Beginning | None
+    meeting: Meeting
 
 
 def latest_step(run: epath.Path) -> int:
@@ -59,36 +65,54 @@ class Checkpoints:
     last attempt has failed.
     """
 
-    def __init__(self, run: epath.Path, config: CheckpointConfig) -> None:
-        """Opens those of the run with this directory."""
+    def __init__(
+        self,
+        run: epath.Path,
+        config: CheckpointConfig,
+        needs: Callable[[Sequence[int]], Collection[int]] = lambda steps: (),
+    ) -> None:
+        """Opens those of a run.
+
+        Args:
+            run: The run's directory.
+            config: How many are kept.
+            needs: From the steps of all to those that are kept besides.
+        """
+        self._needs = needs
         self._directory, self._keep = (run / DIRECTORY).absolute(), config.keep
         self._writing: _Writing | None = None
         self._failure: OSError | None = None
         # Orbax logs tracebacks of what is raised as well, and told in a line here.
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_is_not_orbax)
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._seal)
+        options = ocp.options.AsyncOptions(
+            post_finalization_callback=self._seal,
+            barrier_sync_fn=self._meet,
+        )
         handler = ocp.CompositeCheckpointHandler()
         self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         if _is_first():
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
 
-    def latest(self) -> int | None:
+    def latest(self, allows: Callable[[int], bool] = lambda step: True) -> int | None:
         """Returns the newest step whose checkpoint is as it was written.
 
         Those that are damaged are named.
 
+        Args:
+            allows: Whether the run may resume at a step.
+
         Raises:
             UsageError: All are damaged.
         """
-        step, said = _survey(self._directory)
+        step, said = _survey(self._directory, allows)
         for line in said:
             say(f"note: {line}")
         return step or None
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
-        """Returns state and position, and removes later checkpoints.
+        """Returns state and position.
 
         Args:
             step: What `latest` returned.
@@ -111,11 +135,14 @@ class Checkpoints:
                 f"the checkpoint {path} cannot be restored ({why(error)[1]}); "
                 "delete it to resume at an earlier one, or choose another --workdir"
             ) from None
+        return state, position
+
+    def remove_after(self, step: int) -> None:
+        """Removes those of later steps, which will be taken again."""
         if _is_first():
             for later in _steps(self._directory):
                 if later > step:
                     _remove(self._directory / str(later))
-        return state, position
 
     def save(
         self,
@@ -142,8 +169,10 @@ class Checkpoints:
         )
         if loss is not None and not math.isfinite(loss):
             loss = None
+        writing = self._writing = _Writing(step, loss, None, _meeting())
         try:
-            self._writing = _Writing(step, loss, settle())
+            self._writing = writing._replace(metrics=settle())
+            writing.meeting()  # or the others would write, and this one train on
             # Orbax copies to the host in ways that a guarded loop takes for accidental.
             with jax.transfer_guard("allow"):
                 self._checkpointer.save(self._directory / str(step), args=items)
@@ -184,37 +213,47 @@ class Checkpoints:
     def _fail(self, step: int, error: Exception) -> None:
         """Says that the checkpoint of a step could not be written, and why."""
         number, reason = why(error)
+        if self._writing is not None:
+            self._writing.meeting.fail(reason)
         self._writing = None
         what = "the last checkpoint could not be written"
         self._failure = OSError(number, f"{what} ({reason})", str(self._directory))
         if _is_first():
-            self._remove_unfinished()  # it takes room
+            with contextlib.suppress(OSError):  # others may still write
+                self._remove_unfinished()  # it takes room
         say(
             f"note: the checkpoint of step {step:,} could not be written to "
             f"{self._directory} ({reason}); earlier ones are kept, and the next save "
             "tries again"
         )
 
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits for the other processes, while it is written."""
+        assert self._writing is not None
+        self._writing.meeting(timeout_ms)
+
     def _seal(self) -> None:
         """Writes the manifest; called before a checkpoint gets its final name."""
         assert self._writing is not None
-        step, loss, metrics = self._writing
+        step, loss, metrics, _ = self._writing
         (path,) = self._directory.glob(f"{step}.*tmp*")
         manifests.seal(path, loss, metrics)
 
     def _remove_old(self) -> None:
-        """Removes all but the latest and the best."""
+        """Removes all but the latest, the best and those that are needed."""
         if not _is_first():
             return
-        earlier = _steps(self._directory)[: -self._keep]
+        steps = _steps(self._directory)
+        earlier = steps[: -self._keep]
         losses = {
             step: loss
-            for step in _steps(self._directory)
+            for step in steps
             if (loss := manifests.loss_of(self._directory / str(step))) is not None
         }
         best = min(losses, key=lambda step: (losses[step], -step), default=None)
+        kept = {best, *self._needs(steps)}
         for step in earlier:
-            if step != best:
+            if step not in kept:
                 _remove(self._directory / str(step))
 
     def _remove_unfinished(self) -> None:
@@ -223,42 +262,24 @@ class Checkpoints:
             path.rmtree(missing_ok=True)
 
 
-def _survey(directory: epath.Path) -> tuple[int, list[str]]:
+def _survey(
+    directory: epath.Path, allows: Callable[[int], bool] = lambda step: True
+) -> tuple[int, list[str]]:
     """Returns the step of the checkpoint to resume at, and what to say of others.
 
     The newest that its manifest confirms; where none has a manifest, the newest.
     """
-    step, said = _newest_good(directory) if _is_first() else (0, [])
+    step, said = 0, list[str]()
+    if _is_first():
+        step, said = newest_good(directory, filter(allows, _steps(directory)))
     if jax.process_count() > 1:
         step = int(multihost_utils.broadcast_one_to_all(step))
-    if step == _NONE_IS_GOOD:
+    if step == NONE_IS_GOOD:
         raise UsageError(
             f"{'; '.join(said) or 'no checkpoint is good'}; restore one, or delete "
             f"{directory.parent} to train this run again"
         )
     return step, said
-
-
-def _newest_good(directory: epath.Path) -> tuple[int, list[str]]:
-    said: list[str] = []
-    never_sealed: list[int] = []
-    steps = _steps(directory)[::-1]
-    for step in steps:
-        path = directory / str(step)
-        if not manifests.is_sealed(path):
-            never_sealed.append(step)
-            continue
-        damage = manifests.damage(path, directory.parent / METRICS)
-        if damage is None:
-            passed = (directory / str(later) for later in never_sealed)
-            said += [f"{path} has no manifest, so it is not used" for path in passed]
-            return step, said
-        said.append(f"the checkpoint {path} cannot be used: {damage}")
-    if never_sealed:
-        path = directory / str(never_sealed[0])
-        said.append(f"{path} is of an early version and cannot be verified")
-        return never_sealed[0], said
-    return (_NONE_IS_GOOD if steps else 0), said
 
 
 def _steps(directory: epath.Path) -> list[int]:
@@ -279,6 +300,13 @@ def _remove(path: epath.Path) -> None:
     temporary = path.with_name(f"{path.name}.removed-tmp")
     path.rename(temporary)
     temporary.rmtree()
+
+
+def _meeting() -> Meeting:
+    """Returns where the processes meet for the next save."""
+    count = jax.process_count()
+    client = ocp.multihost.get_jax_distributed_client() if count > 1 else None
+    return Meeting(client, jax.process_index(), count, f"save/{next(_saves)}")
 
 
 def _is_first() -> bool:

@@ -32,6 +32,7 @@ from kdjax.train.records import read_metrics
 from kdjax.train.saving import Saver
 from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Source
+from kdjax.train.spikes import SpikeGuard
 from kdjax.train.state import (
     TrainState,
     create_state,
@@ -174,23 +175,50 @@ def train(
             are damaged.
         Preempted: There was a SIGTERM; Ctrl-C raises KeyboardInterrupt.
     """
+    config = program.job.config
+    guard = SpikeGuard(run.source, config.spike_guard, checkpoints.every, run.extends)
+    state = None
+    while state is None:
+        state = _until_a_jump(program, run, guard, checkpoints, log_every, wandb)
+    records = read_metrics(run.directory)
+    params = program.job.learner.export(state.params, run.frozen)
+    training = dataclasses.replace(summary(records), flops=run.flops * config.steps)
+    return Result(params, curve(records), training)
+
+
+def _until_a_jump(
+    program: Program,
+    run: Run,
+    guard: SpikeGuard,
+    checkpoints: CheckpointConfig,
+    log_every: int,
+    wandb: str,
+) -> TrainState | None:
+    """Does what `train` says, and returns the state at the end.
+
+    None: the loss jumped; called again, it resumes before that.
+    """
     steps, headline = program.job.config.steps, program.job.task.headline
-    saved = Checkpoints(run.directory, checkpoints)
-    start = saved.latest() or 0
+    saved = Checkpoints(run.directory, checkpoints, guard.needs)
+    start = saved.latest(guard.allows) or 0
     if start < run.extends:
         raise UsageError(
             f"{run.directory}/checkpoints has no checkpoint of step {run.extends:,}, "
             "from which training would continue; choose another --workdir"
         )
     begun = START
+    if guard.jump is not None:
+        say(f"note: {run.name}: the loss jumped at step {guard.jump:,}")
+        guard.rewind(start)
     if start:
         state, begun = saved.restore(start, program.shapes)
-        run.source.restore(begun.source)
+        guard.restore(begun.source)
         say(f"{run.name}: resuming at step {start:,} of {steps:,}")
     elif run.first_params is not None:
         state = program.start(run.first_params())
     else:
         state = program.create(jax.random.key(run.seed))
+    saved.remove_after(start)
     meter = Meter(
         run.name,
         run.directory,
@@ -203,9 +231,13 @@ def train(
         pauses=(run.evaluate_every, checkpoints.every),
         wandb=wandb,
         begun=begun,
-        rows=run.source.describe,
+        rows=guard.describe,
+        watch=guard.see,
     )
-    saver = Saver(saved, checkpoints, steps, meter, run.source, program.job.mesh)
+    if rows := guard.leave_out(start, state):
+        say(f"{run.name}: {len(rows):,} rows are left out after step {start:,}")
+        meter.rewound(start, rows)
+    saver = Saver(saved, checkpoints, steps, meter, guard, program.job.mesh)
     # ORDER MATTERS: evaluate(n), save(n), and only then draw batch n + 1. A resumed run
     # then sees exactly what this one would have.
     with (
@@ -218,7 +250,7 @@ def train(
             meter.held_out(start, run.evaluate(state.params))
             meter.resume(is_planned=False)
         for step in range(start + 1, steps + 1):
-            batch = run.source.next(step, state)
+            batch = guard.next(step, state)
             state, metrics = program.step(state, run.frozen, batch)
             meter.record(step, metrics)
             is_save = saver.is_due(step, stop)
@@ -227,6 +259,9 @@ def train(
             )
             if is_save or is_planned:
                 meter.catch_up()  # so that the pause does not count as training time
+            if guard.jump is not None:
+                return None
+            if is_save or is_planned:
                 loss = None
                 is_evaluated = is_planned and not stop.is_agreed  # or when it resumes
                 if is_evaluated:
@@ -240,7 +275,4 @@ def train(
             if stop.is_agreed:
                 say(f"{run.name}: stopping after step {step:,}")
                 break
-    records = read_metrics(run.directory)
-    params = program.job.learner.export(state.params, run.frozen)
-    training = dataclasses.replace(summary(records), flops=run.flops * steps)
-    return Result(params, curve(records), training)
+    return state

@@ -44,6 +44,7 @@ class Meter:
         wandb: str = "",
         begun: Position = START,
         rows: Callable[[int], Sequence[int]] = lambda step: (),
+        watch: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
         """Opens the files and the progress line.
 
@@ -60,9 +61,10 @@ class Meter:
             wandb: As for `MetricWriter`.
             begun: Where the run resumes.
             rows: From a step to the rows of its batch.
+            watch: Gets each step that was taken, and its loss.
         """
         is_first = jax.process_index() == 0
-        self._name, self._rows = name, rows
+        self._name, self._rows, self._watch = name, rows, watch
         self._record_every, self._last = every, steps
         self._tokens, self._flops, self._peak = tokens, flops, peak_flops()
         self._writer = MetricWriter(
@@ -97,6 +99,10 @@ class Meter:
     def held_out(self, step: int, loss: dict[str, float]) -> None:
         """Writes a held-out evaluation."""
         self._writer.write(step, {f"eval/{name}": v for name, v in loss.items()})
+
+    def rewound(self, start: int, rows: Sequence[int]) -> None:
+        """Writes which rows are left out after the step at which a run resumes."""
+        self._writer.note(start + 1, {"left_out_rows": [*rows]})
 
     def settle(self) -> Beginning | None:
         """Returns what `MetricWriter.settle` does."""
@@ -136,6 +142,8 @@ class Meter:
             self._cpu += cpu - self._cpu_read
         self._cpu_read = cpu
         self._count_skipped(step, int(values["skipped"]))
+        if not values["skipped"]:
+            self._watch(step, float(values["loss"]))
         usual = statistics.median(self._durations)
         perf = {"perf/tokens_per_second": self._tokens / usual}
         note = f"loss {values['loss']:.3f}, {self._tokens / usual:,.0f} tokens/s"
@@ -186,6 +194,7 @@ def summary(records: list[dict[str, Any]]) -> Training:
         tokens_per_second=usual("perf/tokens_per_second"),
         mfu=usual("perf/mfu"),
         skipped_steps=sum(int(r.get("train/skipped", 0)) for r in records),
+        rows_left_out=sum(len(r.get("left_out_rows", ())) for r in records),
         cpu_seconds=_cpu_seconds([r for r in records if "train/loss" in r]),
     )
 

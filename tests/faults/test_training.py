@@ -4,6 +4,8 @@ import errno
 import os
 import pathlib
 import signal
+import threading
+import time
 
 import jax
 import numpy as np
@@ -28,6 +30,7 @@ from kdjax.train import manifests
 from kdjax.train.appending import AppendedFile
 from kdjax.train.checkpoints import DIRECTORY, latest_step
 from kdjax.train.loop import train
+from kdjax.train.meeting import Meeting
 from kdjax.train.sources import Rows
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -217,3 +220,28 @@ def test_metrics_wait_for_room_on_the_disk(
     train(program, make_run(program, tmp_path), EVERY_TWO, 1)
     assert metrics(tmp_path) == straight[1]
     assert capsys.readouterr().err.count("metrics cannot be written") == 1
+
+
+class Store(dict):
+    """A key-value store like jax's, in one process."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, milliseconds):
+        deadline = time.monotonic() + milliseconds / 1000
+        while key not in self:
+            assert time.monotonic() < deadline, f"{key} never came"
+        return self[key]
+
+
+def test_a_process_that_waits_is_told_why_another_does_not_come():
+    store = Store()
+    first, second = (Meeting(store, index, 2, "save/0") for index in range(2))
+    waiting = threading.Thread(target=first)
+    waiting.start()
+    second()
+    waiting.join()
+    second.fail("No space left on device")
+    with pytest.raises(OSError, match="process 1: No space left on device"):
+        first(5000)
+    Meeting(None, 0, 1, "save/1")()  # alone
