@@ -106,7 +106,7 @@ class KdjaxLM(TemplateLM):
         """
         own = additional_config or {}
         given = {key: value for key, value in own.items() if value is not None}
-        return cls(**{**given, **_checked(arg_dict, cls)})
+        return cls(**{**given, **_checked(arg_dict)})
 
     @classmethod
     def create_from_arg_string(
@@ -292,12 +292,12 @@ class KdjaxLM(TemplateLM):
         }
 
 
-def _checked(arguments: Mapping[str, Any], cls: type[KdjaxLM]) -> dict[str, Any]:
+def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `model_args` of the right names and types.
 
     The harness makes numbers of what looks like one, which a path may.
     """
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(KdjaxLM.__init__)
     del hints["return"]
     for name in arguments:
         if name not in hints:
