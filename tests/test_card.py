@@ -19,7 +19,13 @@ from kdjax.config import ScheduleConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import write_json
 from kdjax.report.many.comparison import compare, total_cost
-from kdjax.report.many.drawing import _cells, _models, _pairs, plots
+from kdjax.report.many.drawing import _models, plots
+from kdjax.report.many.heat_maps import (
+    _beside_twins,
+    _cells,
+    _differences,
+    _pairs,
+)
 from kdjax.report.many.lengths import STEPS, by_length
 from kdjax.report.many.overrides import axes, differences, flat, shown
 from kdjax.report.many.points import Point, read_points
@@ -378,9 +384,40 @@ def test_a_random_search_is_no_map():
     grid = [make_point([1.0 + a + b], x=a, y=b) for a in (0.1, 0.2) for b in (0.1, 0.2)]
     comparison = compare(grid)
     assert [*_pairs(comparison)] == [("x", "y")]
-    assert _cells(comparison, ("x", "y"))[1, 0] == pytest.approx(1.3)
+    assert _cells(comparison, ("x", "y"))[1, 0].score.mean == pytest.approx(1.3)
     searched = [make_point([1.0 + n], x=n / 7, y=-n / 3) for n in range(1, 9)]
     assert [*_pairs(compare(searched))] == []
+
+
+def test_a_heat_map_tells_which_student_beat_its_own_twin():
+    """Twins of one length are the same, whatever the teacher."""
+    points = [
+        make_point([student], [twin], teacher__train__steps=x, student__train__steps=y)
+        for x, student in ((20, 1.375), (200, 1.0))
+        for y, twin in ((10, 1.5), (100, 1.25))
+    ]
+    comparison = compare(points)
+    (pair,) = _pairs(comparison)
+    assert pair == ("teacher.train.steps", "student.train.steps")
+    cells = _cells(comparison, pair)
+    written = {at: cell.text for at, cell in _differences(cells).items()}
+    assert written == {
+        (0, 0): "+0.1250",
+        (1, 0): "+0.5000",
+        (0, 1): "\u22120.1250",
+        (1, 1): "+0.2500",
+    }
+    assert _beside_twins((["20", "200"], ["10", "100"]), cells) == (
+        ["20", "200"],
+        ["10\ntwin 1.5000", "100\ntwin 1.2500"],
+    )
+    assert "heat-1-twin" in [name for name, _, _ in plots(comparison)]
+    assert "3 beat it, 1 lost to it, 0 undecided (one seed each)" in words_of(*points)
+    # Several seeds whose spread is larger than the difference decide nothing.
+    scores = [1.0, 1.25, 1.5], [1.25, 1.25, 1.375]
+    unclear = compare([make_point(*scores, x=x, y=y) for x in (1, 2) for y in (1, 2)])
+    for cell in _differences(_cells(unclear, ("x", "y"))).values():
+        assert cell.text == "(+0.0417)"
 
 
 def write_sweep(place, points):

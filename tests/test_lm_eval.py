@@ -141,6 +141,22 @@ class TestLive:
         assert refused.returncode == 2
         assert "error: path=nowhere does not exist" in refused.stderr
 
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ("path=x,batchsize=8", "has 'batchsize'; did you mean batch_size"),
+            ("path=x,device_map=auto", "has 'device_map'; did you mean device"),
+            ("batch_size=8", "has no path"),
+            ("path=x,max_length=long", "model_args: max_length must be int"),
+            ("path=5", "path=5 does not exist"),  # the harness makes a number of it
+        ],
+    )
+    def test_wrong_arguments_are_one_line(self, arguments, words):
+        from kdjax.evaluation.harness import KdjaxLM
+
+        with pytest.raises(UsageError, match=words):
+            KdjaxLM.create_from_arg_string(arguments, {"batch_size": 1})
+
     def test_what_cannot_be_generated_is_refused(self, path):
         from lm_eval.api.instance import Instance
 

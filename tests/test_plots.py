@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import math
+import warnings
 
 import pytest
 from measurements import (
@@ -14,6 +16,7 @@ from measurements import (
 
 from kdjax.report.plots import calibration, canvas, curves, entropy, many_curves
 from kdjax.report.plots.axis import Mark, draw_axis
+from kdjax.report.plots.heat import Cell, draw_heat
 from kdjax.report.plots.lengths import Length, Level, Line, draw_lengths
 from kdjax.report.summary import summarise
 from kdjax.results.measured import CalibrationBin, CurvePoint
@@ -135,21 +138,42 @@ def test_a_run_that_was_evaluated_once_is_seen():
 
 
 @pytest.mark.parametrize(
-    ("twins", "label"),
+    ("twins", "lines"),
     [
-        ((1.5, 1.5), "hard-label twin"),
-        ((1.5, 1.75), "hard-label twin, mean of all settings"),
+        ((1.5, 1.5), {"hard-label twin": 1.5}),
+        (
+            (1.5, 1.75),
+            {"hard-label twins, each in its student's colour": 1.5, "": 1.75},
+        ),
+        ((1.0, 2.0) * 4, {"hard-label twin, mean of all settings": 1.5}),
     ],
 )
-def test_a_mean_of_different_twins_is_called_one(twins, label):
+def test_different_twins_are_drawn_apart_or_called_a_mean(twins, lines):
     """As where the steps are an axis as well."""
     marks = [
         Mark(place, f"steps {steps}", (1.25,), (0.0,), twin, is_best=not place)
         for place in (0, 1)
-        for steps, twin in zip((8, 10), twins, strict=True)
+        for steps, twin in enumerate(twins)
     ]
     plot, *_ = draw_axis("width", [16, 32], ["16", "32"], ["bits"], marks).axes
-    assert label in [line.get_label() for line in plot.lines]
+    dashed = [line for line in plot.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in dashed] == [*lines.values()]
+    assert [line.get_label().lstrip("_") for line in dashed] == [*lines]
+
+
+@pytest.mark.parametrize("is_difference", [False, True])
+@pytest.mark.parametrize("others", [(), (0.5, -0.25)])
+def test_diverged_models_spoil_no_heat_map(others, is_difference):
+    values = (math.nan, math.inf, *others)
+    cells = {(i % 2, i // 2): Cell(v, f"{v:.2f}") for i, v in enumerate(values)}
+    labels = [["1", "2"]] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawing = draw_heat(("x", "y"), labels, cells, "", is_difference=is_difference)
+        drawing.draw_without_rendering()
+    written = {text.get_text(): text.get_color() for text in drawing.axes[0].texts}
+    assert [*written] == [cell.text for cell in cells.values()]
+    assert written["nan"] == written["inf"] == "black"  # on no colour at all
 
 
 @pytest.mark.parametrize("teacher", [9.0, 25.0, 40_000.0])

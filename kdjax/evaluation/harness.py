@@ -6,16 +6,22 @@ model_args={"path": "runs/x"}, tasks=[...])`. It needs the extra "harness".
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
+)
 
 from kdjax.checkpoints import open_model
+from kdjax.config.parsing import advice, convert, in_line, shown
 from kdjax.config.schema import MeshConfig
 from kdjax.core.errors import UsageError
 from kdjax.evaluation.continuing import Continuer
@@ -75,7 +81,7 @@ class KdjaxLM(TemplateLM):
             )
         self.max_length = max_length or config.max_length or _LONGEST
         self.max_gen_toks, self._seed = max_gen_toks, seed
-        rows = 16 if str(batch_size).startswith("auto") else int(batch_size)
+        rows = 16 if str(batch_size).startswith("auto") else _whole(batch_size)
         if rows < 1:
             raise UsageError(f"batch_size={batch_size} must be at least 1")
         self._size, self._mesh = rows * mesh.size, mesh
@@ -94,10 +100,21 @@ class KdjaxLM(TemplateLM):
             arg_dict: The `model_args`.
             additional_config: The harness's own arguments, which `model_args` override;
                 its command line always has a batch size, by default 1.
+
+        Raises:
+            UsageError: There is no such model, or an argument is unknown or wrong.
         """
         own = additional_config or {}
         given = {key: value for key, value in own.items() if value is not None}
-        return cls(**{**given, **arg_dict})
+        return cls(**{**given, **_checked(arg_dict)})
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> "KdjaxLM":
+        """Returns the model of `model_args` as text."""
+        arguments = simple_parse_args_string(arg_string)
+        return cls.create_from_arg_obj(arguments, additional_config)
 
     @property
     def eot_token_id(self) -> int:
@@ -273,3 +290,31 @@ class KdjaxLM(TemplateLM):
             "model_num_parameters": sum(leaf.size for leaf in shapes),
             "model_sha": self._stored.fingerprint,
         }
+
+
+def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `model_args` of the right names and types.
+
+    The harness makes numbers of what looks like one, which a path may.
+    """
+    hints = typing.get_type_hints(KdjaxLM.__init__)
+    del hints["return"]
+    for name in arguments:
+        if name not in hints:
+            known = advice(name, hints).replace("the keys here", "those that exist")
+            raise UsageError(f"model_args has {in_line(name)!r}; {known}")
+    if "path" not in arguments:
+        raise UsageError("model_args has no path; give one, such as path=runs/x")
+    found = dict(arguments) | {"path": str(arguments["path"])}
+    for name in found.keys() - {"batch_size"}:  # a number or a word
+        found[name] = convert(found[name], hints[name], f"model_args: {name}")
+    return found
+
+
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(
+            f"batch_size={shown(value)} must be a number or auto"
+        ) from None

@@ -4,13 +4,12 @@ import collections
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from kdjax.report.many.comparison import Comparison, Setting
+from kdjax.report.many.heat_maps import heat_maps
 from kdjax.report.many.lengths import STEPS, by_length
-from kdjax.report.many.overrides import place, shown
+from kdjax.report.many.overrides import place, shown, tick
 from kdjax.report.plots.axis import Mark, axis
-from kdjax.report.plots.heat import heat
 from kdjax.report.plots.lengths import Length, Level, Line, lengths
 from kdjax.report.plots.many_curves import Course, many_curves
 from kdjax.report.plots.pareto import Measure, Model, pareto
@@ -19,8 +18,6 @@ from kdjax.results.data import VALIDATION
 from kdjax.results.measured import EQUAL_COMPUTE
 
 _SHOWN = ("bits_per_byte", "forward_kl")
-_MOST_HEAT_MAPS = 3
-_LONGEST = 24  # characters of a value
 _MEASURES = (
     Measure("parameters", less_is_better=True),
     Measure("forward tokens/s", less_is_better=False),
@@ -43,13 +40,7 @@ def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
             "standard deviation.",
             _axis(comparison, key),
         )
-    for number, pair in enumerate(_pairs(comparison), start=1):
-        x, y = (comparison.names[key] for key in pair)
-        yield (
-            f"heat-{number}",
-            f"Bits per byte for {x} and {y}.",
-            _heat(comparison, pair),
-        )
+    yield from heat_maps(comparison)
     if longer := by_length(comparison):
         yield (
             "lengths",
@@ -94,49 +85,7 @@ def _axis(comparison: Comparison, key: str) -> bytes:
     labels = ["bits/byte", METRICS["forward_kl"].label.removesuffix(" \u2193")]
     labels[1] = labels[1].replace(" (nats/token)", ",\nnats/token")
     name = comparison.names[key]
-    return axis(name, values, [*map(_tick, values)], labels, marks)
-
-
-def _tick(value: Any) -> str:
-    """Returns a value in words that leave room for the plot."""
-    words = shown(value)
-    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 3]}..."
-
-
-def _pairs(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    """Yields pairs of axes of which enough combinations have been tried."""
-    found = 0
-    for x, y in itertools.combinations(comparison.axes, 2):
-        cells = _cells(comparison, (x, y))
-        columns = {column for column, _ in cells}
-        rows = {row for _, row in cells}
-        if min(len(columns), len(rows)) < 2 or found == _MOST_HEAT_MAPS:
-            continue
-        # A random search tries hardly any value twice: that is no map.
-        if 2 * len(cells) >= len(columns) * len(rows):
-            found += 1
-            yield x, y
-
-
-def _cells(
-    comparison: Comparison, pair: tuple[str, str]
-) -> dict[tuple[int, int], float]:
-    """Returns the best mean bits/byte at each pair of values."""
-    cells: dict[tuple[int, int], float] = {}
-    for setting in comparison.ranked:  # the best first
-        if all(key in setting.overrides for key in pair):
-            x, y = (place(comparison.axes[k], setting.overrides[k]) for k in pair)
-            cells.setdefault((x, y), setting.score.mean)
-    return cells
-
-
-def _heat(comparison: Comparison, pair: tuple[str, str]) -> bytes:
-    title = "Validation bits/byte"
-    if len(comparison.axes) > 2:
-        title += ", the best of all other axes"
-    x, y = ([*map(_tick, comparison.axes[key])] for key in pair)
-    names = comparison.names[pair[0]], comparison.names[pair[1]]
-    return heat(names, (x, y), _cells(comparison, pair), title)
+    return axis(name, values, [*map(tick, values)], labels, marks)
 
 
 def _lengths(settings: Sequence[Setting]) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 SEED = "seed"
 _SCHEDULE = {"kind", "start", "end"}
+_LONGEST = 24  # characters of a value in a plot
 # Where, how long and how often something is done, but no result.
 _IRRELEVANT = (
     *(
@@ -160,6 +161,12 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value)) or "none"
     return "-" if value is None else str(value) or "none"
+
+
+def tick(value: Any) -> str:
+    """Returns a config value in words that leave room for a plot."""
+    words = shown(value)
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 3]}..."
 
 
 def _plain(value: Any) -> str:

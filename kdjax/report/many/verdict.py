@@ -160,15 +160,15 @@ def _twin_sentences(comparison: Comparison, best: Setting) -> Iterator[str]:
         yield at_equal_compute
     if best.summary.caveats:
         yield best.summary.caveats
-    results = Counter(
-        outcome(setting.summary.difference)
-        for setting in comparison.ranked
-        if setting.summary.difference is not None
-    )
+    differences = [setting.summary.difference for setting in comparison.ranked]
+    known = [difference for difference in differences if difference is not None]
+    results = Counter(map(outcome, known))
     if results.total() > 1:
+        is_single = all(difference.half_width is None for difference in known)
         yield (
             f"Of {results.total()} settings with a twin, {results['won']} beat it, "
-            f"{results['lost']} lost to it, {results['unclear']} undecided."
+            f"{results['lost']} lost to it, {results['unclear']} undecided"
+            f"{' (one seed each)' if is_single else ''}."
         )
 
 

@@ -128,23 +128,38 @@ def _draw_metric(
             at = [places[mark.place]], [mark.means[index]]
             plot.plot(*at, marker="o", ms=13, label="best", **ring)
     if index == 0:
-        style: dict[str, Any] = styles(["twin"])["twin"]
-        marks = [mark for mark in marks if mark.twin is not None]
-        twins = _means(marks, _twin)
-        if twins:
-            x = [places[place] for place in twins]
-            label = LABELS["twin"]
-            # Another axis, as of the steps, may have changed the twin too.
-            if any(abs(_twin(mark) - twins[mark.place]) > 1e-9 for mark in marks):
-                label += ", mean of all settings"
-            plot.plot(x, [*twins.values()], ls="--", lw=1.4, ms=4, label=label, **style)
+        _draw_twins(plot, marks, places)
+
+
+def _draw_twins(plot: axes.Axes, marks: Sequence[Mark], places: Sequence[Any]) -> None:
+    """Draws the twins: one line, or one for each setting's line where they differ."""
+    lines = [*dict.fromkeys(mark.line for mark in marks)]
+    marks = [mark for mark in marks if mark.twin is not None]
+    means = _means(marks, _twin)
+    # Another axis, as of the steps, may have changed the twin too.
+    is_one = all(abs(_twin(mark) - means[mark.place]) < 1e-9 for mark in marks)
+    style: dict[str, Any] = {"ls": "--", "lw": 1.4, "ms": 4} | styles(["twin"])["twin"]
+    if is_one or len(lines) > MOST_LINES:
+        x = [places[place] for place in means]
+        label = LABELS["twin"] + ("" if is_one else ", mean of all settings")
+        if means:
+            plot.plot(x, [*means.values()], label=label, **style)
+        return
+    label = f"{LABELS['twin']}s, each in its student's colour"
+    for line, color in zip(lines, itertools.cycle(_colors())):
+        own = sorted(mark for mark in marks if mark.line == line)
+        if own:
+            x = [places[mark.place] for mark in own]
+            style["color"] = color
+            plot.plot(x, [*map(_twin, own)], label=label, **style)
+            label = "_"  # once is enough
 
 
 def _draw_lines(
     plot: axes.Axes, index: int, marks: Sequence[Mark], places: Sequence[Any]
 ) -> None:
     student = styles(["student"])["student"]
-    colors = itertools.cycle([student["color"], *MORE_COLORS])
+    colors = itertools.cycle(_colors())
     shapes = itertools.cycle([student["marker"], *MORE_MARKERS])
     for line in dict.fromkeys(mark.line for mark in marks):
         own = sorted(m for m in marks if m.line == line)
@@ -159,6 +174,10 @@ def _draw_lines(
             lw=1.8,
             capsize=4,
         )
+
+
+def _colors() -> list[str]:
+    return [styles(["student"])["student"]["color"], *MORE_COLORS]
 
 
 def _draw_crowd(
