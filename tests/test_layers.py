@@ -48,6 +48,7 @@ WALLS = {
     "lm_eval": ("evaluation.harness", "harness"),
     "huggingface_hub": ("checkpoints.hub",),
     "filelock": ("core.locks",),
+    "fsspec": ("core.buckets",),
     "tensorboardX": ("train.boards",),
     "matplotlib": ("report.plots",),
     "jinja2": ("text.templates", "report.rendering"),

@@ -14,6 +14,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from kdjax.core.errors import UsageError
+from kdjax.core.mirrors import address
 from kdjax.train.appending import AppendedFile
 
 
@@ -87,7 +88,9 @@ class WeightsAndBiases:
             self._run = wandb.init(
                 project=name,
                 entity=entity or None,
-                id=hashlib.sha256(path.encode()).hexdigest()[:16],
+                id=hashlib.sha256(address(directory.resolve()).encode()).hexdigest()[
+                    :16
+                ],
                 name=f"{directory.parent.name}/{directory.name}",
                 dir=path,
                 resume="allow",

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from kdjax.config.schema import CheckpointConfig
 from kdjax.core.errors import UsageError, why
 from kdjax.core.logging import say
+from kdjax.core.mirrors import drop, pull, push, put_as
 from kdjax.train import manifests
 from kdjax.train.appending import Beginning
 from kdjax.train.position import Position
@@ -44,6 +45,7 @@ def latest_step(run: epath.Path) -> int:
     Raises:
         UsageError: All are damaged.
     """
+    pull(run / DIRECTORY)
     step, _ = _survey(run / DIRECTORY)
     return step
 
@@ -73,6 +75,7 @@ class Checkpoints:
         if _is_first():
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
+        pull(self._directory)
 
     def latest(self) -> int | None:
         """Returns the newest step whose checkpoint is as it was written.
@@ -201,6 +204,8 @@ class Checkpoints:
         step, loss, metrics = self._writing
         (path,) = self._directory.glob(f"{step}.*tmp*")
         manifests.seal(path, loss, metrics)
+        push(self._directory.parent, lambda name: DIRECTORY not in name.split("/"))
+        put_as(path, self._directory / str(step))
 
     def _remove_old(self) -> None:
         """Removes all but the latest and the best."""
@@ -276,6 +281,7 @@ def _steps(directory: epath.Path) -> list[int]:
 
 def _remove(path: epath.Path) -> None:
     """Removes a checkpoint; a kill leaves it whole, or unfinished by its name."""
+    drop(path)
     temporary = path.with_name(f"{path.name}.removed-tmp")
     path.rename(temporary)
     temporary.rmtree()
