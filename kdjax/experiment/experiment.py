@@ -99,6 +99,7 @@ def _run(
     shared: epath.Path | None,
 ) -> Results:
     """Does what `run` says."""
+    _check_alone(workdir, config)
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -144,6 +145,25 @@ def _run(
     with clock("evaluation"):
         models = measure_models(setting, teachers, start.model)
     return _results(setting, teachers, models, runs)
+
+
+def _check_alone(workdir: epath.Path, config: Config) -> None:
+    """Raises if several processes would write models to a bucket.
+
+    Each has a directory of its own, and a checkpoint has parts from all.
+
+    Raises:
+        UsageError: They would.
+    """
+    far = {"--workdir": address(workdir)}
+    if not all(teacher.path for teacher in config.all_teachers.values()):
+        far["config.cache_dir"] = config.cache_dir
+    for key, place in far.items():
+        if jax.process_count() > 1 and is_remote(place):
+            raise UsageError(
+                f"{key}={place}: several processes cannot write models to a bucket "
+                "yet; choose a directory that all of them share"
+            )
 
 
 def _results(
