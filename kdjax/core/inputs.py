@@ -55,10 +55,12 @@ def fetched_tokenizer(path: epath.PathLike) -> epath.Path:
         return epath.Path(path)
     there = str(path).rstrip("/")
     parent, _, name = there.rpartition("/")
-    if name.endswith(".gguf"):
-        return fetched(there)
     if name.endswith(_TOKENIZER):
         return _fetched(parent, None, _is_beside) / name
+    with as_a_mistake(there):
+        is_file = "" in Bucket(there).files()  # such as all of a model
+    if is_file:
+        return fetched(there)
     return _fetched(there, None, _is_beside)
 
 

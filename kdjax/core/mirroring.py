@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -13,15 +13,8 @@ from kdjax.core.files import beside
 # How the names end of what means something on one machine only.
 _LOCAL = (".tmp", ".lock", ".owner", ".lease")
 _OURS = ""  # the version of an object that was written from here
-# Written after all that they vouch for, in this order.
-_SEALS = (
-    "model.json",
-    "result.json",
-    "report.json",
-    "report.html",
-    "manifest.json",
-    "hashes.json",
-)
+# What vouches for other files is among these, and is written after them.
+_SEALS = (".json", ".html")
 
 Wanted = Callable[[str], bool]
 
@@ -59,11 +52,7 @@ class Mirror:
             self.check()
             here = self._here(below, wanted)
             changed = [n for n, each in here.items() if self._mark(n) != each]
-            seals = [n for n in changed if os.path.basename(n) in _SEALS]
-            in_parallel(self.put, [n for n in changed if n not in seals])
-            self.check()
-            for name in sorted(seals, key=_rank):
-                self.put(name)
+            self._put_all({name: self.directory / name for name in changed})
             gone = [n for n in self._same if _is_below(n, below) and n not in here]
             self.remove([name for name in gone if wanted(name)])
 
@@ -76,8 +65,7 @@ class Mirror:
 
     def remove(self, names: Collection[str]) -> None:
         """Removes objects, seals first."""
-        for name in sorted(filter(_is_seal, names)):
-            self.bucket.remove([name])
+        self.bucket.remove(filter(_is_seal, names))
         self.bucket.remove([name for name in names if not _is_seal(name)])
         for name in names:
             self._same.pop(name, None)
@@ -86,13 +74,16 @@ class Mirror:
         """Copies a directory's files under another name; seals come last."""
         names = {_joined(below, name): directory / name for name in _files(directory)}
         self.check()
-        in_parallel(
-            lambda name: self.put(name, names[name]),
-            [name for name in names if not _is_seal(name)],
-        )
+        self._put_all(names)
+
+    def _put_all(self, paths: Mapping[str, epath.Path]) -> None:
+        """Copies files: seals last, in the order in which they were written."""
+        others = [name for name in paths if not _is_seal(name)]
+        in_parallel(lambda name: self.put(name, paths[name]), others)
         self.check()
-        for name in filter(_is_seal, names):
-            self.put(name, names[name])
+        seals = filter(_is_seal, paths)
+        for name in sorted(seals, key=lambda name: os.stat(paths[name]).st_mtime_ns):
+            self.put(name, paths[name])
 
     def drop(self, below: str) -> None:
         """Removes all objects below a name."""
@@ -159,8 +150,4 @@ def _is_below(name: str, below: str) -> bool:
 
 
 def _is_seal(name: str) -> bool:
-    return os.path.basename(name) in _SEALS
-
-
-def _rank(name: str) -> int:
-    return _SEALS.index(os.path.basename(name))
+    return name.endswith(_SEALS)

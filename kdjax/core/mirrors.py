@@ -107,7 +107,7 @@ def pull(path: epath.Path, wanted: Wanted = lambda name: True) -> None:
 def push(path: epath.Path, wanted: Wanted = lambda name: True) -> None:
     """Makes what the store has below a path what is there.
 
-    What vouches for other files, as a manifest does, is written last.
+    What vouches for other files, as a manifest does, is copied last.
 
     Args:
         path: A directory that mirrors an address, or what is below one.
