@@ -10,7 +10,7 @@ from etils import epath
 
 from kdjax.config.parsing import from_mapping, in_line, shown
 from kdjax.config.schema import Config
-from kdjax.core.buckets import is_remote
+from kdjax.core.buckets import Bucket, is_remote
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, remove_leftovers, write_json
 from kdjax.core.mirrors import drop, kept, local_root
@@ -179,6 +179,8 @@ def compile_cache(config: Config) -> epath.Path | None:
         is_far = is_remote(config.cache_dir)
         return (local_root() if is_far else cache_directory(config)) / "compiled"
     path = config.compile_cache
+    if is_remote(path):
+        Bucket(path)  # raises in one line if a package is missing, as jax would not
     return epath.Path(path).expanduser() if path else None
 
 
