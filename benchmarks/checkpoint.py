@@ -37,9 +37,10 @@ from kdjax.core.files import flush
 from kdjax.core.metrics import Mean
 from kdjax.parallel.sharding import abstract, make_mesh
 from kdjax.train import loop, manifests
-from kdjax.train.checkpoints import Checkpoints, latest_step
+from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.learner import Learner
 from kdjax.train.loop import Job, Program, Run
+from kdjax.train.newest import latest_step
 from kdjax.train.position import Position
 from kdjax.train.sources import Rows, batch_shapes
 from kdjax.train.state import TrainState
@@ -200,10 +201,11 @@ def train(place: str, megabytes: float) -> None:
 
     rows = [{"tokens": np.full(64, row, np.int32)} for row in range(64)]
     config = TrainConfig(steps=100_000, batch_size=8)
+    unused: Any = None  # by a step that is given
     job = Job(
-        learner=Learner(None, None, None, lambda params, frozen: params),
-        objective=None,
-        task=Task(None, "cross_entropy", None),
+        learner=Learner(unused, unused, unused, lambda params, frozen: params),
+        objective=unused,
+        task=Task(unused, "cross_entropy", unused),
         config=config,
         rules=(),
         mesh=mesh,
@@ -212,7 +214,8 @@ def train(place: str, megabytes: float) -> None:
     )
     compiled = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
     started = jax.jit(create, out_shardings=placed)
-    program = Program(job, abstract(shapes, placed), started, None, _Telling(compiled))
+    telling: Any = _Telling(compiled)
+    program = Program(job, abstract(shapes, placed), started, unused, telling)
     run = Run(
         name="checkpoint",
         directory=epath.Path(place),

@@ -16,7 +16,9 @@ from absl import flags
 from etils import epath
 
 from kdjax.core import cli
+from kdjax.core.buckets import Bucket, is_remote
 from kdjax.core.errors import UsageError
+from kdjax.core.mirrors import written
 
 _CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint",
@@ -92,7 +94,9 @@ def main(argv: list[str]) -> None:
         if twice := [value for value in values if values.count(value) > 1]:
             raise UsageError(f"--{flag}={twice[0]} is given twice")
     output = epath.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else None
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+    if is_remote(_OUTPUT.value):
+        Bucket(_OUTPUT.value)  # raises if a package is missing
+    elif output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise UsageError(f"--output={output} must be a file in a directory that exists")
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.checkpoints import open_model
@@ -143,7 +147,8 @@ def main(argv: list[str]) -> None:
     say(f"measured in {time.perf_counter() - started:.1f} s, compilation included")
     print(*(table(name, columns) for name, columns in found.items()), sep="\n\n")
     if output is not None:
-        write_json(output, to_json(found, models, teacher), sealed=False)
+        with written(_OUTPUT.value, may_exist=True) as path:
+            write_json(path, to_json(found, models, teacher), sealed=False)
 
 
 def _check_used(has_text: bool) -> None:

@@ -14,6 +14,8 @@ from etils import epath
 from kdjax.checkpoints.native import NativeModel, is_model
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
+from kdjax.core.inputs import fetched
+from kdjax.core.mirrors import address, written
 from kdjax.models import save_gguf, save_pretrained
 from kdjax.report import model_card
 from kdjax.results.files import read
@@ -81,10 +83,10 @@ def main(argv: list[str]) -> None:
     """Exports the model given by the flags."""
     del argv
     values = flags.FLAGS
-    target = epath.Path(values.to).expanduser()
-    workdir = epath.Path(values.workdir).expanduser()
-    export(workdir, values.run, target, values.gguf_type)
-    print(target)
+    workdir = fetched(values.workdir)
+    with written(values.to) as target:
+        export(workdir, values.run, target, values.gguf_type)
+    print(address(target))
 
 
 if __name__ == "__main__":

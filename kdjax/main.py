@@ -25,12 +25,15 @@ from ml_collections import config_flags
 from kdjax.config.flags import read_literals
 from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
+from kdjax.config.schema import Config
 from kdjax.config.validation import check, parse, validate
 from kdjax.core import cli, leaving
 from kdjax.core.errors import UsageError
+from kdjax.core.mirrors import address
 from kdjax.experiment import workdir
 from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
+from kdjax.experiment.places import opened
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -62,11 +65,16 @@ def main(argv: list[str]) -> None:
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
         raise UsageError(reason) from None
-    directory = epath.Path(_WORKDIR.value or _default_workdir()).expanduser()
+    with opened(_WORKDIR.value or _default_workdir()) as directory:
+        _run(settings, directory)
+
+
+def _run(settings: Config, directory: epath.Path) -> None:
+    """Does what `main` says, in a directory."""
     done = workdir.finished_report(directory, settings)
     if done is not None and not _OVERWRITE.value:
         if leaving.is_first(os.environ):
-            print(f"finished before; the report: {done}")
+            print(f"finished before; the report: {address(done)}")
         return
     check_paths(settings)
     validate(settings)
@@ -84,7 +92,9 @@ def main(argv: list[str]) -> None:
         if is_first:
             page = report.write(results, directory / "report")
             verdict = "\n\n".join(report.summarise(results).paragraphs)
-            print(report.table(results), verdict, f"report: {page}", sep="\n\n")
+            print(
+                report.table(results), verdict, f"report: {address(page)}", sep="\n\n"
+            )
     barrier("reported")  # at their end the others would not wait for long
 
 

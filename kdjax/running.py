@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from kdjax.config.schema import AnyConfig
+from kdjax.config.schema import AnyConfig, Config
 from kdjax.config.validation import check, parse, validate
 from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
+from kdjax.experiment.places import opened
 from kdjax.experiment.workdir import finished_report
 
 if TYPE_CHECKING:
@@ -42,8 +43,19 @@ def run(
             in use by another run, or devices, data, teacher or disk do not fit the
             config.
     """
-    settings, directory = parse(config), epath.Path(workdir).expanduser()
+    settings = parse(config)
     check(settings)
+    with opened(workdir) as directory:
+        return _run(settings, directory, overwrite, shared)
+
+
+def _run(
+    settings: Config,
+    directory: epath.Path,
+    overwrite: bool,
+    shared: epath.PathLike | None,
+) -> "Results":
+    """Does what `run` says, in a directory."""
     if not overwrite and finished_report(directory, settings) is not None:
         from kdjax.results.files import read
 

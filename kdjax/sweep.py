@@ -23,6 +23,7 @@ from kdjax.config.mistakes import MISSING, check_single, explain
 from kdjax.config.packaged import resolve
 from kdjax.config.validation import parse
 from kdjax.core import cli
+from kdjax.core.buckets import is_remote
 from kdjax.core.errors import UsageError
 from kdjax.sweeps import base_flags, bindings, commands, plan, points, yielded
 
@@ -119,6 +120,11 @@ def _sweep() -> plan.Sweep:
     given = base_flags.read(_GIVEN[1:])
     base_flags.check(given, every)
     name = given[0].partition("=")[2]
+    if is_remote(_WORKDIR.value):
+        raise UsageError(
+            f"--workdir={_WORKDIR.value}: a sweep needs a directory on a disk; its "
+            "config.cache_dir and data may be in a bucket"
+        )
     directory = epath.Path(_WORKDIR.value or _default(file)).expanduser()
     return plan.Sweep(directory, name, given, base, tuple(every), _HALVING.value)
 

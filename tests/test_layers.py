@@ -36,7 +36,7 @@ DOORS = (
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)
 WALLS = {
     "flax": ("models",),
-    "orbax": ("train.checkpoints", "checkpoints.native"),
+    "orbax": ("train.checkpoints", "train.newest", "checkpoints.native"),
     "grain": ("data.batches",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data.stored",),
@@ -48,6 +48,7 @@ WALLS = {
     "lm_eval": ("evaluation.harness", "harness"),
     "huggingface_hub": ("checkpoints.hub",),
     "filelock": ("core.locks",),
+    "fsspec": ("core.buckets",),
     "tensorboardX": (),  # which imports torch
     "matplotlib": ("report.plots",),
     "jinja2": ("text.templates", "report.rendering"),

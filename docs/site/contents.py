@@ -10,6 +10,7 @@ from sphinx.environment import BuildEnvironment
 GUIDE = "docs/guide/"
 HOW_TOS = (
     "docs/data",
+    "docs/buckets",
     "docs/tokenizers",
     "docs/teachers",
     "docs/students",

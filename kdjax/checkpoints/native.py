@@ -36,7 +36,7 @@ from kdjax.models.model import Model, Params, build
 from kdjax.parallel.sharding import abstract, make_placement, shardings
 from kdjax.text import TextTokenizer, load_tokenizer
 
-_CARD, _TOKENIZER = "model.json", "tokenizer.json"
+CARD, _TOKENIZER = "model.json", "tokenizer.json"
 _PARAMS = "params"
 _NAME = re.compile(rf"{_PARAMS}(-(?P<number>[1-9]\d{{0,9}}))?")
 _WRITTEN = (_TOKENIZER, "tokenizer_config.json", "generation_config.json")
@@ -64,7 +64,7 @@ class NativeModel(StoredModel):
 
         The kernel that the model was trained with may be unavailable on this machine.
         """
-        source = str(self.path / _CARD)
+        source = str(self.path / CARD)
         config = from_mapping(ModelConfig, self.card["model"], source)
         check_architecture(config, source)
         return dataclasses.replace(config, attention="auto")
@@ -145,7 +145,7 @@ def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None
             "sha256": _digest(place),
             "files": hash_files(written),
         }
-        write_json(directory / _CARD, card)
+        write_json(directory / CARD, card)
         for path in directory.glob(f"{_PARAMS}*"):
             if path.name != place.name:
                 path.rmtree()
@@ -153,7 +153,7 @@ def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None
 
 def is_model(directory: epath.Path) -> bool:
     """Returns whether the directory holds a complete model."""
-    return (directory / _CARD).exists()
+    return (directory / CARD).exists()
 
 
 def load_card(directory: epath.Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def load_card(directory: epath.Path) -> dict[str, Any]:
     Raises:
         UsageError: It is missing or was not written by kdjax.
     """
-    path = directory / _CARD
+    path = directory / CARD
     try:
         card = read_json(path)
     except UsageError as error:
@@ -191,7 +191,7 @@ def load_params(directory: epath.Path, like: Any) -> Any:
             if isinstance(error, UsageError):
                 raise
             raise Damaged(
-                f"{directory / _CARD} does not describe its parameters "
+                f"{directory / CARD} does not describe its parameters "
                 f"({str(error).splitlines()[0]}); {_remedy(directory)}"
             ) from None
 

@@ -15,6 +15,7 @@ from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import Rules
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
+from kdjax.core.inputs import fetched
 from kdjax.models.model import Model, Params
 
 
@@ -33,9 +34,10 @@ def open_model(path: epath.PathLike, *, named: str = "path") -> StoredModel:
         UsageError: There is no model, it is unfinished or cannot be downloaded.
     """
     check_place(path, named=named)
-    place = epath.Path(path).expanduser()
     if is_name(str(path)):
         place = find_model(str(path), named=named).directory
+    else:
+        place = fetched(path)
     if place.suffix == ".gguf":
         return GgufModel(place)
     students = [p for p in place.glob("student-*") if p.name[8:].isdigit()]

@@ -3,7 +3,9 @@
 from etils import epath
 
 from kdjax.checkpoints.hub import is_name
+from kdjax.core.buckets import is_remote
 from kdjax.core.errors import UsageError
+from kdjax.core.inputs import exists
 
 
 def check_place(path: epath.PathLike, *, named: str) -> None:
@@ -23,6 +25,6 @@ def check_place(path: epath.PathLike, *, named: str) -> None:
             f"{named}={path} is a web address; give a path, or a model's name on the "
             "Hugging Face hub as ORG/NAME"
         )
-    place = epath.Path(path).expanduser()
-    if not is_name(str(path)) and not place.exists():
+    if not is_name(str(path)) and not exists(path):
+        place = path if is_remote(path) else epath.Path(path).expanduser()
         raise UsageError(f"{named}={place} does not exist")

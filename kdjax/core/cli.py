@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from kdjax.core.errors import UsageError
 from kdjax.core.huge_pages import use_huge_pages
 from kdjax.core.leaving import promptly
+from kdjax.core.mirrors import spoken
 from kdjax.core.stopping import (
     INTERRUPTED,
     Preempted,
@@ -98,7 +99,7 @@ def _parse(argv: list[str], explain: Explain) -> list[str]:
 
 
 def _fail(message: object, status: int = _MISTAKEN) -> NoReturn:
-    _end(f"error: {' '.join(str(message).split())}", status)
+    _end(f"error: {' '.join(spoken(str(message)).split())}", status)
 
 
 def _end(said: str, status: int) -> NoReturn:

@@ -98,8 +98,6 @@ def changed_file(directory: epath.Path, hashes: Mapping[str, Any]) -> str:
 
 def flush(path: epath.Path) -> None:
     """Makes what was written to a local file, or the names in a directory, durable."""
-    if "://" in os.fspath(path):  # such a store is durable once it has answered
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -132,12 +130,12 @@ def remove_leftovers(directory: epath.Path, *patterns: str) -> None:
     for pattern in patterns:
         for path in directory.glob(os.path.join(pattern, "*.tmp")):
             with contextlib.suppress(OSError):  # another process may remove it as well
-                if path.is_file() and _is_left(path):
+                if path.is_file() and is_left(path):
                     path.unlink()
 
 
-def _is_left(path: epath.Path) -> bool:
-    """Returns whether nobody is writing a file that `beside` named."""
+def is_left(path: epath.Path) -> bool:
+    """Returns whether nobody is writing what `beside` named."""
     owner = path.name.removesuffix(".tmp").rpartition("-")[0]
     host, _, process = owner.rpartition("-")
     if not (host.endswith(f".{platform.node()}") and process.isdecimal()):

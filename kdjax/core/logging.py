@@ -6,6 +6,8 @@ from types import TracebackType
 
 import tqdm
 
+from kdjax.core.mirrors import spoken
+
 _LINE_EVERY = 15.0  # seconds between progress lines in a log
 _is_muted = False
 
@@ -109,4 +111,4 @@ def say(message: str) -> None:
     """Prints a message to stderr, above any progress bar, unless `mute` was called."""
     if _is_muted:
         return
-    tqdm.tqdm.write(message, file=sys.stderr)
+    tqdm.tqdm.write(spoken(message), file=sys.stderr)

@@ -48,12 +48,12 @@ class Corpus(NamedTuple):
         splits: For each split, a function that yields its documents.
         skipped: What could not be read.
         paths: The files that the documents are read from, if it is known that they are
-            read from no others.
+            read from no others; of one in a bucket, its address and version.
     """
 
     splits: dict[str, Callable[[], Iterator[Document]]]
     skipped: Skipped
-    paths: tuple[pathlib.Path, ...] = ()
+    paths: tuple[pathlib.Path | str, ...] = ()
 
 
 def split_names(config: DataConfig) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def files(config: DataConfig) -> Corpus:
     return Corpus(
         {name: partial(reader.walk, name) for name in split_names(config)},
         reader.skipped,
-        tuple(file.path for file in found),
+        tuple(file.status for file in found),
     )
 
 

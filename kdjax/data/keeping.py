@@ -10,6 +10,7 @@ from kdjax.core.errors import UsageError
 from kdjax.core.files import changed_file, hash_files, read_json, write_json
 from kdjax.core.locks import Lock
 from kdjax.core.logging import say
+from kdjax.core.mirrors import drop, publish, pull
 from kdjax.data.packing import Row
 from kdjax.data.stored import PackedRows
 from kdjax.text import TextTokenizer, load_tokenizer
@@ -43,6 +44,10 @@ def keep_rows(
         return found is not None and _is_sound(found, hashes)
 
     def make() -> None:
+        pull(directory)
+        if is_made():
+            return
+        drop(directory)
         if place() is not None:
             say(f"rows: those in {directory} are damaged and made again")
         directory.rmtree(missing_ok=True)
@@ -52,6 +57,7 @@ def keep_rows(
         write_json(hashes, hash_files(sorted(found.glob("*.json"))))
 
     _lock(directory).make_once("rows", is_made, make)
+    publish(directory, hashes.name)
     try:
         builder = build()
         info = dict(builder.info.metadata)
@@ -88,6 +94,12 @@ def keep_tokenizer(
         return path.exists() and _is_sound(path.parent, hashes)
 
     def make() -> None:
+        pull(hashes)
+        pull(path)
+        if is_made():
+            return
+        drop(path)
+        drop(hashes)
         if path.exists():
             say(f"tokenizer: {path} is damaged and trained again")
         tokenizer = train()
@@ -98,6 +110,8 @@ def keep_tokenizer(
         tokenizer.save(path)
 
     _lock(path).make_once("tokenizer", is_made, make)
+    publish(hashes, "")
+    publish(path, "")
     return load_tokenizer(path, end_of_text)
 
 

@@ -1,11 +1,14 @@
 """Which files a pattern means."""
 
 import glob
+import itertools
 import os
 import pathlib
 from typing import NamedTuple
 
+from kdjax.core.buckets import Bucket, as_a_mistake, is_remote, join
 from kdjax.core.errors import UsageError
+from kdjax.core.inputs import fetched
 from kdjax.core.logging import say
 from kdjax.data.reading import OPENERS
 
@@ -19,18 +22,32 @@ class Found(NamedTuple):
     """A file, what it holds, and how it is packed.
 
     Attributes:
-        name: Its path, with "/" between directories.
+        name: Its path, with "/" between directories; in a bucket, without the bucket,
+            so that a copy of the data is split alike wherever it is.
         kind: One of `KINDS`.
         packing: One of `OPENERS`.
+        address: Where it is, if it is in a bucket.
+        version: What of it is there.
     """
 
     name: str
     kind: str
     packing: str
+    address: str = ""
+    version: str = ""
 
     @property
     def path(self) -> pathlib.Path:
-        """The file's path."""
+        """The file's path on this disk; a file in a bucket is copied there."""
+        if self.address:
+            return pathlib.Path(fetched(self.address, {"": self.version}))
+        return pathlib.Path(self.name)
+
+    @property
+    def status(self) -> pathlib.Path | str:
+        """What tells whether the file has changed, as `Corpus.paths` has it."""
+        if self.address:
+            return f"{self.address} {self.version}"
         return pathlib.Path(self.name)
 
 
@@ -42,6 +59,8 @@ def find(pattern: str) -> list[Found]:
     Raises:
         UsageError: There are none.
     """
+    if is_remote(pattern):
+        return _find_in_bucket(pattern)
     wanted = _glob(pattern)
     matches = sorted(set(glob.iglob(wanted, recursive=True)))
     found, others = [], []
@@ -70,8 +89,36 @@ def check_pattern(pattern: str) -> None:
     Raises:
         UsageError: There is none.
     """
-    if not any(map(_found, glob.iglob(_glob(pattern), recursive=True))):
+    if is_remote(pattern):
+        _find_in_bucket(pattern)
+    elif not any(map(_found, glob.iglob(_glob(pattern), recursive=True))):
         find(pattern)
+
+
+def _find_in_bucket(pattern: str) -> list[Found]:
+    """Returns what `find` does, of a file, a prefix or a glob in a bucket."""
+    scheme, _, rest = pattern.rstrip("/").partition("://")
+    parts = rest.split("/")
+    fixed = [*itertools.takewhile(lambda part: not glob.has_magic(part), parts)]
+    base = f"{scheme}://{'/'.join(fixed)}"
+    with as_a_mistake(f"config.data.pattern = {pattern!r}"):
+        bucket = Bucket(base)
+        is_glob = len(fixed) < len(parts)
+        wanted = "/".join(parts[len(fixed) :])
+        matches = bucket.glob(wanted) if is_glob else bucket.files()
+    found = []
+    for name, version in matches.items():
+        key = "/".join(filter(None, (*fixed[1:], name)))
+        file = _named(key)
+        if file is not None and not any(p.startswith(".") for p in name.split("/")):
+            file = file._replace(address=join(base, name), version=version)
+            found.append(file)
+    if not found:
+        raise UsageError(
+            f"config.data.pattern = {pattern!r} matches no {', '.join(KINDS[:-1])} or "
+            f"{KINDS[-1]} file, packed ({', '.join(filter(None, OPENERS))}) or not"
+        )
+    return sorted(found)
 
 
 def _glob(pattern: str) -> str:
@@ -90,6 +137,11 @@ def _found(match: str) -> Found | None:
     """
     if os.path.exists(match) and not (os.path.isfile(match) or os.path.isdir(match)):
         return None
+    return _named(match)
+
+
+def _named(match: str) -> Found | None:
+    """Returns what a file is by its name; None: none that is read."""
     path = pathlib.PurePath(match)
     suffix, packing = path.suffix.lower(), ""
     if suffix in OPENERS:

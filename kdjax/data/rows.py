@@ -198,7 +198,7 @@ def _tokenizer_file(config: TokenizerConfig) -> TextTokenizer | None:
     """Returns the tokenizer if the config names a file."""
     if config.kind != "file":
         return None
-    return load_tokenizer(epath.Path(config.path), config.end_of_text, config.bos)
+    return load_tokenizer(config.path, config.end_of_text, config.bos)
 
 
 def _tokenizer(

@@ -15,6 +15,7 @@ from kdjax.config.parsing import from_mapping
 from kdjax.config.schema import DataConfig
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, write_json
+from kdjax.core.mirrors import pull, push
 from kdjax.data.documents import Corpus, Digest, Document, Spelled
 
 Sizes = dict[str, dict[str, Any]]
@@ -65,6 +66,8 @@ def measure_splits(
     """
     status = [_status(path) for path in corpus.paths]
     path = cache_dir / "sizes" / f"{_key(data, controls, status)}.json"
+    if status and not path.exists():
+        pull(path)
     if status and (known := _known(path, corpus)) is not None:
         return known
     sizes = {
@@ -76,6 +79,7 @@ def measure_splits(
         path.parent.mkdir(parents=True, exist_ok=True)
         files, records = sorted(corpus.skipped.files), corpus.skipped.records
         write_json(path, {"sizes": sizes, "files": files, "records": records})
+        push(path)
     return sizes
 
 
@@ -92,8 +96,13 @@ def measure(documents: Iterable[Document], spelled: Spelled) -> dict[str, Any]:
     return found | ({"control_tokens": spelled.count} if spelled.count else {})
 
 
-def _status(path: pathlib.Path) -> tuple[str, int, int]:
-    """Returns a file's name, size and time of modification, zeros if it is gone."""
+def _status(path: pathlib.Path | str) -> tuple[str, int, int]:
+    """Returns a file's name, size and time of modification, zeros if it is gone.
+
+    Of one in a bucket the name tells all.
+    """
+    if isinstance(path, str):
+        return path, 0, 0
     try:
         found = os.stat(path)
     except OSError:
@@ -113,7 +122,9 @@ def _key(
     held_out: Any = data.validation_fraction
     if data.test_fraction:  # else it is the key of older versions
         held_out = held_out, data.test_fraction
-    content = repr((choices, held_out, spelled, os.getcwd(), status))
+    # Names in a bucket are the same wherever they are read from.
+    where = os.getcwd() if any(modified for _, _, modified in status) else ""
+    content = repr((choices, held_out, spelled, where, status))
     return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 

@@ -6,12 +6,14 @@ answer being a text or a list of texts that are all right. "question" may stand 
 "prompt". Fields that are not named here or below are left alone.
 """
 
+import glob
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from kdjax.core.errors import UsageError
+from kdjax.core.inputs import exists, fetched
 
 Kind = Literal["choice", "match"]
 KINDS = ("choice", "match")
@@ -72,7 +74,7 @@ def read_items(path: str, *, kind: Kind | None = None, limit: int = 0) -> Items:
     Raises:
         UsageError: The file cannot be read or has no questions, or a line is none.
     """
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(fetched(path))
     lines = _lines(file)
     found: list[Any] = []
     for number, line in lines:
@@ -94,8 +96,9 @@ def kind_of(path: str) -> Literal["text", "choice", "match"]:
     An answer makes items, with choices or without; anything else is text, among it what
     is no .jsonl file or cannot be read.
     """
-    file = pathlib.Path(path).expanduser()
-    if file.suffix.lower() not in _SUFFIXES or not file.is_file():
+    if pathlib.PurePath(path).suffix.lower() not in _SUFFIXES or glob.has_magic(path):
+        return "text"
+    if not exists(path) or not (file := pathlib.Path(fetched(path))).is_file():
         return "text"
     try:
         with file.open(encoding="utf-8-sig") as lines:

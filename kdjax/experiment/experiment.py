@@ -10,9 +10,12 @@ from kdjax.checkpoints import StoredModel, hub
 from kdjax.config.parsing import from_mapping
 from kdjax.config.schema import AnyConfig, Config
 from kdjax.config.validation import check_batches, validate
+from kdjax.core.buckets import is_remote
 from kdjax.core.clock import Clock
 from kdjax.core.compilation import keep_compiled
+from kdjax.core.errors import UsageError
 from kdjax.core.logging import mute, say
+from kdjax.core.mirrors import address
 from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.close_up import Texts
 from kdjax.experiment.evaluator import Evaluator
@@ -78,6 +81,8 @@ def run(
     """
     config, workdir = validate(config), epath.Path(workdir).expanduser()
     asked = read_asked(config)  # first, so that a mistake in it costs nothing
+    if is_remote(shared):
+        raise UsageError(f"--shared={shared} must be a directory on a disk")
     if shared is None:
         return _run(config, asked, workdir, overwrite, None)
     shared = epath.Path(shared).expanduser()
@@ -94,6 +99,7 @@ def _run(
     shared: epath.Path | None,
 ) -> Results:
     """Does what `run` says."""
+    _check_alone(workdir, config)
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -141,6 +147,25 @@ def _run(
     return _results(setting, teachers, models, runs)
 
 
+def _check_alone(workdir: epath.Path, config: Config) -> None:
+    """Raises if several processes would write models to a bucket.
+
+    Each has a directory of its own, and a checkpoint has parts from all.
+
+    Raises:
+        UsageError: They would.
+    """
+    far = {"--workdir": address(workdir)}
+    if not all(teacher.path for teacher in config.all_teachers.values()):
+        far["config.cache_dir"] = config.cache_dir
+    for key, place in far.items():
+        if jax.process_count() > 1 and is_remote(place):
+            raise UsageError(
+                f"{key}={place}: several processes cannot write models to a bucket "
+                "yet; choose a directory that all of them share"
+            )
+
+
 def _results(
     setting: Setting,
     teachers: Teachers,
@@ -151,7 +176,7 @@ def _results(
     config, device = setting.config, jax.devices()[0]
     return Results(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        workdir=str(setting.workdir),
+        workdir=address(setting.workdir),
         config=config,
         environment=Environment(
             python=platform.python_version(),
@@ -164,7 +189,7 @@ def _results(
         data=from_mapping(DataInfo, setting.prepared.info, "the rows' metadata"),
         teachers={
             name: TeacherInfo(
-                path=str(trained.directory),
+                path=address(trained.directory),
                 sha256=trained.sha256,
                 from_config=not config.all_teachers[name].path,
                 formats=trained.formats,

@@ -2,12 +2,11 @@
 
 import importlib.util
 
-from etils import epath
-
 from kdjax.checkpoints.hub import is_name
 from kdjax.checkpoints.places import check_place
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
+from kdjax.core.inputs import exists
 from kdjax.data.matching import check_pattern
 
 
@@ -24,13 +23,13 @@ def check_paths(config: Config) -> None:
         check_place(path, named=key)
     tokenizer = config.tokenizer
     if tokenizer.kind == "file" and not is_name(tokenizer.path):
-        place = epath.Path(tokenizer.path)
+        directory, _, name = tokenizer.path.rpartition("/")
         # Older tokenizers have other files in the directory.
-        is_older = place.name == "tokenizer.json" and place.parent.exists()
-        if not place.exists() and not is_older:
-            raise UsageError(f"config.tokenizer.path={place} does not exist")
+        is_older = name == "tokenizer.json" and exists(directory or ".")
+        if not is_older and not exists(tokenizer.path):
+            raise UsageError(f"config.tokenizer.path={tokenizer.path} does not exist")
     for task in config.evaluate.tasks:
-        if not epath.Path(task).expanduser().exists():
+        if not exists(task):
             raise UsageError(f"config.evaluate.tasks: {task} does not exist")
     if config.data.source == "files":
         check_pattern(config.data.pattern)

@@ -24,9 +24,9 @@ from kdjax.results.measured import (
     run_name,
     trained_steps,
 )
-from kdjax.train.checkpoints import latest_step
 from kdjax.train.learner import Frozen, whole_model
 from kdjax.train.loop import Job, Program, Run, prepare, train
+from kdjax.train.newest import latest_step
 from kdjax.train.objective import Objective
 from kdjax.train.sources import Rows, batch_shapes
 

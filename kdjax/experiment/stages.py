@@ -11,6 +11,7 @@ from kdjax.core.logging import say
 from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.close_up import CloseUp, Texts
 from kdjax.experiment.evaluator import Evaluator
+from kdjax.experiment.places import commit
 from kdjax.experiment.plans import read_plans
 from kdjax.experiment.runs import Recipe, Role, Trainer, student_roles
 from kdjax.experiment.setting import Setting, Trained
@@ -128,6 +129,7 @@ def student_runs(
             )
             if jax.process_index() == 0:
                 write_json(path, dataclasses.asdict(found))
+                commit(setting.workdir)
             yield found
 
 

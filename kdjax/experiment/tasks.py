@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from etils import epath
 from jax.sharding import Mesh
 
 from kdjax.config.schema import Config
+from kdjax.core.inputs import fetched
 from kdjax.evaluation.evaluators import Evaluator, make_evaluator
 from kdjax.evaluation.held_out import OwnMetrics
 from kdjax.evaluation.items import Items, read_tasks
@@ -47,7 +47,7 @@ def read_asked(config: Config) -> Asked:
 
 
 def _hash(path: str) -> str:
-    return hashlib.sha256(epath.Path(path).expanduser().read_bytes()).hexdigest()
+    return hashlib.sha256(fetched(path).read_bytes()).hexdigest()
 
 
 def make_evaluators(

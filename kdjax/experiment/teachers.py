@@ -12,6 +12,7 @@ from kdjax.checkpoints import StoredModel, native
 from kdjax.config.architecture import ModelConfig
 from kdjax.config.schema import OptimizerConfig, TeacherConfig
 from kdjax.core.logging import say
+from kdjax.core.mirrors import drop, publish, pull
 from kdjax.evaluation.likelihood import Subject
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.locking import lock_on, one_at_a_time
@@ -169,9 +170,14 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
     lock, is_needed = lock_on(cache, "teacher", key), setting.shared is not None
 
     def obtain() -> Trained:
+        if not native.is_model(directory):
+            pull(directory)
         is_made = native.is_model(directory)
         with one_at_a_time(lock, name, is_made=is_made, is_needed=is_needed):
-            return trainer(name, config.seed, directory, metrics)
+            trained = trainer(name, config.seed, directory, metrics)
+        if jax.process_index() == 0:
+            publish(directory, native.CARD)
+        return trained
 
     try:
         return obtain()
@@ -180,6 +186,8 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
     with one_at_a_time(lock, name, is_needed=is_needed):
         if jax.process_index() == 0:
             native.discard_damaged(directory)
+            if not native.is_model(directory):
+                drop(directory)
     return obtain()
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -11,11 +10,14 @@ from etils import epath
 
 from kdjax.config.parsing import from_mapping, in_line, shown
 from kdjax.config.schema import Config
+from kdjax.core.buckets import Bucket, is_remote
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json, remove_leftovers, write_json
+from kdjax.core.mirrors import drop, kept, local_root
+from kdjax.experiment.places import CONFIG, LEASE, commit, not_ours
 from kdjax.experiment.plans import raise_steps, read_plans
 
-_CONFIG, _DATA = "config.json", "data.json"
+_DATA = "data.json"
 _KEYS = {"teacher", "student", "distill"}  # of every config, of any version
 _WRITTEN = (".", "*", "*/model")  # which directories in a workdir hold small files
 # Keys that may change between two starts of one experiment: they affect where and how
@@ -38,7 +40,7 @@ _FREE = (
 _STEPS = "config.student.train.steps"  # may be raised: students are trained on
 FAILED = "failed.json"  # why a point of a sweep failed
 LOCK, _OWNER = ".lock", ".lock.owner"
-_CLAIM_NOTHING = {FAILED, LOCK, _OWNER}
+_CLAIM_NOTHING = {FAILED, LOCK, _OWNER, LEASE}
 
 
 def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> None:
@@ -57,17 +59,19 @@ def claim(workdir: epath.Path, config: Config, *, overwrite: bool = False) -> No
         names = _names(workdir)
         found = _experiment(workdir, names, may_be_damaged=overwrite)
         if overwrite and names:
+            drop(workdir)
             for path in workdir.iterdir():
                 if path.name not in (LOCK, _OWNER):
                     path.rmtree() if path.is_dir() else path.unlink()
         # A config alone, left by a start that failed early, claims nothing.
-        elif set(names) > {_CONFIG}:
+        elif set(names) > {CONFIG}:
             _check_same(found, wanted, workdir)
             read_plans(workdir, _steps(wanted))  # a damaged one is told of at once
             raise_steps(workdir, _steps(found), _steps(wanted))
         workdir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(workdir, *_WRITTEN)
-        write_json(workdir / _CONFIG, wanted)
+        write_json(workdir / CONFIG, wanted)
+        commit(workdir)
     except OSError as error:
         raise UsageError(
             f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
@@ -149,10 +153,7 @@ def check_space(directory: epath.Path, needed: int) -> None:
 
 def cache_directory(config: Config) -> epath.Path:
     """Returns the cache of rows, tokenizers and teachers, shared by experiments."""
-    if config.cache_dir:
-        return epath.Path(config.cache_dir).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return epath.Path(root).expanduser() / "kdjax"
+    return kept(config.cache_dir) if config.cache_dir else local_root()
 
 
 def make_cache(config: Config) -> None:
@@ -175,8 +176,11 @@ def make_cache(config: Config) -> None:
 def compile_cache(config: Config) -> epath.Path | None:
     """Returns where compiled programs are kept, or None for nowhere."""
     if config.compile_cache == "auto":
-        return cache_directory(config) / "compiled"
+        is_far = is_remote(config.cache_dir)
+        return (local_root() if is_far else cache_directory(config)) / "compiled"
     path = config.compile_cache
+    if is_remote(path):
+        Bucket(path)  # raises in one line if a package is missing, as jax would not
     return epath.Path(path).expanduser() if path else None
 
 
@@ -230,20 +234,20 @@ def _experiment(
     Raises:
         UsageError: It holds something else, or the config is damaged.
     """
-    path = workdir / _CONFIG
+    path = workdir / CONFIG
     # Older versions could leave an empty one when the machine stopped.
-    if not names or ({*names} == {_CONFIG} and not path.stat().length):
+    if not names or ({*names} == {CONFIG} and not path.stat().length):
         return None
     try:
         found = read_json(path)
         # Model directories have a config.json as well, but with none of these keys.
         if not found.keys() >= _KEYS:
-            raise _not_ours(workdir)
+            raise not_ours(workdir)
         found = _completed(found, _plain(Config()))
         from_mapping(Config, found, str(path))
     except UsageError as error:
         if not _is_ours(workdir):
-            raise _not_ours(workdir) from None
+            raise not_ours(workdir) from None
         if may_be_damaged:
             return None
         raise UsageError(
@@ -260,17 +264,10 @@ def _is_ours(workdir: epath.Path) -> bool:
     except UsageError:
         pass
     try:
-        content = (workdir / _CONFIG).read_bytes()
+        content = (workdir / CONFIG).read_bytes()
     except OSError:
         return False
     return all(f'"{key}":'.encode() in content for key in _KEYS)
-
-
-def _not_ours(workdir: epath.Path) -> UsageError:
-    return UsageError(
-        f"{workdir} is not empty and holds no experiment, so it is left untouched; "
-        "choose another --workdir"
-    )
 
 
 def _completed(found: Any, default: Any) -> Any:

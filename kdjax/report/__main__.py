@@ -11,14 +11,19 @@ several experiments, side by side. The last one writes a page of an experiment i
 progress, runs/gpt_small/progress.html, which a browser loads again by itself.
 """
 
+import contextlib
+
 from absl import flags
 from etils import epath
 
 from kdjax import report
 from kdjax.core import cli
+from kdjax.core.buckets import is_remote
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
 from kdjax.core.logging import say
+from kdjax.core.mirrors import address, written
+from kdjax.experiment.places import commit, opened
 from kdjax.report.many.points import is_sweep
 from kdjax.report.progress import follow
 from kdjax.results.files import read
@@ -44,16 +49,30 @@ def main(argv: list[str]) -> None:
             "name an experiment's workdir or a sweep's directory, such as "
             "runs/gpt_small"
         )
-    directories = [epath.Path(path).expanduser() for path in given]
+    if _FOLLOW.value and any(map(is_remote, given)):
+        raise UsageError(
+            "--follow takes a workdir on a disk; for one in a bucket, give this "
+            "command without it once the experiment has finished"
+        )
+    with contextlib.ExitStack() as stack:
+        _write([stack.enter_context(opened(path)) for path in given])
+
+
+def _write(directories: list[epath.Path]) -> None:
+    """Writes the report of one directory, or the card of several."""
     if len(directories) > 1 or is_sweep(directories[0]):
         if _FOLLOW.value:
             raise UsageError(
                 "--follow takes the workdir of one experiment; make the card of a "
                 "sweep again to see how far it is"
             )
-        page = report.write_card(directories, _OUTPUT.value)
-        verdict = read_json(page.parent / "card.json")["verdict"]
-        print(*verdict, page, sep="\n\n")
+        with contextlib.ExitStack() as stack:
+            output = _OUTPUT.value
+            if output:
+                output = stack.enter_context(written(output, may_exist=True))
+            page = report.write_card(directories, output)
+            verdict = read_json(page.parent / "card.json")["verdict"]
+            print(*verdict, address(page), sep="\n\n")
         return
     if _OUTPUT.value:
         raise UsageError(
@@ -67,8 +86,9 @@ def main(argv: list[str]) -> None:
     directory = directories[0] / "report"
     results = read(directory / "report.json")
     page = report.write(results, directory)
+    commit(directories[0])
     verdict = "\n\n".join(report.summarise(results).paragraphs)
-    print(report.table(results), verdict, page, sep="\n\n")
+    print(report.table(results), verdict, address(page), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from kdjax.config.architecture import MOST_IDS
 from kdjax.config.schema import TokenizerConfig
 from kdjax.core.errors import UsageError
+from kdjax.core.inputs import fetched_tokenizer
 from kdjax.formats.gguf import read_header
 from kdjax.text.beginning import Bos, contradiction, find_prefix, with_beginning
 from kdjax.text.beside import add_tokens, read_beside
@@ -80,7 +81,8 @@ def load_tokenizer(
         UsageError: The file is missing or not a tokenizer, has no such token, or the
             files contradict each other.
     """
-    return read_tokenizer(epath.Path(path)).ended_by(end_of_text, str(path), bos)
+    found = read_tokenizer(fetched_tokenizer(path))
+    return found.ended_by(end_of_text, str(path), bos)
 
 
 class TokenizerFile(NamedTuple):

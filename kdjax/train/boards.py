@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from kdjax.core.errors import UsageError
+from kdjax.core.mirrors import address
 from kdjax.train import events
 from kdjax.train.appending import AppendedFile
 
@@ -73,7 +74,9 @@ class WeightsAndBiases:
             self._run = wandb.init(
                 project=name,
                 entity=entity or None,
-                id=hashlib.sha256(path.encode()).hexdigest()[:16],
+                id=hashlib.sha256(address(directory.resolve()).encode()).hexdigest()[
+                    :16
+                ],
                 name=f"{directory.parent.name}/{directory.name}",
                 dir=path,
                 resume="allow",

@@ -15,20 +15,17 @@ from typing import NamedTuple
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from kdjax.config.schema import CheckpointConfig
 from kdjax.core.errors import UsageError, why
 from kdjax.core.logging import say
+from kdjax.core.mirrors import drop, pull, push, put_as
 from kdjax.train import manifests
 from kdjax.train.appending import Beginning
 from kdjax.train.meeting import Meeting
-from kdjax.train.newest import NONE_IS_GOOD, newest_good
+from kdjax.train.newest import DIRECTORY, steps_of, survey
 from kdjax.train.position import Position
 from kdjax.train.state import TrainState
-
-DIRECTORY = "checkpoints"  # of a run
-
 
 _saves = itertools.count()  # all processes save alike
 
@@ -40,18 +37,6 @@ class _Writing(NamedTuple):
     loss: float | None
     metrics: Beginning | None
     meeting: Meeting
-
-
-def latest_step(run: epath.Path) -> int:
-    """Returns the step that a run will resume at; 0: it has no checkpoint.
-
-    Checkpoints are read and verified, by the first process, for all.
-
-    Raises:
-        UsageError: All are damaged.
-    """
-    step, _ = _survey(run / DIRECTORY)
-    return step
 
 
 class Checkpoints:
@@ -94,6 +79,7 @@ class Checkpoints:
         if _is_first():
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
+        pull(self._directory)
 
     def latest(self, allows: Callable[[int], bool] = lambda step: True) -> int | None:
         """Returns the newest step whose checkpoint is as it was written.
@@ -106,7 +92,7 @@ class Checkpoints:
         Raises:
             UsageError: All are damaged.
         """
-        step, said = _survey(self._directory, allows)
+        step, said = survey(self._directory, allows)
         for line in said:
             say(f"note: {line}")
         return step or None
@@ -140,7 +126,7 @@ class Checkpoints:
     def remove_after(self, step: int) -> None:
         """Removes those of later steps, which will be taken again."""
         if _is_first():
-            for later in _steps(self._directory):
+            for later in steps_of(self._directory):
                 if later > step:
                     _remove(self._directory / str(later))
 
@@ -238,12 +224,14 @@ class Checkpoints:
         step, loss, metrics, _ = self._writing
         (path,) = self._directory.glob(f"{step}.*tmp*")
         manifests.seal(path, loss, metrics)
+        push(self._directory.parent, lambda name: DIRECTORY not in name.split("/"))
+        put_as(path, self._directory / str(step))
 
     def _remove_old(self) -> None:
         """Removes all but the latest, the best and those that are needed."""
         if not _is_first():
             return
-        steps = _steps(self._directory)
+        steps = steps_of(self._directory)
         earlier = steps[: -self._keep]
         losses = {
             step: loss
@@ -262,41 +250,9 @@ class Checkpoints:
             path.rmtree(missing_ok=True)
 
 
-def _survey(
-    directory: epath.Path, allows: Callable[[int], bool] = lambda step: True
-) -> tuple[int, list[str]]:
-    """Returns the step of the checkpoint to resume at, and what to say of others.
-
-    The newest that its manifest confirms; where none has a manifest, the newest.
-    """
-    step, said = 0, list[str]()
-    if _is_first():
-        step, said = newest_good(directory, filter(allows, _steps(directory)))
-    if jax.process_count() > 1:
-        step = int(multihost_utils.broadcast_one_to_all(step))
-    if step == NONE_IS_GOOD:
-        raise UsageError(
-            f"{'; '.join(said) or 'no checkpoint is good'}; restore one, or delete "
-            f"{directory.parent} to train this run again"
-        )
-    return step, said
-
-
-def _steps(directory: epath.Path) -> list[int]:
-    """Returns the steps of all checkpoints that were written to their end."""
-    if not directory.exists():
-        return []
-    return sorted(
-        int(path.name)
-        for path in directory.iterdir()
-        if path.name.isdigit()
-        and path.is_dir()
-        and ocp.utils.is_checkpoint_finalized(path)
-    )
-
-
 def _remove(path: epath.Path) -> None:
     """Removes a checkpoint; a kill leaves it whole, or unfinished by its name."""
+    drop(path)
     temporary = path.with_name(f"{path.name}.removed-tmp")
     path.rename(temporary)
     temporary.rmtree()

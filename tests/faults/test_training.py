@@ -28,9 +28,9 @@ from kdjax.core.errors import UsageError
 from kdjax.core.stopping import Preempted
 from kdjax.train import manifests
 from kdjax.train.appending import AppendedFile
-from kdjax.train.checkpoints import DIRECTORY, latest_step
 from kdjax.train.loop import train
 from kdjax.train.meeting import Meeting
+from kdjax.train.newest import DIRECTORY, latest_step
 from kdjax.train.sources import Rows
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
