@@ -6,6 +6,7 @@ from typing import Any
 
 SEED = "seed"
 _SCHEDULE = {"kind", "start", "end"}
+_ROLES = {"teacher", "student"}
 _LONGEST = 24  # characters of a value in a plot
 # Where, how long and how often something is done, but no result.
 _IRRELEVANT = (
@@ -127,15 +128,21 @@ def setting_key(overrides: Mapping[str, Any]) -> str:
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Returns the last words of dotted keys that tell them apart.
 
+    Where there are keys of teacher and student, theirs are whole.
+
     Example:
-        >>> short_names(["distill.alpha", "student.train.steps", "teacher.train.steps"])
-        {'distill.alpha': 'alpha', 'student.train.steps': 'student.train.steps', \
-'teacher.train.steps': 'teacher.train.steps'}
+        >>> short_names(["distill.alpha", "teacher.model.layers"])
+        {'distill.alpha': 'alpha', 'teacher.model.layers': 'layers'}
+        >>> short_names(["student.model.width", "teacher.model.layers"])
+        {'student.model.width': 'student.model.width', \
+'teacher.model.layers': 'teacher.model.layers'}
     """
     found = {}
+    roles = {key.split(".")[0] for key in keys} & _ROLES
     for key in keys:
         words = key.split(".")
-        for length in range(1, len(words) + 1):
+        shortest = len(words) if len(roles) > 1 and words[0] in roles else 1
+        for length in range(shortest, len(words) + 1):
             name = ".".join(words[-length:])
             alike = [other for other in keys if f".{other}".endswith(f".{name}")]
             if len(alike) == 1:
