@@ -7,7 +7,7 @@ the same way, so they get the same placement.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
-from kdjax.parallel.placement import Placement, name_of
+from kdjax.parallel.placement import Devices, Placement, name_of
 
 Batch = dict[str, jax.Array]  # tokens and their annotations, rows first
 AXES = ("data", "fsdp", "tensor")
@@ -157,7 +157,20 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
         kept = P(*(None if axis in BATCH_AXES else axis for axis in spec))
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
 
-    return Placement(activation, weight)
+    def local(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        heads = P(BATCH_AXES, None, "tensor", None)
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(heads, heads, heads, BATCH),
+            out_specs=heads,
+            check_vma=False,  # kernels do not say along which axes their results vary
+        )
+
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    platform = mesh.devices.flat[0].platform
+    devices = Devices(platform, rows, mesh.shape["tensor"], local)
+    return Placement(activation, weight, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
