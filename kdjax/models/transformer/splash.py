@@ -56,9 +56,11 @@ def attend_blockwise(
 
         return kernel(q, k, v, SegmentIds(ids, ids))
 
-    query = query * jnp.asarray(scale, query.dtype)
-    heads_first = (padding(x).swapaxes(1, 2) for x in (query, key, value))
-    mixed = jax.vmap(one)(*heads_first, padding(segments, _PADDING))
+    q, k, v = (
+        padding(x).swapaxes(1, 2)
+        for x in (query * jnp.asarray(scale, query.dtype), key, value)
+    )
+    mixed: Array = jax.vmap(one)(q, k, v, padding(segments, _PADDING))
     return mixed.swapaxes(1, 2)[:, :length]
 
 
