@@ -117,3 +117,27 @@ def test_a_model_s_gradients_on_a_mesh_are_those_without_it(name, sizes):
     found, squares = gradients(placement, attention="splash", remat="context")
     assert_close(found, wanted, 2e-5)
     assert not squares
+
+
+def test_for_a_tpu_the_kernel_is_chosen_and_no_mask_is_lowered():
+    mesh, length = make_mesh(MeshConfig(2, 2, 2)), 320
+    placement = make_placement(mesh)
+    on_tpu = placement.devices._replace(platform="tpu")
+    config = dataclasses.replace(FAMILIES["gemma2"], layers=2)
+    rows = jax.ShapeDtypeStruct((4, length), jnp.int32)
+
+    def lowered(devices):
+        model = models.build(config, placement=placement._replace(devices=devices))
+
+        def loss(params, tokens, ids):
+            return jnp.square(model.hidden(params, tokens, ids)).mean()
+
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        traced = jax.jit(jax.grad(loss)).trace(params, rows, rows)
+        return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    squares = [f"{size}x{size}x" for size in (length, 384, 512)]
+    plain, text = lowered(placement.devices), lowered(on_tpu)
+    assert squares[0] in plain and "tpu_custom_call" not in plain
+    assert "tpu_custom_call" in text
+    assert not [square for square in squares if square in text]
