@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
 from kdjax.parallel.placement import Devices, Placement, name_of
+from kdjax.parallel.topology import arranged
 
 Batch = dict[str, jax.Array]  # tokens and their annotations, rows first
 AXES = ("data", "fsdp", "tensor")
@@ -50,7 +51,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """Returns the mesh over all devices, with -1 filled in.
 
     Raises:
-        UsageError: The product of the axes is not the number of devices.
+        UsageError: The product of the axes is not the number of devices, or they cannot
+            be laid over several slices.
     """
     sizes = [getattr(config, axis) for axis in AXES]
     count = jax.device_count()
@@ -64,7 +66,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         )
     # Explicit, because jax's default has changed before, and Linen needs Auto.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=types)
+    return Mesh(arranged(sizes, jax.devices()), AXES, axis_types=types)
 
 
 def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
