@@ -28,6 +28,7 @@ from kdjax.report.many.heat_maps import (
 )
 from kdjax.report.many.lengths import STEPS, by_length
 from kdjax.report.many.overrides import axes, differences, flat, shown
+from kdjax.report.many.page import _render
 from kdjax.report.many.points import Point, read_points
 from kdjax.report.many.table import csv_text, rows
 from kdjax.report.many.verdict import cost_words, verdict
@@ -511,6 +512,20 @@ def test_the_card_needs_no_other_file_and_holds_every_point(sweep):
     assert float(table[1]["bits_per_byte"]) == 1.2
     assert float(table[1]["distill.alpha"]) == 1.0
     assert table[1]["best"] == "yes" and table[2]["note"] == "it <b>diverged"
+
+
+def test_a_column_of_a_long_name_is_sorted_and_filtered_by_it(tmp_path):
+    """It may be broken where it is shown, and not where the script looks."""
+    points = [
+        make_point([1.5], teacher__train__steps=x, student__train__steps=y)
+        for x in (1, 2)
+        for y in (3, 4)
+    ]
+    page = _render(compare(points), ["words"], [], "title", epath.Path(tmp_path))
+    columns = re.findall(r'<th scope="col" data-column="([^"]*)"', page)
+    assert columns[:2] == ["teacher.train.steps", "student.train.steps"]
+    cells = re.findall(r'<td data-column="([^"]*)"', page)
+    assert [*dict.fromkeys(cells)] == [*columns, "command"]
 
 
 def test_a_point_s_own_page_is_linked_from_wherever_the_card_is(sweep):
