@@ -23,6 +23,7 @@ from kdjax.report.many.drawing import _models, plots
 from kdjax.report.many.heat_maps import (
     _beside_twins,
     _cells,
+    _certainty,
     _differences,
     _pairs,
 )
@@ -412,13 +413,21 @@ def test_a_heat_map_tells_which_student_beat_its_own_twin():
         ["20", "200"],
         ["10\ntwin 1.5000", "100\ntwin 1.2500"],
     )
+    assert _certainty(cells) == "\n(one seed each)"
     assert "heat-1-twin" in [name for name, _, _ in plots(comparison)]
     assert "3 beat it, 1 lost to it, 0 undecided (one seed each)" in words_of(*points)
     # Several seeds whose spread is larger than the difference decide nothing.
     scores = [1.0, 1.25, 1.5], [1.25, 1.25, 1.375]
     unclear = compare([make_point(*scores, x=x, y=y) for x in (1, 2) for y in (1, 2)])
-    for cell in _differences(_cells(unclear, ("x", "y"))).values():
-        assert cell.text == "(+0.0417)"
+    cells = _cells(unclear, ("x", "y"))
+    assert {cell.text for cell in _differences(cells).values()} == {"(+0.0417)"}
+    assert "in brackets" in _certainty(cells)
+    # Twins that depend on both axes stand beside neither.
+    both = [
+        make_point([1.0], [1.0 + x + 2 * y], x=x, y=y) for x in (0, 1) for y in (0, 1)
+    ]
+    labels = (["0", "1"], ["0", "1"])
+    assert _beside_twins(labels, _cells(compare(both), ("x", "y"))) == labels
 
 
 def write_sweep(place, points):
