@@ -166,7 +166,7 @@ def test_different_twins_are_drawn_apart_or_called_a_mean(twins, lines):
 def test_diverged_models_spoil_no_heat_map(others, is_difference):
     values = (math.nan, math.inf, *others)
     cells = {(i % 2, i // 2): Cell(v, f"{v:.2f}") for i, v in enumerate(values)}
-    labels = [["1", "2"]] * 2
+    labels = (("1", "2"), ("1", "2"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawing = draw_heat(("x", "y"), labels, cells, "", is_difference=is_difference)

@@ -15,7 +15,6 @@ from functools import partial
 from kdjax.config.schema import DataConfig
 from kdjax.data.documents import Corpus, Document, Skipped, split_names, split_of
 from kdjax.data.files import files
-from kdjax.data.tfds_text import tfds_text
 
 # Directories of the standard library that hold no sources of its own, or that some
 # installations lack.
@@ -69,8 +68,15 @@ def _sources(root: pathlib.Path) -> Iterator[pathlib.Path]:
         yield from (pathlib.Path(directory, x) for x in files_ if x.endswith(".py"))
 
 
+def tfds(config: DataConfig) -> Corpus:
+    """Returns a text feature of a tensorflow-datasets data set; see `tfds_text`."""
+    from kdjax.data.tfds_text import tfds_text  # here: it takes long to import
+
+    return tfds_text(config)
+
+
 CORPORA: dict[str, Callable[[DataConfig], Corpus]] = {
     "stdlib": stdlib,
     "files": files,
-    "tfds": tfds_text,
+    "tfds": tfds,
 }

@@ -7,75 +7,72 @@ from typing import Any
 from etils import epath
 
 from kdjax.core.errors import UsageError
-from kdjax.core.files import changed_file, hash_files, read_json, write_json
+from kdjax.core.files import beside, changed_file, is_left, read_json, write_json
 from kdjax.core.locks import Lock
 from kdjax.core.logging import say
 from kdjax.core.mirrors import drop, publish, pull
 from kdjax.data.packing import Row
-from kdjax.data.stored import PackedRows
+from kdjax.data.stored import StoredRows, file_of
 from kdjax.text import TextTokenizer, load_tokenizer
+
+CARD = "rows.json"  # says what the rows beside it are
 
 
 def keep_rows(
-    directory: epath.Path, build: Callable[[], PackedRows]
+    directory: epath.Path, write: Callable[[epath.Path], dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Sequence[Row]]]:
     """Returns the rows in a directory, which are made unless they are there.
 
-    Whatever else lies in the directory was left by a killed process, and goes.
+    They are written beside it and get its name when they are complete, so that a killed
+    preparation leaves nothing that looks complete.
 
     Args:
         directory: The rows' own, in the cache.
-        build: Returns their builder, whose `data_dir` is the directory.
+        write: Writes the rows of all splits to a directory, and returns what is kept
+            beside them, their "length" and "splits" among it.
 
     Returns:
-        Their metadata, and random access to the rows of each split.
+        What is kept beside them, and random access to the rows of each split.
 
     Raises:
-        UsageError: Rows of an older version, of which no hashes are known, are damaged.
+        UsageError: They were damaged since.
     """
-    hashes = directory / "hashes.json"
-
-    def place() -> epath.Path | None:
-        found = directory.glob("*/*/dataset_info.json")
-        return next((path.parent for path in found if _is_complete(path)), None)
+    card = directory / CARD
 
     def is_made() -> bool:
-        found = place()
-        return found is not None and _is_sound(found, hashes)
+        try:
+            return bool(read_json(card))
+        except UsageError:
+            return False
 
     def make() -> None:
         pull(directory)
         if is_made():
             return
         drop(directory)
-        if place() is not None:
+        if directory.exists():
             say(f"rows: those in {directory} are damaged and made again")
-        directory.rmtree(missing_ok=True)
-        build().download_and_prepare()
-        found = place()
-        assert found is not None
-        write_json(hashes, hash_files(sorted(found.glob("*.json"))))
+            directory.rmtree()
+        for left in directory.parent.glob(f"{directory.name}.*.tmp"):
+            if is_left(left):
+                left.rmtree(missing_ok=True)
+        unfinished = beside(directory)
+        unfinished.mkdir(parents=True)
+        write_json(unfinished / CARD, write(unfinished))
+        unfinished.replace(directory)
 
     _lock(directory).make_once("rows", is_made, make)
-    publish(directory, hashes.name)
-    try:
-        builder = build()
-        info = dict(builder.info.metadata)
-        splits = {name: builder.as_data_source(split=name) for name in info["splits"]}
-    # A damaged file of tensorflow-datasets may raise anything.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"the rows in {directory} are damaged ({reason}); delete it to have them "
-            "made again"
-        ) from None
-    for name, rows in splits.items():
-        if len(rows) != info["splits"][name].get("rows"):
+    publish(directory, CARD)
+    kept = read_json(card)
+    splits: dict[str, Sequence[Row]] = {}
+    for name, size in kept["splits"].items():
+        rows = splits[name] = StoredRows(file_of(directory, name), kept["length"])
+        if len(rows) != size["rows"]:
             raise UsageError(
                 f"{directory} holds {len(rows)} rows of {name}, not as many as it says;"
                 " delete it to have them made again"
             )
-    return info, splits
+    return kept, splits
 
 
 def keep_tokenizer(
@@ -113,10 +110,6 @@ def keep_tokenizer(
     publish(hashes, "")
     publish(path, "")
     return load_tokenizer(path, end_of_text)
-
-
-def _is_complete(info: epath.Path) -> bool:
-    return not info.parent.name.startswith("incomplete.")
 
 
 def _is_sound(directory: epath.Path, hashes: epath.Path) -> bool:

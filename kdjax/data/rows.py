@@ -1,8 +1,7 @@
 """Text to fixed-length rows on disk, once per (text, tokenizer, length).
 
 A row's index is its identity: the order, the resume position and anything stored beside
-the rows refer to it. tensorflow-datasets writes to a temporary directory and renames it
-once complete, so a killed preparation leaves nothing that looks complete.
+the rows refer to it.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import tensorflow_datasets as tfds
 from etils import epath
 
 from kdjax.config.schema import DataConfig, TokenizerConfig
@@ -21,17 +19,18 @@ from kdjax.data.documents import Corpus, Digest, Document
 from kdjax.data.keeping import keep_rows, keep_tokenizer
 from kdjax.data.packing import Row, pack
 from kdjax.data.sizes import measure_splits
-from kdjax.data.stored import PackedRows
+from kdjax.data.stored import file_of, write_rows
 from kdjax.text import (
     Lost,
     TextTokenizer,
     changes,
-    coverage,
     load_tokenizer,
     train_tokenizer,
     training_key,
 )
 from kdjax.text.streams import encode_stream
+
+_VERSION = 2  # of how rows are stored, for their key
 
 Track = Callable[[Iterable[Document], str, int], Iterable[Document]]
 
@@ -101,7 +100,6 @@ def prepare(
         },
         "splits": sizes,
     }
-    # Only where there are any, because it changes the key of the rows.
     if skipped := sum(corpus.skipped.records.values()):
         info["skipped_records"] = skipped
     if any("control_tokens" in size for size in sizes.values()):
@@ -116,18 +114,15 @@ def prepare(
         yield from pack(ids, data.length, tokenizer.prefix)
         size["lost_bytes"] = lost.bytes
 
-    directory = cache_dir / "rows" / _key(_identity(info, tokenizer))
+    def write(directory: epath.Path) -> dict[str, Any]:
+        prefix = len(tokenizer.prefix)
+        for split, size in sizes.items():
+            size |= write_rows(file_of(directory, split), rows(split), prefix)
+        return info
 
-    def build() -> PackedRows:
-        return PackedRows(
-            info=info,
-            rows={split: lambda split=split: rows(split) for split in sizes},  # type: ignore[misc]
-            data_dir=str(directory),
-        )
-
-    tfds.disable_progress_bar()
-    metadata, sources = keep_rows(directory, build)
-    stored = _described(metadata, tokenizer, tokenizer_config)
+    identity = [_VERSION, info, sorted(tokenizer.encoder.controls)]
+    kept, sources = keep_rows(cache_dir / "rows" / _key(identity), write)
+    stored = _described(kept, tokenizer, tokenizer_config)
     return Prepared(tokenizer, sources, stored)
 
 
@@ -164,34 +159,18 @@ def _check_prefix(prefix: Sequence[int], length: int) -> None:
         )
 
 
-def _identity(info: dict[str, Any], tokenizer: TextTokenizer) -> Any:
-    """Returns what the rows depend on, as a key of the cache.
-
-    What makes no difference to them leaves them where older versions put them.
-    """
-    identity: Any = info
-    if "special_tokens" in info:
-        identity = [info, sorted(tokenizer.encoder.controls)]
-    if not coverage(tokenizer.tokenizer).is_total:
-        identity = [identity, "lost_bytes"]  # older rows were not checked
-    return identity
-
-
 def _described(
-    metadata: Mapping[str, Any], tokenizer: TextTokenizer, config: TokenizerConfig
+    kept: Mapping[str, Any], tokenizer: TextTokenizer, config: TokenizerConfig
 ) -> dict[str, Any]:
-    """Returns the rows' metadata with what follows from the tokenizer alone.
+    """Returns what is kept of the rows with what follows from the tokenizer alone.
 
     Raises:
         UsageError: The rows were made when they could lose more of the text.
     """
-    splits = {name: dict(split) for name, split in metadata["splits"].items()}
-    for name, split in splits.items():
-        split.setdefault("lost_bytes", 0)  # older rows, of a tokenizer that loses none
+    for name, split in kept["splits"].items():
         Lost(name, split["bytes"], config.lost_fraction).check(split["lost_bytes"])
     steps = list(changes(tokenizer.tokenizer))
-    described = {**metadata["tokenizer"], "changes": steps}
-    return {**metadata, "tokenizer": described, "splits": splits}
+    return {**kept, "tokenizer": {**kept["tokenizer"], "changes": steps}}
 
 
 def _tokenizer_file(config: TokenizerConfig) -> TextTokenizer | None:

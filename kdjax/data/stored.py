@@ -1,132 +1,92 @@
-"""Rows on disk."""
+"""Rows on disk: an array_record file for each split, and a record for each row."""
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
-import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 
+from kdjax.core.errors import UsageError
 from kdjax.data.packing import Row
 
-
-class PackedRows(tfds.core.GeneratorBasedBuilder):
-    """The rows of one tokenised corpus: token ids and segment ids."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(
-        self,
-        *,
-        info: dict[str, Any],
-        rows: dict[str, Callable[[], Iterator[Row]]],
-        **kwargs: Any,
-    ) -> None:
-        self._metadata = info
-        self._rows = rows
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        shape = (self._metadata["length"],)
-        features = {
-            "tokens": tfds.features.Tensor(shape=shape, dtype=np.int32),
-            "segments": tfds.features.Tensor(shape=shape, dtype=np.int32),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Rows of packed documents.",
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(self._metadata),
-            disable_shuffling=True,  # a row's index is its identity
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {name: self._generate_examples(name) for name in self._rows}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Row]]:
-        count = self._metadata["splits"][split]  # saved after the last row
-        prefix = len(self._metadata["tokenizer"]["prefix"])
-        count["rows"] = count["tokens"] = count["largest_id"] = 0
-        for index, row in enumerate(self._rows[split]()):
-            count["rows"] += 1
-            pieces = int(row["segments"].max())
-            count["tokens"] += int((row["segments"] > 0).sum()) - prefix * pieces
-            count["largest_id"] = max(count["largest_id"], int(row["tokens"].max()))
-            yield index, row
-
-    def _log_download_bytes(self) -> None:
-        """Prints nothing: nothing is downloaded."""
-
-    def _log_download_done(self) -> None:
-        """Prints nothing, as above."""
-
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        """Writes each split to one file, row by row.
-
-        tfds's own writer collects a gigabyte of rows before it writes the first.
-        """
-        del download_config
-        splits = []
-        for name, rows in self._split_generators(dl_manager).items():
-            template = self._get_filename_template(split_name=name)
-            path = template.sharded_filepath(shard_index=0, num_shards=1)
-            writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-            count = size = 0
-            for _, row in rows:
-                content = _serialized(row)
-                writer.write(content)
-                count, size = count + 1, size + len(content)
-            writer.close()
-            splits.append(
-                tfds.core.SplitInfo(
-                    name=name,
-                    shard_lengths=[count],
-                    num_bytes=size,
-                    filename_template=template,
-                )
-            )
-        self.info.set_splits(tfds.core.splits.SplitDict(splits))
+_SUFFIX = ".array_record"
+_NAMES = ("tokens", "segments")  # the parts of a record, one after the other
+_TOGETHER = 256  # rows that are written at a time, for speed
 
 
-def _serialized(row: Row) -> bytes:
-    """Returns what `FeaturesDict.serialize_example` does, in a third of the time."""
-    features = (
-        _field(1, _field(1, name.encode()) + _field(2, _int64_list(values)))
-        for name, values in row.items()
-    )
-    return _field(1, b"".join(features))
+def file_of(directory: epath.Path, split: str) -> epath.Path:
+    """Returns the file of a split's rows."""
+    return directory / f"{split}{_SUFFIX}"
 
 
-def _int64_list(values: np.ndarray) -> bytes:
-    """Returns numbers that are not negative as a Feature of a protocol buffer."""
-    return _field(3, _field(1, _varints(values)))
+def write_rows(path: epath.Path, rows: Iterator[Row], prefix: int) -> dict[str, int]:
+    """Writes rows of one length to a new file, and returns what they hold.
 
+    Numbers have two bytes where that suffices for all of a row, and four elsewhere.
 
-def _field(number: int, content: bytes) -> bytes:
-    """Returns a field of a protocol buffer that holds bytes or another message."""
-    return _head(number, len(content)) + content
+    Args:
+        path: The file.
+        rows: Token ids and segment ids.
+        prefix: How many ids before a text are not counted as its own.
 
-
-@functools.lru_cache(maxsize=1 << 14)
-def _head(number: int, size: int) -> bytes:
-    return bytes([number << 3 | 2]) + _varints(np.array([size]))
-
-
-def _varints(values: np.ndarray) -> bytes:
-    """Returns numbers that are not negative as varints: 7 bits a byte, low ones first.
-
-    All bytes but a number's last have the high bit set.
+    Returns:
+        The number of "rows", that of the "tokens" of their texts, and the "largest_id".
     """
-    largest = int(values.max(initial=0))
-    if largest < 128:
-        return values.astype(np.uint8).tobytes()
-    left: np.ndarray = values.astype(np.uint32)
-    content = np.empty((len(values), -(-largest.bit_length() // 7)), np.uint8)
-    for place in range(content.shape[1]):
-        rest = left >> 7
-        content[:, place] = left & 127 | (rest > 0) * np.uint32(128)
-        left = rest
-    is_used = content > 0  # the last byte of a number is none of its zeros
-    is_used[:, 0] = True
-    return content[is_used].tobytes()
+    found = {"rows": 0, "tokens": 0, "largest_id": 0}
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    while some := [*islice(rows, _TOGETHER)]:
+        tokens, segments = (np.stack([row[name] for row in some]) for name in _NAMES)
+        found["rows"] += len(some)
+        pieces = int(segments.max(axis=1).sum())
+        found["tokens"] += int((segments > 0).sum()) - prefix * pieces
+        found["largest_id"] = max(found["largest_id"], int(tokens.max()))
+        for row in np.stack([tokens, segments], axis=1):
+            writer.write(row.astype("<u2" if row.max() < 1 << 16 else "<i4").tobytes())
+    writer.close()
+    return found
+
+
+class StoredRows(Sequence[Row]):
+    """Random access to the rows of one file."""
+
+    def __init__(self, path: epath.Path, length: int) -> None:
+        """Opens the file of rows of a length.
+
+        Raises:
+            UsageError: It is damaged, or not there.
+        """
+        self._path, self._length = path, length
+        try:
+            self._records = ArrayRecordDataSource(str(path))
+        except Exception as error:
+            raise self._damaged(error) from None
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        """Returns a row: int32 [T] for each of its parts.
+
+        Raises:
+            IndexError: There is no such row.
+            UsageError: The file is damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            record = self._records[index]
+            kind = "<i4" if len(record) == 8 * self._length else "<u2"
+            parts = np.frombuffer(record, kind).reshape(2, self._length)
+        except Exception as error:
+            raise self._damaged(error) from None
+        return dict(zip(_NAMES, parts.astype(np.int32), strict=True))
+
+    def _damaged(self, error: Exception) -> UsageError:
+        reason = " ".join(str(error).split())[:200]
+        return UsageError(
+            f"the rows in {self._path} are damaged ({reason}); delete "
+            f"{self._path.parent} to have them made again"
+        )

@@ -46,7 +46,7 @@ class TensorBoard:
             OSError: They wait, because nothing can be written.
         """
         for name, value in scalars.items():
-            event = events.scalar(step, time.time(), name, value)
+            event = events.scalar(step, time.time(), name, float(value))
             self._file.add(events.framed(event))
         self._file.write()
 
