@@ -819,7 +819,7 @@ def test_the_order_follows_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.3])
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_processes_together_see_the_batches_that_one_would_see(count, fraction):
     def stream(shard):
         batches = training_batches(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from kdjax.config.parsing import at_least, between, whole
+from kdjax.config.parsing import between, whole
 from kdjax.config.schema import (
     OPTIMIZER_PARAMETERS,
     OptimizerConfig,
@@ -104,7 +104,7 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int, path: str) -> None:
 
 def _check_warmup(optimizer: OptimizerConfig, steps: int, path: str) -> None:
     default = OptimizerConfig.warmup_fraction
-    at_least(optimizer.warmup_steps, -1, f"{path}.warmup_steps")
+    whole(optimizer.warmup_steps, -1, MOST, f"{path}.warmup_steps")
     if optimizer.warmup_steps < 0:
         return
     if optimizer.warmup_fraction != default:

@@ -98,3 +98,13 @@ def test_jumps_from_the_same_place_leave_out_more_until_it_is_given_up(plain, tm
     for _ in range(2):
         with pytest.raises(FloatingPointError, match="jumped at step 8, after it was"):
             train(program, make_run(program, tmp_path / "one"), OFTEN, 1)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_between_two_jumps_knows_of_the_first(plain, tmp_path):
+    twice = dataclasses.replace(GUARD, times=2)
+    program, seen = guarded(plain, twice, jumps=(8, 12))
+    with pytest.raises(Preempted):
+        stop_at(11, program, tmp_path, config=OFTEN)
+    finish(program, tmp_path, OFTEN)
+    assert seen[-8:] == [rows(plain, [number]) for number in range(13, 21)]
