@@ -21,6 +21,7 @@ from kdjax.experiment.close_up import Texts
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.locking import one_at_a_time, process_lock
 from kdjax.experiment.measuring import measure_models
+from kdjax.experiment.places import fetch
 from kdjax.experiment.rows import prepare_rows
 from kdjax.experiment.setting import (
     Setting,
@@ -99,7 +100,6 @@ def _run(
     shared: epath.Path | None,
 ) -> Results:
     """Does what `run` says."""
-    _check_alone(workdir, config)
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -113,6 +113,8 @@ def _run(
     clock = Clock()
     with clock("data"):
         prepared = prepare_rows(config, fetch_named(config, opened))
+    if jax.process_index():
+        fetch(workdir)  # as the first process has claimed it, before all had the rows
     task = next_token_task(prepared.bits_per_byte)
     evaluators = make_evaluators(asked, config, prepared.tokenizer, mesh)
     setting = Setting(
@@ -145,25 +147,6 @@ def _run(
     with clock("evaluation"):
         models = measure_models(setting, teachers, start.model)
     return _results(setting, teachers, models, runs)
-
-
-def _check_alone(workdir: epath.Path, config: Config) -> None:
-    """Raises if several processes would write models to a bucket.
-
-    Each has a directory of its own, and a checkpoint has parts from all.
-
-    Raises:
-        UsageError: They would.
-    """
-    far = {"--workdir": address(workdir)}
-    if not all(teacher.path for teacher in config.all_teachers.values()):
-        far["config.cache_dir"] = config.cache_dir
-    for key, place in far.items():
-        if jax.process_count() > 1 and is_remote(place):
-            raise UsageError(
-                f"{key}={place}: several processes cannot write models to a bucket "
-                "yet; choose a directory that all of them share"
-            )
 
 
 def _results(
