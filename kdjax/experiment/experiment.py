@@ -48,6 +48,7 @@ from kdjax.experiment.workdir import (
     compile_cache,
     make_cache,
 )
+from kdjax.parallel.apart import are_apart
 from kdjax.parallel.sharding import make_mesh
 from kdjax.results.data import DataInfo
 from kdjax.results.measured import (
@@ -100,6 +101,7 @@ def _run(
     shared: epath.Path | None,
 ) -> Results:
     """Does what `run` says."""
+    _check_cache(workdir, config)
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -147,6 +149,21 @@ def _run(
     with clock("evaluation"):
         models = measure_models(setting, teachers, start.model)
     return _results(setting, teachers, models, runs)
+
+
+def _check_cache(workdir: epath.Path, config: Config) -> None:
+    """Raises if processes that may share no disk would train a teacher on one.
+
+    Raises:
+        UsageError: They would.
+    """
+    is_trained = not all(teacher.path for teacher in config.all_teachers.values())
+    if are_apart(workdir) and is_trained and not is_remote(config.cache_dir):
+        raise UsageError(
+            f"--workdir={address(workdir)} is in a bucket, and several processes would "
+            "train a teacher in the cache of one machine; set config.cache_dir to a "
+            "bucket as well"
+        )
 
 
 def _results(

@@ -171,8 +171,9 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
     lock, is_needed = lock_on(cache, "teacher", key), setting.shared is not None
 
     def obtain() -> Trained:
-        if are_apart(directory) and jax.process_index() == 0:
-            native.discard_damaged(directory)  # the others have theirs from the store
+        is_first = jax.process_index() == 0
+        if are_apart(directory) and is_first and native.is_model(directory):
+            native.discard_damaged(directory)  # or only this process would notice
         if not native.is_model(directory):
             pull(directory)
         is_made = native.is_model(directory)

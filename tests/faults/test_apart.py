@@ -36,6 +36,7 @@ place, at = sys.argv[1], int(sys.argv[2])
 program = toy.make_program(8, ("data",))
 with mirrored(place) as directory:
     assert are_apart(directory) == (toy.jax.process_count() > 1)
+    pull(directory, lambda name: "checkpoints" not in name.split("/"))
     if at:
         toy.stop_at(at, program, directory, (signal.SIGKILL,))
     result = toy.train(program, toy.make_run(program, directory), toy.EVERY_TWO, 1)
