@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from kdjax.checkpoints import parts
+import kdjax.checkpoints.parts as parts
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.matching import parameter_shapes
 from kdjax.config.architecture import ModelConfig
