@@ -36,7 +36,10 @@ DOORS = (
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)
 WALLS = {
     "flax": ("models",),
-    "orbax": ("train.checkpoints", "train.newest", "checkpoints.native"),
+    "orbax": (
+        *("train.checkpoints", "train.newest"),
+        *("checkpoints.native", "checkpoints.parts"),
+    ),
     "grain": ("data.batches",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data.stored",),

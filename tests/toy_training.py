@@ -27,10 +27,14 @@ CONFIG = TrainConfig(steps=STEPS, batch_size=4)
 ROWS = [{"tokens": np.full(6, row, np.int32)} for row in range(24)]
 
 
-def make_program(steps=STEPS):
-    """Returns a program of momentum descent, on gradients to which `push` is added."""
+def make_program(steps=STEPS, split=()):
+    """Returns a program of momentum descent, on gradients to which `push` is added.
+
+    Args:
+        steps: Its steps.
+        split: The axes of the mesh that its parameters are split along.
+    """
     mesh = make_mesh(MeshConfig(data=min(4, jax.device_count()), tensor=-1))
-    placed = NamedSharding(mesh, P())
 
     def step(state, frozen, batch):
         seen = batch["tokens"].astype(jnp.float32).mean()
@@ -49,7 +53,9 @@ def make_program(steps=STEPS):
         return TrainState(jnp.zeros((), jnp.int32), {"w": w}, {"m": jnp.zeros(16)})
 
     shapes = jax.eval_shape(create, jax.random.key(0))
-    placed = jax.tree.map(lambda _: placed, shapes)
+    placed = jax.tree.map(
+        lambda x: NamedSharding(mesh, P(*split) if x.ndim else P()), shapes
+    )
     job = Job(
         learner=Learner(None, None, None, lambda params, frozen: params),
         objective=None,

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
+import kdjax.checkpoints.parts as parts
 from kdjax.checkpoints.handle import StoredModel
 from kdjax.checkpoints.hf.matching import parameter_shapes
 from kdjax.config.architecture import ModelConfig
@@ -33,6 +34,7 @@ from kdjax.core.files import (
     write_json,
 )
 from kdjax.models.model import Model, Params, build
+from kdjax.parallel.apart import are_apart, share
 from kdjax.parallel.sharding import abstract, make_placement, shardings
 from kdjax.text import TextTokenizer, load_tokenizer
 
@@ -126,15 +128,19 @@ def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None
     """Writes parameters, then `model.json`, which names and completes them.
 
     A model that is there can be read until then, and none beside the new one stays.
+    Processes that are apart all have it in the end, and so does the store.
 
     Args:
         directory: The model's, with the tokenizer's files; nobody else writes to it.
         params: The parameters.
         card: The metadata needed to use them; hashes of the files are added.
     """
-    place = _next(directory)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(place, params, force=True)
+    place, is_apart = _next(directory), are_apart(directory)
+    if is_apart:
+        parts.write(place, params)
+    else:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(place, params, force=True)
     if jax.process_index() == 0:
         for path in _files(place):
             flush(path)
@@ -149,6 +155,8 @@ def save_model(directory: epath.Path, params: Any, card: dict[str, Any]) -> None
         for path in directory.glob(f"{_PARAMS}*"):
             if path.name != place.name:
                 path.rmtree()
+    if is_apart:
+        share(directory)
 
 
 def is_model(directory: epath.Path) -> bool:

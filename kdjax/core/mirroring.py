@@ -70,9 +70,10 @@ class Mirror:
         for name in names:
             self._same.pop(name, None)
 
-    def put_as(self, directory: epath.Path, below: str) -> None:
+    def put_as(self, directory: epath.Path, below: str, wanted: Wanted) -> None:
         """Copies a directory's files under another name; seals come last."""
-        names = {_joined(below, name): directory / name for name in _files(directory)}
+        files = filter(wanted, _files(directory))
+        names = {_joined(below, name): directory / name for name in files}
         self.check()
         self._put_all(names)
 

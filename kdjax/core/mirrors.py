@@ -134,16 +134,29 @@ def publish(path: epath.Path, seal: str) -> None:
             mirror.push(below, lambda name: True)
 
 
-def put_as(path: epath.Path, name: epath.Path) -> None:
+def put_as(
+    path: epath.Path, name: epath.Path, wanted: Wanted = lambda name: True
+) -> None:
     """Pushes the files of a directory under the name that it will have.
 
     Args:
         path: The directory.
         name: The path that it will have.
+        wanted: Which names below the directory are meant.
     """
     if (found := _mirror_of(name)) is not None:
         mirror, below = found
-        mirror.put_as(path, below)
+        mirror.put_as(path, below, wanted)
+
+
+def check(path: epath.Path) -> None:
+    """Raises if this process may no longer push what is below a path.
+
+    Raises:
+        OSError: Another run has taken over.
+    """
+    if (found := _mirror_of(path)) is not None:
+        found[0].check()
 
 
 def drop(path: epath.Path) -> None:

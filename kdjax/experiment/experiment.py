@@ -21,6 +21,7 @@ from kdjax.experiment.close_up import Texts
 from kdjax.experiment.evaluator import Evaluator
 from kdjax.experiment.locking import one_at_a_time, process_lock
 from kdjax.experiment.measuring import measure_models
+from kdjax.experiment.places import fetch
 from kdjax.experiment.rows import prepare_rows
 from kdjax.experiment.setting import (
     Setting,
@@ -48,6 +49,7 @@ from kdjax.experiment.workdir import (
     compile_cache,
     make_cache,
 )
+from kdjax.parallel.apart import are_apart
 from kdjax.parallel.sharding import make_mesh
 from kdjax.results.data import DataInfo
 from kdjax.results.measured import (
@@ -100,7 +102,7 @@ def _run(
     shared: epath.Path | None,
 ) -> Results:
     """Does what `run` says."""
-    _check_alone(workdir, config)
+    _check_cache(workdir, config)
     if jax.process_index() == 0:
         claim(workdir, config, overwrite=overwrite)
     else:
@@ -115,6 +117,8 @@ def _run(
     clock = Clock()
     with clock("data"):
         prepared = prepare_rows(config, fetch_named(config, opened))
+    if jax.process_index():
+        fetch(workdir)  # as the first process has claimed it, before all had the rows
     task = next_token_task(prepared.bits_per_byte)
     evaluators = make_evaluators(asked, config, prepared.tokenizer, mesh)
     setting = Setting(
@@ -149,23 +153,19 @@ def _run(
     return _results(setting, teachers, models, runs)
 
 
-def _check_alone(workdir: epath.Path, config: Config) -> None:
-    """Raises if several processes would write models to a bucket.
-
-    Each has a directory of its own, and a checkpoint has parts from all.
+def _check_cache(workdir: epath.Path, config: Config) -> None:
+    """Raises if processes that may share no disk would train a teacher on one.
 
     Raises:
         UsageError: They would.
     """
-    far = {"--workdir": address(workdir)}
-    if not all(teacher.path for teacher in config.all_teachers.values()):
-        far["config.cache_dir"] = config.cache_dir
-    for key, place in far.items():
-        if jax.process_count() > 1 and is_remote(place):
-            raise UsageError(
-                f"{key}={place}: several processes cannot write models to a bucket "
-                "yet; choose a directory that all of them share"
-            )
+    is_trained = not all(teacher.path for teacher in config.all_teachers.values())
+    if are_apart(workdir) and is_trained and not is_remote(config.cache_dir):
+        raise UsageError(
+            f"--workdir={address(workdir)} is in a bucket, and several processes would "
+            "train a teacher in the cache of one machine; set config.cache_dir to a "
+            "bucket as well"
+        )
 
 
 def _results(

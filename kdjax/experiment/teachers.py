@@ -21,6 +21,7 @@ from kdjax.experiment.setting import Setting, Trained, make_model, open_named
 from kdjax.experiment.workdir import cache_directory
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model
+from kdjax.parallel.apart import are_apart, follow
 from kdjax.results.measured import teacher_role
 from kdjax.targets.online import Predict, of_ensemble
 from kdjax.train.objective import hard_labels
@@ -170,10 +171,14 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
     lock, is_needed = lock_on(cache, "teacher", key), setting.shared is not None
 
     def obtain() -> Trained:
+        is_first = jax.process_index() == 0
+        if are_apart(directory) and is_first and native.is_model(directory):
+            native.discard_damaged(directory)  # or only this process would notice
         if not native.is_model(directory):
             pull(directory)
         is_made = native.is_model(directory)
         with one_at_a_time(lock, name, is_made=is_made, is_needed=is_needed):
+            follow(directory, native.CARD)
             trained = trainer(name, config.seed, directory, metrics)
         if jax.process_index() == 0:
             publish(directory, native.CARD)

@@ -7,6 +7,7 @@ manifest is of an early version.
 
 import contextlib
 import itertools
+import json
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -16,10 +17,12 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from kdjax.checkpoints import parts
 from kdjax.config.schema import CheckpointConfig
 from kdjax.core.errors import UsageError, why
 from kdjax.core.logging import say
-from kdjax.core.mirrors import drop, pull, push, put_as
+from kdjax.core.mirrors import check, drop, pull, push, put_as
+from kdjax.parallel.apart import are_apart
 from kdjax.train import manifests
 from kdjax.train.appending import Beginning
 from kdjax.train.meeting import Meeting
@@ -45,6 +48,9 @@ class Checkpoints:
     The latest `keep` stay, and besides them the best by held-out loss. The teacher is
     never inside.
 
+    Where processes are apart, each writes its parts to a directory of its own, copies
+    them to the store and removes them here; the first one seals the whole.
+
     What cannot be written, as where the disk is full, is said at once; earlier
     checkpoints stay, and the next save is another attempt. `close` raises where the
     last attempt has failed.
@@ -67,6 +73,7 @@ class Checkpoints:
         self._directory, self._keep = (run / DIRECTORY).absolute(), config.keep
         self._writing: _Writing | None = None
         self._failure: OSError | None = None
+        self._is_apart = are_apart(self._directory)
         # Orbax logs tracebacks of what is raised as well, and told in a line here.
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).addFilter(_is_not_orbax)
@@ -74,12 +81,12 @@ class Checkpoints:
             post_finalization_callback=self._seal,
             barrier_sync_fn=self._meet,
         )
-        handler = ocp.CompositeCheckpointHandler()
-        self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
-        if _is_first():
+        self._checkpointer = _checkpointer(options, is_apart=self._is_apart)
+        if self._is_apart or _is_first():
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
-        pull(self._directory)
+        if _is_first():
+            pull(self._directory)
 
     def latest(self, allows: Callable[[int], bool] = lambda step: True) -> int | None:
         """Returns the newest step whose checkpoint is as it was written.
@@ -111,8 +118,11 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
         )
         path = self._directory / str(step)
+        if not _is_first():
+            pull(path)
         try:
-            found = self._checkpointer.restore(path, args=items)
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                found = reader.restore(path, args=items)
             state, data = found["state"], dict(found["data"])
             # An early version kept the position of the data alone.
             position = Position(**data) if "source" in data else Position(data)
@@ -149,15 +159,16 @@ class Checkpoints:
         """
         self._wait()
         self._remove_old()
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=ocp.args.JsonSave(position._asdict()),
-        )
+        save = ocp.args.PyTreeSave if self._is_apart else ocp.args.StandardSave
+        data = ocp.args.JsonSave(position._asdict())
+        items = ocp.args.Composite(state=save(state), data=data)
         if loss is not None and not math.isfinite(loss):
             loss = None
         writing = self._writing = _Writing(step, loss, None, _meeting())
         try:
             self._writing = writing._replace(metrics=settle())
+            if self._is_apart and _is_first():
+                check(self._directory)  # for the others, who have no lease
             writing.meeting()  # or the others would write, and this one train on
             # Orbax copies to the host in ways that a guarded loop takes for accidental.
             with jax.transfer_guard("allow"):
@@ -204,7 +215,7 @@ class Checkpoints:
         self._writing = None
         what = "the last checkpoint could not be written"
         self._failure = OSError(number, f"{what} ({reason})", str(self._directory))
-        if _is_first():
+        if self._is_apart or _is_first():
             with contextlib.suppress(OSError):  # others may still write
                 self._remove_unfinished()  # it takes room
         say(
@@ -221,17 +232,32 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the manifest; called before a checkpoint gets its final name."""
         assert self._writing is not None
-        step, loss, metrics, _ = self._writing
+        step, loss, metrics, meeting = self._writing
         (path,) = self._directory.glob(f"{step}.*tmp*")
-        manifests.seal(path, loss, metrics)
+        others: dict[str, str] = {}
+        if self._is_apart:
+            put_as(path, self._directory / str(step), parts.is_mine)
+            found = manifests.hashes(path)
+            mine = {name: each for name, each in found.items() if parts.is_mine(name)}
+            for told in meeting(content=json.dumps(mine)):
+                others |= json.loads(told)
+            if not _is_first():
+                return
+        manifests.seal(path, loss, metrics, others)
         push(self._directory.parent, lambda name: DIRECTORY not in name.split("/"))
-        put_as(path, self._directory / str(step))
+        put_as(
+            path,
+            self._directory / str(step),
+            lambda name: name == manifests.NAME or not self._is_apart,
+        )
 
     def _remove_old(self) -> None:
         """Removes all but the latest, the best and those that are needed."""
-        if not _is_first():
-            return
         steps = steps_of(self._directory)
+        if not _is_first():
+            for step in steps if self._is_apart else ():
+                (self._directory / str(step)).rmtree()
+            return
         earlier = steps[: -self._keep]
         losses = {
             step: loss
@@ -248,6 +274,22 @@ class Checkpoints:
         """Removes what a kill or a failure has left half written or half deleted."""
         for path in self._directory.glob("*tmp*"):
             path.rmtree(missing_ok=True)
+
+
+def _checkpointer(
+    options: ocp.options.AsyncOptions, *, is_apart: bool
+) -> ocp.AsyncCheckpointer:
+    """Returns what writes one directory from all processes, or one from each."""
+    if not is_apart:
+        handler = ocp.CompositeCheckpointHandler()
+        return ocp.AsyncCheckpointer(handler, async_options=options)
+    each = ocp.CompositeOptions(multiprocessing_options=parts.EACH)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=each, state=parts.handler(), data=ocp.JsonCheckpointHandler()
+    )
+    return ocp.AsyncCheckpointer(
+        handler, async_options=options, multiprocessing_options=parts.EACH
+    )
 
 
 def _remove(path: epath.Path) -> None:

@@ -18,6 +18,7 @@ from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
 from kdjax.core.compilation import little_optimised
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
+from kdjax.core.mirrors import pull
 from kdjax.core.stopping import after_the_step
 from kdjax.losses import LossSharding
 from kdjax.parallel.sharding import abstract
@@ -28,7 +29,7 @@ from kdjax.train.meter import Meter, curve, summary
 from kdjax.train.objective import Objective
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.position import START
-from kdjax.train.records import read_metrics
+from kdjax.train.records import METRICS, read_metrics
 from kdjax.train.saving import Saver
 from kdjax.train.schedules import learning_rate
 from kdjax.train.sources import Source
@@ -180,6 +181,8 @@ def train(
     state = None
     while state is None:
         state = _until_a_jump(program, run, guard, checkpoints, log_every, wandb)
+    if jax.process_index():
+        pull(run.directory / METRICS)  # which the first process has written
     records = read_metrics(run.directory)
     params = program.job.learner.export(state.params, run.frozen)
     training = dataclasses.replace(summary(records), flops=run.flops * config.steps)

@@ -1,8 +1,9 @@
 """The manifest of a checkpoint: its files and their hashes, committed along with it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 from etils import epath
@@ -17,16 +18,22 @@ NAME = "manifest.json"
 _LEFT_OUT = {NAME, "_CHECKPOINT_METADATA"}
 
 
-def seal(directory: epath.Path, loss: float | None, metrics: Beginning | None) -> None:
+def seal(
+    directory: epath.Path,
+    loss: float | None,
+    metrics: Beginning | None,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes the manifest of a checkpoint that is complete but for it.
 
     Args:
         directory: The checkpoint's directory.
         loss: The held-out loss of its model; None: it was not measured.
         metrics: What the run's metrics were; None: there are none.
+        others: The hashes of its files that are not in this directory.
     """
-    content = {"loss": loss, "metrics": metrics, "files": _hashes(directory)}
-    write_json(directory / NAME, content)
+    files = {**hashes(directory), **others}
+    write_json(directory / NAME, {"loss": loss, "metrics": metrics, "files": files})
 
 
 def is_sealed(directory: epath.Path) -> bool:
@@ -45,7 +52,7 @@ def damage(directory: epath.Path, metrics: epath.Path) -> str | None:
     try:
         content = read_json(directory / NAME)
         wanted, before = content.get("files"), content.get("metrics")
-        found = _hashes(directory)
+        found = hashes(directory)
         if before is not None and not _beginning(before).is_of(metrics):
             return f"{metrics} has changed"
     except UsageError as error:
@@ -78,7 +85,7 @@ def _beginning(content: Any) -> Beginning:
     return Beginning(*convert(content, tuple[int, str], f"{NAME}: metrics"))
 
 
-def _hashes(directory: epath.Path) -> dict[str, Any]:
+def hashes(directory: epath.Path) -> dict[str, str]:
     """Returns the hash of every file below, by its path there; reads in parallel."""
     paths = sorted(_files(directory))
     names = [path.relative_to(directory).as_posix() for path in paths]

@@ -4,7 +4,8 @@ import errno
 import time
 from typing import Any
 
-_MEETINGS = 3  # all are ready; then orbax's: all have written; the first commits
+# All are ready; orbax's: all have written; all have copied; orbax's: it is committed.
+_MEETINGS = 4
 _PATIENCE = 600_000  # milliseconds
 _HERE = "here"
 
@@ -29,8 +30,15 @@ class Meeting:
         self._client, self._index, self._count = client, index, count
         self._name, self._met = name, 0
 
-    def __call__(self, timeout_ms: int = _PATIENCE) -> None:
+    def __call__(self, timeout_ms: int = _PATIENCE, content: str = "") -> list[str]:
         """Returns once all processes are here, as a barrier does.
+
+        Args:
+            timeout_ms: How long to wait for them.
+            content: What this process tells the first one.
+
+        Returns:
+            What the others have told, on the first process.
 
         Raises:
             OSError: One has failed.
@@ -38,17 +46,23 @@ class Meeting:
         """
         self._met += 1
         if self._count == 1:
-            return
+            return []
         deadline = time.monotonic() + timeout_ms / 1000
+        told: list[str] = []
         if self._index:
-            self._say(self._met, _HERE)
+            self._say(self._met, _HERE + content)
             said = self._hear(0, deadline)
         else:
-            others = (self._hear(n, deadline) for n in range(1, self._count))
-            said = next((each for each in others if each != _HERE), _HERE)
+            said = _HERE
+            for number in range(1, self._count):
+                told.append(self._hear(number, deadline))
+                if not told[-1].startswith(_HERE):
+                    said = told[-1]
+                    break
             self._say(self._met, said)
         if said != _HERE:
             raise OSError(errno.EIO, said)
+        return [each.removeprefix(_HERE) for each in told]
 
     def fail(self, reason: str) -> None:
         """Tells all who wait, or will, why this process does not come."""

@@ -25,7 +25,8 @@ def latest_step(run: epath.Path) -> int:
     Raises:
         UsageError: All are damaged.
     """
-    pull(run / DIRECTORY)
+    if jax.process_index() == 0:
+        pull(run / DIRECTORY)
     step, _ = survey(run / DIRECTORY)
     return step
 
