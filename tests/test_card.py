@@ -23,11 +23,13 @@ from kdjax.report.many.drawing import _models, plots
 from kdjax.report.many.heat_maps import (
     _beside_twins,
     _cells,
+    _certainty,
     _differences,
     _pairs,
 )
 from kdjax.report.many.lengths import STEPS, by_length
 from kdjax.report.many.overrides import axes, differences, flat, shown
+from kdjax.report.many.page import _render
 from kdjax.report.many.points import Point, read_points
 from kdjax.report.many.table import csv_text, rows
 from kdjax.report.many.verdict import cost_words, verdict
@@ -411,13 +413,21 @@ def test_a_heat_map_tells_which_student_beat_its_own_twin():
         ["20", "200"],
         ["10\ntwin 1.5000", "100\ntwin 1.2500"],
     )
+    assert _certainty(cells) == "\n(one seed each)"
     assert "heat-1-twin" in [name for name, _, _ in plots(comparison)]
     assert "3 beat it, 1 lost to it, 0 undecided (one seed each)" in words_of(*points)
     # Several seeds whose spread is larger than the difference decide nothing.
     scores = [1.0, 1.25, 1.5], [1.25, 1.25, 1.375]
     unclear = compare([make_point(*scores, x=x, y=y) for x in (1, 2) for y in (1, 2)])
-    for cell in _differences(_cells(unclear, ("x", "y"))).values():
-        assert cell.text == "(+0.0417)"
+    cells = _cells(unclear, ("x", "y"))
+    assert {cell.text for cell in _differences(cells).values()} == {"(+0.0417)"}
+    assert "in brackets" in _certainty(cells)
+    # Twins that depend on both axes stand beside neither.
+    both = [
+        make_point([1.0], [1.0 + x + 2 * y], x=x, y=y) for x in (0, 1) for y in (0, 1)
+    ]
+    labels = (["0", "1"], ["0", "1"])
+    assert _beside_twins(labels, _cells(compare(both), ("x", "y"))) == labels
 
 
 def write_sweep(place, points):
@@ -511,6 +521,20 @@ def test_the_card_needs_no_other_file_and_holds_every_point(sweep):
     assert float(table[1]["bits_per_byte"]) == 1.2
     assert float(table[1]["distill.alpha"]) == 1.0
     assert table[1]["best"] == "yes" and table[2]["note"] == "it <b>diverged"
+
+
+def test_a_column_of_a_long_name_is_sorted_and_filtered_by_it(tmp_path):
+    """It may be broken where it is shown, and not where the script looks."""
+    points = [
+        make_point([1.5], teacher__train__steps=x, student__train__steps=y)
+        for x in (1, 2)
+        for y in (3, 4)
+    ]
+    page = _render(compare(points), ["words"], [], "title", epath.Path(tmp_path))
+    columns = re.findall(r'<th scope="col" data-column="([^"]*)"', page)
+    assert columns[:2] == ["teacher.train.steps", "student.train.steps"]
+    cells = re.findall(r'<td data-column="([^"]*)"', page)
+    assert [*dict.fromkeys(cells)] == [*columns, "command"]
 
 
 def test_a_point_s_own_page_is_linked_from_wherever_the_card_is(sweep):

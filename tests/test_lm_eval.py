@@ -146,6 +146,7 @@ class TestLive:
         [
             ("path=x,batchsize=8", "has 'batchsize'; did you mean batch_size"),
             ("path=x,device_map=auto", "has 'device_map'; did you mean device"),
+            ("path=x,zebra=1", "has 'zebra'; those that exist are path, batch_size, "),
             ("batch_size=8", "has no path"),
             ("path=x,max_length=long", "model_args: max_length must be int"),
             ("path=5", "path=5 does not exist"),  # the harness makes a number of it

@@ -250,10 +250,22 @@ def test_a_workdir_of_another_config_is_a_single_line_with_the_difference(home):
     assert (directory / "student-0").exists()
 
 
-def test_a_mesh_that_does_not_fit_the_devices_is_refused_before_the_data_is_read():
-    before, line = mistake(DEBUG, "--config.mesh.tensor=2", "--config.mesh.data=4")
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["--config.mesh.tensor=2", "--config.mesh.data=4"],
+            ["data=4, fsdp=1, tensor=2", "1 cpu device"],
+        ),
+        (["--config.student.model.attention=splash"], ["the student", "needs a TPU"]),
+    ],
+)
+def test_what_does_not_fit_the_devices_is_refused_before_the_data_is_read(
+    overrides, words
+):
+    before, line = mistake(DEBUG, *overrides)
     assert before == []
-    assert "data=4, fsdp=1, tensor=2" in line and "1 cpu device" in line
+    assert all(word in line for word in words)
     assert not pathlib.Path("cache", "kdjax").exists()
 
 

@@ -152,7 +152,7 @@ def test_scan_over_layers_is_a_loop_over_blocks(name):
     config = FAMILIES[name]
     model, params = make(config)
     positions = attention.segment_positions(SEGMENTS)
-    view = attention.make_view(config, SEGMENTS)
+    view = attention.make_view(config, SEGMENTS, models.Placement())
     embed = decoder.Embed(config, models.Placement())
     x = embed.apply({"params": params["embed"]}, TOKENS, positions)
     block = jax.jit(layers.Block(config, models.Placement()).apply)
@@ -183,7 +183,7 @@ def test_one_device_computes_what_several_do(name, monkeypatch):
 
 def test_remat_recomputes_and_changes_no_gradient():
     gradients, products, kept = {}, {}, {}
-    for remat in ("none", "dots", "block"):
+    for remat in ("none", "dots", "context", "block"):
         model = models.build(vary("llama", mlp="plain", remat=remat))
 
         def loss(params, hidden=model.hidden):
@@ -194,9 +194,10 @@ def test_remat_recomputes_and_changes_no_gradient():
         products[remat] = len(dot_products(jax.grad(loss), params))
         pullback = jax.eval_shape(lambda x, f=loss: jax.vjp(f, x)[1], params)
         kept[remat] = sum(x.size for x in jax.tree.leaves(pullback))
-    assert products["none"] < products["dots"] < products["block"]
-    assert kept["none"] > kept["dots"] > kept["block"]
-    for remat in ("dots", "block"):
+    assert products["none"] < products["dots"] < products["context"]
+    assert products["context"] < products["block"]
+    assert kept["none"] > kept["dots"] > kept["context"] > kept["block"]
+    for remat in ("dots", "context", "block"):
         assert_close(gradients[remat], gradients["none"], 1e-5)
 
 

@@ -123,7 +123,7 @@ def test_a_layer_map_takes_these_layers_and_their_windows(name):
 
 def test_block_influence_is_one_minus_the_cosine_around_each_block():
     config, params = teacher_of("mistral")
-    view = attention.make_view(config, BATCH["segments"])
+    view = attention.make_view(config, BATCH["segments"], models.Placement())
     positions = attention.segment_positions(BATCH["segments"])
     x = decoder.Embed(config, models.Placement()).apply(
         {"params": params["embed"]}, BATCH["tokens"], positions

@@ -272,7 +272,7 @@ def test_a_missing_report_is_one_line_and_exit_code_2(tmp_path):
     done = runs.run("-m", "kdjax.report", f"--workdir={tmp_path}", check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"there is no {tmp_path}/report/report.json; --workdir" in done.stderr
+    assert f"there is no {tmp_path}/report/report.json; give the workdir" in done.stderr
     assert done.stdout == ""
 
 

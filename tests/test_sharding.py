@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from kdjax.parallel.sharding import (
     shardings,
     to_devices,
 )
+from kdjax.parallel.topology import arranged
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.state import create_state, state_shardings
 
@@ -52,6 +55,55 @@ def test_minus_one_takes_the_devices_that_are_left(sizes, expected):
     mesh = make_mesh(MeshConfig(*sizes))
     assert tuple(mesh.shape.values()) == expected
     assert mesh.axis_names == ("data", "fsdp", "tensor")
+
+
+class Chip(NamedTuple):
+    """What is asked of a TPU's chip to find its neighbours."""
+
+    id: int
+    coords: tuple[int, ...]
+    slice_index: int
+    device_kind: str
+    core_on_chip: int = 0
+    platform: str = "tpu"
+
+
+def torus(kind, shape, slices=1):
+    """Returns the chips of slices, as `jax.devices()` would."""
+    places = [*itertools.product(*map(range, shape))]
+    chips = [(n, place) for n in range(slices) for place in places]
+    return [
+        Chip(id, place[::-1], number, kind) for id, (number, place) in enumerate(chips)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "slices", "meshes"),
+    [
+        ("TPU v5 lite", (1, 16, 16), 1, [(1, 256, 1), (1, 64, 4), (16, 16, 1)]),
+        ("TPU v6 lite", (1, 16, 16), 1, [(2, 128, 1), (1, 32, 8), (4, 8, 8)]),
+        ("TPU v5", (4, 4, 4), 1, [(1, 64, 1), (2, 32, 1), (1, 32, 2), (1, 8, 8)]),
+        ("TPU v5", (4, 4, 4), 2, [(2, 64, 1), (1, 128, 1), (4, 8, 4)]),
+        ("TPU v5", (2, 2, 1), 4, [(1, 16, 1), (2, 8, 1), (8, 1, 2)]),
+    ],
+)
+def test_every_mesh_that_multiplies_fits_tori_and_slices(kind, shape, slices, meshes):
+    chips = torus(kind, shape, slices)
+    for sizes in meshes:
+        found = arranged(sizes, [Chip(*chip) for chip in chips])
+        assert found.shape == sizes
+        assert {chip.id for chip in found.ravel()} == set(range(len(chips)))
+        # What is exchanged within a layer never leaves a slice.
+        rows = found.reshape(-1, sizes[2])
+        assert all(len({chip.slice_index for chip in row}) == 1 for row in rows)
+        if slices > 1 and sizes[0] % slices == 0:
+            parts = np.split(found, slices)
+            assert all(len({c.slice_index for c in p.ravel()}) == 1 for p in parts)
+
+
+def test_slices_that_divide_no_axis_are_refused():
+    with pytest.raises(UsageError, match=r"over 4 slices .* must divide config.mesh"):
+        arranged((1, 2, 8), torus("TPU v5", (2, 2, 1), 4))
 
 
 @pytest.mark.parametrize("sizes", [(3, 1, -1), (16, 1, -1), (2, 2, 1), (8, 2, 1)])

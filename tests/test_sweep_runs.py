@@ -33,6 +33,7 @@ from kdjax.sweeps.existence import check_points
 from kdjax.sweeps.halving import rungs
 from kdjax.sweeps.plan import Sweep
 from kdjax.sweeps.points import make_points
+from kdjax.sweeps.worker import _reason
 from kdjax.train.records import read_metrics
 
 TEMPERATURES = "--set=distill.temperature=[1, 2]"
@@ -293,6 +294,18 @@ def test_what_a_point_names_must_exist_before_any_point_runs(home):
     ):
         with pytest.raises(UsageError, match=rf"^{key.split('.')[1]}=\S+: .*{words}"):
             check(key, good, bad)
+
+
+def test_a_reason_is_told_with_what_to_do_about_it(home):
+    bindings = from_flags(["seed=[1]"], [], [])
+    (point,) = make_points(from_mapping(Config, {}, "config"), bindings)
+    sweep = Sweep(epath.Path("sweep"), "", (), Config(), (point,))
+    sweep.log(point).parent.mkdir(parents=True)
+    for length in (10, 500, 10_000):
+        sweep.log(point).write_text(f"said\nerror: {'path ' * length}; delete one\n")
+        reason = _reason(sweep, point, 2)
+        assert reason.startswith("path ") and reason.endswith("; delete one")
+        assert len(reason) < 1100
 
 
 def test_a_copy_that_was_interrupted_is_removed_by_who_makes_the_next(

@@ -59,9 +59,11 @@ class ModelConfig:
     out_bias: bool = False  # of the attention's output projection
     mlp_bias: bool = False  # of all projections of the MLP
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
-    remat: Literal["none", "block", "dots"] = "none"  # what backward recomputes
+    # What of a layer backward recomputes: nothing, all, all but the attention's result,
+    # or all but the products of matrices.
+    remat: Literal["none", "block", "context", "dots"] = "none"
     # The kernel of the attention; "auto" chooses by platform and shape.
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
 
     @property
     def key_value_heads(self) -> int:

@@ -85,14 +85,20 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return next(begun, None)
 
 
-def advice(name: str, names: Iterable[str]) -> str:
-    """Returns the key that was probably meant, or those there are, for a message."""
+def advice(name: str, names: Iterable[str], known: str = "the keys here") -> str:
+    """Returns the name that was probably meant, or those there are, for a message.
+
+    Args:
+        name: One that does not exist.
+        names: Those that do.
+        known: What the message calls them.
+    """
     listed = list(names)
     if near := nearest(name, listed):
         return f"did you mean {near}?"
     more = len(listed) - _MOST_KEYS
     rest = f" and {more} more (docs/config.md)" if more > 0 else ""
-    return f"the keys here are {', '.join(listed[:_MOST_KEYS])}{rest}"
+    return f"{known} are {', '.join(listed[:_MOST_KEYS])}{rest}"
 
 
 def _unknown(

@@ -301,7 +301,7 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     del hints["return"]
     for name in arguments:
         if name not in hints:
-            known = advice(name, hints).replace("the keys here", "those that exist")
+            known = advice(name, hints, "those that exist")
             raise UsageError(f"model_args has {in_line(name)!r}; {known}")
     if "path" not in arguments:
         raise UsageError("model_args has no path; give one, such as path=runs/x")

@@ -24,6 +24,7 @@ from kdjax.experiment.measuring import measure_models
 from kdjax.experiment.rows import prepare_rows
 from kdjax.experiment.setting import (
     Setting,
+    check_kernels,
     check_vocabularies,
     fetch_named,
 )
@@ -106,6 +107,7 @@ def _run(
         mute()
     keep_compiled(compile_cache(config))
     mesh = make_mesh(config.mesh)
+    check_kernels(config)
     check_batches(config, mesh.shape["data"] * mesh.shape["fsdp"])
     make_cache(config)
     say(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s); {workdir}")

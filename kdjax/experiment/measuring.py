@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ from kdjax.core.logging import say
 from kdjax.evaluation.speed import forward_speed
 from kdjax.experiment.setting import Setting, count_parameters, parameter_shardings
 from kdjax.experiment.teachers import Teachers
+from kdjax.losses import FromHidden, apply_head
 from kdjax.models import Model
 from kdjax.models.flops import forward_flops
 from kdjax.results.measured import ModelInfo, teacher_role
+from kdjax.targets.online import Halves, halve, of_model
 from kdjax.train.sources import device_batches
 
 
@@ -61,10 +64,25 @@ def _info(models: Sequence[Model], speed: float, setting: Setting) -> ModelInfo:
 
 
 def _forward(members: Any) -> Callable[[Any, Any], Any]:
-    """Returns the forward pass of one model, or of several in turn."""
+    """Returns the forward pass of one model, or of several in turn.
+
+    What reads the tokens is compiled already, for evaluations.
+    """
+    halves = [halve(of_model(model)) for model, _ in members]
+
+    @jax.jit
+    def heads(params: Any, batch: Any, read: Any) -> Any:
+        found = map(_joined, halves, params, repeat(batch), read)
+        return [apply_head(each.head, each.hidden) for each in found]
 
     def forward(params: Any, batch: Any) -> Any:
-        inputs = batch["tokens"], batch["segments"]
-        return [m.logits(p, *inputs) for (m, _), p in zip(members, params, strict=True)]
+        read = [half.read(p, batch) for half, p in zip(halves, params, strict=True)]
+        return heads(params, batch, read)
 
-    return jax.jit(forward)
+    return forward
+
+
+def _joined(half: Halves, params: Any, batch: Any, read: Any) -> FromHidden:
+    found = half.joined(params, batch, read)
+    assert isinstance(found, FromHidden)
+    return found

@@ -15,7 +15,7 @@ from kdjax.config.model_rules import check_model
 from kdjax.config.schema import Config, Rules, TokenizerConfig
 from kdjax.core.clock import Clock
 from kdjax.core.errors import UsageError
-from kdjax.core.logging import size_of
+from kdjax.core.logging import say, size_of
 from kdjax.data import Prepared
 from kdjax.evaluation.evaluators import Evaluator as TaskEvaluator
 from kdjax.evaluation.held_out import OwnMetrics
@@ -24,6 +24,7 @@ from kdjax.experiment.workdir import check_space
 from kdjax.losses import MAX_PADDING
 from kdjax.models import Model, build
 from kdjax.models.flops import forward_flops
+from kdjax.models.transformer.kernels import choose
 from kdjax.parallel.memory import total_memory
 from kdjax.parallel.sharding import barrier, make_placement, shardings
 from kdjax.results.measured import CurvePoint, Training
@@ -31,6 +32,7 @@ from kdjax.train.task import Task
 
 # Parameters and two moments in float32, per checkpoint.
 _BYTES_PER_PARAMETER = 12
+_PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}  # of kernels
 # The least that a parameter takes of the devices' memory, in bytes: in float32 with its
 # gradient, and in bfloat16.
 _TRAINED, _LOADED = 8, 2
@@ -169,15 +171,34 @@ def make_model(
     model = dataclasses.replace(model, vocab_size=model.vocab_size or size)
     check_model(model, config, path)
     check_memory(model, path, setting.mesh, is_trained=is_trained)
-    if model.attention == "cudnn" and jax.default_backend() != "gpu":
-        raise UsageError(f"{path}.attention = 'cudnn' needs a GPU; choose 'auto'")
-    built = build(model, placement=make_placement(setting.mesh, rules))
+    placement = make_placement(setting.mesh, rules)
+    built = build(model, placement=placement)
+    if placement.devices is not None and placement.devices.platform != "cpu":
+        shape = placement.devices.rows, config.data.length
+        say(f"{key}: attention by {choose(model, placement, shape)}")
     parameter_shardings(built, rules, setting)
     if is_trained:
         copies = config.checkpoint.keep + 2
         needed = _BYTES_PER_PARAMETER * count_parameters(built) * copies
         check_space(setting.workdir, needed)
     return built
+
+
+def check_kernels(config: Config) -> None:
+    """Raises if the config names a kernel of another platform.
+
+    Raises:
+        UsageError: It does.
+    """
+    here = jax.default_backend()
+    models = {f"the teacher {n!r}": t.model for n, t in config.all_teachers.items()}
+    for name, model in {"the student": config.student.model, **models}.items():
+        needed = _PLATFORMS.get(model.attention, here)
+        if needed != here:
+            raise UsageError(
+                f"{name} has model.attention = {model.attention!r}, which needs a "
+                f"{needed.upper()}; choose 'auto'"
+            )
 
 
 def check_memory(

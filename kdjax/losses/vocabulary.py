@@ -60,10 +60,12 @@ class Vocabulary:
 
     def argmax(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch"]:
         """Returns the id of the maximum; of several, the smallest."""
-        is_top = x == self.max(x)[..., None]
+        local = jnp.argmax(x, -1).astype(jnp.int32) + self.first(x.shape[-1])
+        if self.axis is None:
+            return local
+        is_top = x.max(-1) == self.max(x)
         last = jnp.iinfo(jnp.int32).max
-        local = jnp.where(is_top, self.ids(x), last).min(-1)
-        return local if self.axis is None else lax.pmin(local, self.axis)
+        return lax.pmin(jnp.where(is_top, local, last), self.axis)
 
     def ids(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
         """Returns each entry's id."""

@@ -74,7 +74,9 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
 
     def init(key: jax.Array) -> Params:
         tokens = jnp.zeros((1, 2), jnp.int32)
-        return module.init(key, tokens, make_view(config, tokens))["params"]
+        return module.init(key, tokens, make_view(config, tokens, Placement()))[
+            "params"
+        ]
 
     def hidden(
         params: Params,
@@ -89,7 +91,7 @@ def build(config: ModelConfig, *, placement: Placement | None = None) -> Model:
             )
         if segments is None:
             segments = jnp.ones_like(tokens)
-        view = make_view(config, segments)
+        view = make_view(config, segments, placement)
         return module.apply({"params": params}, tokens, view)[0]
 
     def init_cache(batch: int, length: int) -> Cache:

@@ -6,6 +6,23 @@ from typing import Any, NamedTuple
 from jax import Array, tree_util
 
 
+class Devices(NamedTuple):
+    """The devices that run a kernel on their own rows and heads.
+
+    Attributes:
+        platform: "cpu", "gpu" or "tpu".
+        rows: Into how many parts the rows of a batch are cut.
+        heads: Into how many parts the heads are cut.
+        local: From a function of query, key and value [B, T, H, K] and segments [B, T]
+            to one that runs it on each device's part of them, and returns all parts.
+    """
+
+    platform: str
+    rows: int
+    heads: int
+    local: Callable[[Callable[..., Array]], Callable[..., Array]]
+
+
 class Placement(NamedTuple):
     """Where arrays live while a model runs; by default, wherever they already are.
 
@@ -14,10 +31,12 @@ class Placement(NamedTuple):
             every block.
         weight: Applied to (path, parameter) where the parameter is used; parameters
             of a block come without the leading layer axis.
+        devices: What runs kernels; None: unknown, so that XLA runs all.
     """
 
     activation: Callable[[Array], Array] = lambda x: x
     weight: Callable[[str, Array], Array] = lambda path, x: x
+    devices: Devices | None = None
 
 
 def name_of(path: tuple[Any, ...]) -> str:

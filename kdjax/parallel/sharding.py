@@ -7,7 +7,7 @@ the same way, so they get the same placement.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
-from kdjax.parallel.placement import Placement, name_of
+from kdjax.parallel.placement import Devices, Placement, name_of
+from kdjax.parallel.topology import arranged
 
 Batch = dict[str, jax.Array]  # tokens and their annotations, rows first
 AXES = ("data", "fsdp", "tensor")
@@ -50,7 +51,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """Returns the mesh over all devices, with -1 filled in.
 
     Raises:
-        UsageError: The product of the axes is not the number of devices.
+        UsageError: The product of the axes is not the number of devices, or they cannot
+            be laid over several slices.
     """
     sizes = [getattr(config, axis) for axis in AXES]
     count = jax.device_count()
@@ -64,7 +66,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         )
     # Explicit, because jax's default has changed before, and Linen needs Auto.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=types)
+    return Mesh(arranged(sizes, jax.devices()), AXES, axis_types=types)
 
 
 def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
@@ -157,7 +159,20 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
         kept = P(*(None if axis in BATCH_AXES else axis for axis in spec))
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
 
-    return Placement(activation, weight)
+    def local(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        heads = P(BATCH_AXES, None, "tensor", None)
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(heads, heads, heads, BATCH),
+            out_specs=heads,
+            check_vma=False,  # kernels do not say along which axes their results vary
+        )
+
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    platform = mesh.devices.flat[0].platform
+    devices = Devices(platform, rows, mesh.shape["tensor"], local)
+    return Placement(activation, weight, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -82,7 +82,7 @@ def read_work(workdir: epath.Path) -> float | None:
 def _load(path: epath.Path) -> Any:
     if not path.exists():
         raise UsageError(
-            f"there is no {path}; --workdir must be that of a finished experiment"
+            f"there is no {path}; give the workdir of a finished experiment"
         )
     return read_json(path)
 

@@ -22,7 +22,7 @@ from kdjax.sweeps.scores import describe, note_time
 
 _LOOK_EVERY, _WAIT_FOR_OTHERS = 0.1, 1.0  # seconds
 _GRACE = 60.0  # seconds that a stopped run gets to save its state
-_LONGEST = 300  # characters of a reason
+_LONGEST = 1000  # characters of a reason
 
 
 class Task(NamedTuple):
@@ -228,6 +228,13 @@ def _reason(sweep: Sweep, point: Point, code: int) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}; {path}"
     if errors and said[-1] == errors[-1]:
-        return errors[-1].removeprefix("error: ")[:_LONGEST]
-    last = said[-1][:_LONGEST] if said else "no output"
+        return _shortened(errors[-1].removeprefix("error: "))
+    last = _shortened(said[-1]) if said else "no output"
     return f"exit code {code}: {last}; {path}"
+
+
+def _shortened(line: str) -> str:
+    """Returns a line without its middle if it is long: what to do stands at its end."""
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

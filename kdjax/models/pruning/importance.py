@@ -113,7 +113,7 @@ def _observe(config: ModelConfig, placement: Placement) -> Callable[..., Any]:
     module = Decoder(config, placement)
 
     def observe(params: Params, tokens: Array, segments: Array) -> Any:
-        is_token, view = segments > 0, make_view(config, segments)
+        is_token, view = segments > 0, make_view(config, segments, placement)
         with nn.intercept_methods(_observer(config, is_token)):
             _, seen = module.apply(
                 {"params": params}, tokens, view, mutable=[STATISTICS]

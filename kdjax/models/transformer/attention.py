@@ -1,31 +1,39 @@
-"""Attention kernels behind one interface, with their masks, positions and cache."""
+"""Attention behind one interface, with its masks, positions and cache."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from kdjax.config.architecture import ModelConfig, RopeScalingConfig
+from kdjax.models.transformer.kernels import CONTEXT, choose, run
+from kdjax.parallel.placement import Placement
 
 
 class View(NamedTuple):
     """Where queries and keys are, and which keys each query may attend to.
 
     Attributes:
-        mask: [B, 1, T, S], true where a query may attend to a key.
+        mask: [B, 1, T, S], true where a query may attend to a key. None: a kernel
+            finds out by itself, so that nothing of this size is ever made.
         slots: [B or 1, T], the indices of the queries among the S keys.
         positions: [B, T], the positions of the queries in their own documents.
         angles: [B, T, R], rotation angles of queries and keys; None: no rotation.
         local_angles: The same for windowed layers, if their angles differ.
+        segments: [B, T], the documents of queries and keys, if there is no cache.
+        window: The window of one layer, if the layers' windows differ.
     """
 
-    mask: Array
+    mask: Array | None
     slots: Array
     positions: Array
     angles: Array | None = None
     local_angles: Array | None = None
+    segments: Array | None = None
+    window: Array | None = None
 
 
 class Cache(NamedTuple):
@@ -60,34 +68,41 @@ def attend(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B S G K"],
     value: Float[Array, "B S G K"],
-    mask: Bool[Array, "B 1 T S"],
-    *,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    implementation: Literal["auto", "xla", "cudnn"] = "auto",
+    view: View,
+    config: ModelConfig,
+    placement: Placement,
 ) -> Float[Array, "B T H K"]:
-    """Returns dot-product attention; the only place where kernels are chosen.
+    """Returns dot-product attention by the kernel that is chosen for it.
 
     Args:
         query: One vector per head.
         key: One vector per key-value head; H is a multiple of G.
         value: One vector per key-value head.
-        mask: True where attention is allowed.
-        scale: Factor on the scores; None: K ** -0.5.
-        softcap: c in c * tanh(score / c); 0: no cap. Only XLA computes it.
-        implementation: "auto" leaves the choice to JAX.
+        view: What attends to what; as `make_view` has made it for this placement.
+        config: The model's.
+        placement: Where arrays live.
     """
-    if softcap:
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return _attend_capped(query, key, value, mask, scale, softcap)
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        mask=mask,
-        scale=scale,
-        implementation=None if implementation == "auto" else implementation,
-    )
+    if view.mask is None:
+        assert view.segments is not None and placement.devices is not None
+        return run(
+            *(query, key, value, view.segments, view.window),
+            config=config,
+            devices=placement.devices,
+        )
+    scale = (config.query_scalar or query.shape[-1]) ** -0.5
+    if config.attention_softcap:
+        cap = config.attention_softcap
+        mixed = _attend_capped(query, key, value, view.mask, scale, cap)
+    else:
+        mixed = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=view.mask,
+            scale=scale,
+            implementation="cudnn" if config.attention == "cudnn" else "xla",
+        )
+    return checkpoint_name(mixed, CONTEXT)
 
 
 def _attend_capped(
@@ -110,12 +125,17 @@ def _attend_capped(
     return jnp.einsum("bgmts,bsgk->btgmk", weights, value).reshape(query.shape)
 
 
-def make_view(config: ModelConfig, segments: Int[Array, "B T"]) -> View:
+def make_view(
+    config: ModelConfig, segments: Int[Array, "B T"], placement: Placement
+) -> View:
     """Returns the view shared by all layers, before any window narrows it."""
     slots = jnp.arange(segments.shape[1])[None]
     positions = segment_positions(segments)
-    angles = _angles(config, positions)
-    return View(causal_mask(segments), slots, positions, *angles)
+    angles, local = _angles(config, positions)
+    mask = None
+    if choose(config, placement, segments.shape) == "xla":
+        mask = causal_mask(segments)
+    return View(mask, slots, positions, angles, local, segments)
 
 
 def make_cached_view(
@@ -144,15 +164,14 @@ def _angles(
 
 def narrow(view: View, window: Int[Array, ""]) -> View:
     """Returns the view of a layer whose window is `window` positions; 0: unlimited."""
-    keys = jnp.arange(view.mask.shape[-1])
-    distance = view.slots[:, :, None] - keys[None, None]
-    near = (distance < window) | (window == 0)
-    angles = view.angles
+    mask, angles = view.mask, view.angles
+    if mask is not None:
+        distance = view.slots[:, :, None] - jnp.arange(mask.shape[-1])[None, None]
+        near = (distance < window) | (window == 0)
+        mask = mask & near[:, None]
     if angles is not None and view.local_angles is not None:
         angles = jnp.where(window == 0, angles, view.local_angles)
-    return view._replace(
-        mask=view.mask & near[:, None], angles=angles, local_angles=None
-    )
+    return view._replace(mask=mask, angles=angles, local_angles=None, window=window)
 
 
 def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:

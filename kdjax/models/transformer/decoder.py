@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.config.architecture import ModelConfig
 from kdjax.models.transformer.attention import Cache, View, narrow
+from kdjax.models.transformer.kernels import CONTEXT
 from kdjax.models.transformer.layers import INIT_SCALE, Block, dtype_of, norm
 from kdjax.parallel.placement import Placement, name_of
 
@@ -110,6 +111,7 @@ def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
         return block
     policy = {
         "block": None,
+        "context": jax.checkpoint_policies.save_only_these_names(CONTEXT),
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[config.remat]
     # XLA's CSE cannot undo rematerialisation inside a scan, so prevent_cse would only

@@ -69,6 +69,7 @@ class Attention(nn.Module):
     """Multi-head attention with grouped key-value heads."""
 
     config: ModelConfig
+    placement: Placement
 
     @nn.compact
     def __call__(
@@ -107,15 +108,7 @@ class Attention(nn.Module):
             query, key = rotate(query, view.angles), rotate(key, view.angles)
         if cache is not None:
             key, value = cache = cache.write(key, value, view.slots)
-        mixed = attend(
-            query,
-            key,
-            value,
-            view.mask,
-            scale=(config.query_scalar or head_width) ** -0.5,
-            softcap=config.attention_softcap,
-            implementation=config.attention,
-        )
+        mixed = attend(query, key, value, view, config, self.placement)
         out = nn.DenseGeneral(
             config.width,
             axis=(-2, -1),
@@ -178,7 +171,7 @@ class Block(nn.Module):
         config = self.config
         if window is not None:
             view = narrow(view, window)
-        attention = Attention(config, name="attention")
+        attention = Attention(config, self.placement, name="attention")
         mlp = Mlp(config, name="mlp")
 
         def written(y: Array, name: str) -> Array:

@@ -44,7 +44,8 @@ def plots(comparison: Comparison) -> Iterator[tuple[str, str, bytes]]:
     if longer := by_length(comparison):
         yield (
             "lengths",
-            "Bits per byte against the length of training, in steps and in time.",
+            f"{longer[0].results.headline.capitalize()} bits per byte against the "
+            "length of training, in steps and in time.",
             _lengths(longer),
         )
     if png := _curves(comparison):

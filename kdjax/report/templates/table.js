@@ -4,9 +4,9 @@
   const table = document.getElementById("points");
   const rows = [...table.tBodies[0].rows];
   // Points that have not finished lack the cells of what is measured.
-  const labels = [...table.tHead.rows[0].cells].map(c => c.dataset.label);
+  const columns = [...table.tHead.rows[0].cells].map(c => c.dataset.column);
   const cell = (row, column) => {
-    const own = [...row.cells].find(c => c.dataset.column === labels[column + 1]);
+    const own = [...row.cells].find(c => c.dataset.column === columns[column + 1]);
     return own?.dataset.value ?? "";
   };
 
@@ -26,8 +26,8 @@
     const parts = form.words.value.toLowerCase().split(",").map(p => p.trim()).filter(Boolean);
     let count = 0;
     for (const row of rows) {
-      const columns = [...row.cells].map(c => `${c.dataset.column || ""} ${c.textContent}`);
-      const text = ` ${columns.join(" ")}`.toLowerCase().replace(/\s+/g, " ");
+      const cells = [...row.cells].map(c => `${c.dataset.column || ""} ${c.textContent}`);
+      const text = ` ${cells.join(" ")}`.toLowerCase().replace(/\s+/g, " ");
       const fits = !form.state.value || row.dataset.state === form.state.value;
       row.hidden = !(fits && parts.every(part => text.includes(` ${part}`)));
       count += !row.hidden;
