@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kdjax.core.errors import UsageError
 
 _LARGEST = int(sys.float_info.max)
+_LARGEST_WHOLE = 2**64  # more than any key takes, and few enough digits to print
 _LONGEST = 100  # the most characters of a value that an error message quotes
 _LONGEST_NAME = 4095  # bytes, as Linux has it
 _MOST_KEYS = 12  # the most keys that an error message lists
@@ -163,6 +164,10 @@ def convert(value: Any, hint: Any, path: str) -> Any:
         name = "a mapping" if is_nested else hint.__name__
         raise UsageError(
             f"{path} must be {name}; it is {shown(value)} ({type(value).__name__})"
+        )
+    if hint is int and abs(value) > _LARGEST_WHOLE:
+        raise UsageError(
+            f"{path} must be at most 2**64, with either sign; it is {shown(value)}"
         )
     return value
 
