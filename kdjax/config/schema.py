@@ -113,7 +113,7 @@ class SpikeGuardConfig:
     """
 
     # A jump is so many standard deviations, of the window and robust against outliers,
-    # above its median; 6 is usual. 0: no guard.
+    # above its median; try 30. 0: no guard.
     deviations: float = 0.0
     window: int = 128  # steps whose losses are compared with
     rewind: int = 100  # from a planned checkpoint at least so many steps before it

@@ -58,7 +58,7 @@ def _check_spike_guard(guard: SpikeGuardConfig, path: str) -> None:
         whole(getattr(guard, name), least, most, f"{path}.{name}")
     if not guard.deviations and guard != SpikeGuardConfig():
         raise UsageError(
-            f"{path} is set, but does nothing unless {path}.deviations > 0; 6 is usual"
+            f"{path} is set, but does nothing unless {path}.deviations > 0; try 30"
         )
 
 

@@ -71,9 +71,11 @@ def test_all_damage_is_noticed_or_harmless(program, tmp_path, capsys):
     assert counts["noticed"] > 100
 
 
-def test_kills_at_any_moment_change_nothing(tmp_path):
+@pytest.mark.parametrize("what", [(100,), (20, "experiment")])
+def test_kills_at_any_moment_change_nothing(tmp_path, what):
     script = HERE / "kill_often.py"
-    done = runs.run(script, tmp_path, 100, env=runs.environment(), timeout=3000)
+    place, env = tmp_path / "runs", runs.environment()
+    done = runs.run(script, place, *what, env=env, timeout=3000)
     print(done.stdout)
     assert done.stdout.endswith(", 0 of them different\n")
 
