@@ -16,7 +16,7 @@ from toys import FAMILIES, assert_close, dot_products, equations, random_params
 
 from kdjax import config as config_lib
 from kdjax import losses, models
-from kdjax.config import RopeScalingConfig
+from kdjax.config import ModelConfig, RopeScalingConfig
 from kdjax.config.validation import validate
 from kdjax.models.transformer import attention, decoder, layers
 
@@ -112,10 +112,15 @@ def test_capped_attention_with_a_far_cap_is_plain_attention():
     query, key, value = (
         jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)
     )
-    mask = attention.causal_mask(jnp.array([[1] * 9, [1] * 4 + [2] * 5]))
-    plain = attention.attend(query, key, value, mask, scale=0.3)
-    far = attention.attend(query, key, value, mask, scale=0.3, softcap=1e4)
-    near = attention.attend(query, key, value, mask, scale=0.3, softcap=0.5)
+    segments = jnp.array([[1] * 9, [1] * 4 + [2] * 5])
+
+    def attend(cap):
+        config = ModelConfig(heads=4, query_scalar=0.3**-2, attention_softcap=cap)
+        placement = models.Placement()
+        view = attention.make_view(config, segments, placement)
+        return attention.attend(query, key, value, view, config, placement)
+
+    plain, far, near = map(attend, (0.0, 1e4, 0.5))
     np.testing.assert_allclose(far, plain, rtol=1e-4, atol=1e-5)
     assert np.abs(near - plain).max() > 0.05
 
