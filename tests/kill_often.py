@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 
 import runs
 from toy_training import finish, make_program
@@ -64,6 +65,8 @@ def end_after(seconds, act, directory):
             os.dup2(log, 2)
             (directory / "found.json").write_text(json.dumps(act(directory)))
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     deadline = time.monotonic() + seconds

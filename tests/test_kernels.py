@@ -49,7 +49,7 @@ SLOW = pytest.mark.slow
         pytest.param(200, 32, 1, 5.0, 0, marks=SLOW),
         pytest.param(384, 80, 2, 0.0, 128, marks=SLOW),
         pytest.param(1030, 128, 2, 0.0, 0, marks=SLOW),
-        pytest.param(600, 64, 2, 3.0, 1, marks=SLOW),
+        pytest.param(600, 64, 2, 3.0, 2, marks=SLOW),
     ],
 )
 def test_it_attends_as_books_say_forwards_and_backwards(
@@ -58,7 +58,7 @@ def test_it_attends_as_books_say_forwards_and_backwards(
     ids = segments(2, length)
     shapes = ((2, length, n, width) for n in (4, heads, heads, 4))
     *arrays, weights = (jnp.array(RNG.normal(size=s), jnp.float32) for s in shapes)
-    options = {"scale": 0.3, "softcap": softcap, "window": window}
+    options = {"scale": width**-0.5, "softcap": softcap, "window": window}
 
     def outcome(attend):
         def loss(*arrays):
@@ -81,7 +81,7 @@ def test_it_attends_as_books_say_forwards_and_backwards(
     [
         ("gemma2", (2, 2, 2)),
         pytest.param("gemma3", (1, 8, 1), marks=SLOW),
-        pytest.param("gpt2", (2, 1, 4), marks=SLOW),
+        pytest.param("llama", (4, 2, 1), marks=SLOW),
     ],
 )
 def test_a_model_s_gradients_on_a_mesh_are_those_without_it(name, sizes):

@@ -16,6 +16,7 @@ from toys import FAMILIES, packed_batch
 
 from kdjax import models
 from kdjax.config import MeshConfig, OptimizerConfig
+from kdjax.core.compilation import keep_compiled
 from kdjax.core.errors import UsageError
 from kdjax.parallel.sharding import (
     data_shard,
@@ -99,6 +100,16 @@ def test_every_mesh_that_multiplies_fits_tori_and_slices(kind, shape, slices, me
         if slices > 1 and sizes[0] % slices == 0:
             parts = np.split(found, slices)
             assert all(len({c.slice_index for c in p.ravel()}) == 1 for p in parts)
+
+
+def test_several_cpu_devices_take_no_program_from_a_cache(tmp_path):
+    """They would wait for each other for ever."""
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        keep_compiled(tmp_path)
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def test_slices_that_divide_no_axis_are_refused():

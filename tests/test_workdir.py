@@ -249,6 +249,17 @@ def test_what_killed_writers_left_goes_and_what_living_ones_write_stays(director
     assert files(directory) == {mine.name}
 
 
+def test_a_start_that_was_killed_while_it_claimed_a_directory_claims_nothing(directory):
+    directory.mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine = beside(directory / "config.json").name
+    left = mine.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    (directory / left).write_text("{")
+    workdir.claim(directory, Config(), overwrite=False)
+    assert files(directory) == {"config.json"}
+
+
 def test_a_config_that_is_damaged_says_so_and_overwrite_starts_over(claimed):
     workdir.check_data(claimed, {"splits": {"train": {"sha256": "a"}}, **TOKENIZER}, {})
     path = claimed / "config.json"

@@ -18,11 +18,14 @@ def keep_compiled(directory: epath.Path | None) -> None:
     """Lets later processes reuse what this one compiles; call it before compiling.
 
     A directory that the user set with `JAX_COMPILATION_CACHE_DIR` takes precedence.
+    Several CPU devices of one process keep nothing: with a program from the cache they
+    wait for each other for ever, one in a first collective, one in a second (jax 0.10).
 
     Args:
         directory: Where compiled programs are kept; None disables the cache.
     """
-    if directory is None:
+    is_many = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    if directory is None or is_many:
         jax.config.update("jax_enable_compilation_cache", False)
     elif jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # A program compiled for another processor's instruction set may not run here.

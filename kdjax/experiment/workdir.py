@@ -195,9 +195,13 @@ def differences(found: Any, wanted: Any) -> list[str]:
 
 
 def _names(workdir: epath.Path) -> list[str]:
-    """Returns the names of what is in the directory and claims it."""
+    """Returns the names of what is in the directory and claims it.
+
+    What a killed start has left half written claims nothing.
+    """
     there = workdir.iterdir() if workdir.exists() else ()
-    return [path.name for path in there if path.name not in _CLAIM_NOTHING]
+    names = (path.name for path in there if not path.name.endswith(".tmp"))
+    return [name for name in names if name not in _CLAIM_NOTHING]
 
 
 def _plain(config: Config) -> Any:
