@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from jax.sharding import PartitionSpec as P
 from toys import FAMILIES, packed_batch
 
@@ -106,7 +107,7 @@ def test_several_cpu_devices_take_no_program_from_a_cache(tmp_path):
     """They would wait for each other for ever."""
     before = jax.config.jax_enable_compilation_cache
     try:
-        keep_compiled(tmp_path)
+        keep_compiled(epath.Path(tmp_path))
         assert not jax.config.jax_enable_compilation_cache
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
