@@ -163,3 +163,17 @@ def test_processes_without_a_shared_disk_compute_what_one_process_does(tmp_path)
     for machine in machines[4:]:
         assert not [*machine.glob("kdjax/buckets/*.tmp")]
     assert not os.path.exists(store / "run" / ".lease")
+
+
+def test_a_teacher_in_the_cache_of_one_of_several_machines_is_refused(tmp_path):
+    (tmp_path / "texts").mkdir()
+    runs.write_corpus(tmp_path / "texts")
+    run = runs.experiment(
+        *(f"{tmp_path}/texts/*.txt", f"local://{tmp_path}/store/run"),
+        f"--config.cache_dir={tmp_path}/cache",
+    )
+    begun = start(run, [tmp_path / name for name in "ab"])
+    said = [process.communicate(timeout=300)[1] for process in begun]
+    assert [process.returncode for process in begun] == [2, 2], said
+    assert said[0].splitlines()[-1].endswith("set config.cache_dir to a bucket as well")
+    assert "Traceback" not in "".join(said)
