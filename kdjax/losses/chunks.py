@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-_LEAST_BYTES = 2**25  # of a chunk's logits; smaller ones are not worth a loop
+# Of a chunk's logits; smaller ones are not worth a loop.
+_LEAST_BYTES = 2**25
+# More than that does not stay in a CPU's caches, and is new memory each time.
+_CACHED_BYTES, _CACHED_TOKENS = 2**23, 256
 
 
 def scan_tokens(
@@ -67,7 +70,8 @@ def default_size(tokens: int, width: int, ids: int) -> int:
         width: The width of the hidden states that the head reads.
         ids: How many of the vocabulary's ids a device has.
     """
-    return min(tokens, max(width // 4, _LEAST_BYTES // (8 * ids), 1))
+    cached = max(_CACHED_TOKENS, _CACHED_BYTES // (8 * ids))
+    return min(tokens, max(width // 4, min(cached, _LEAST_BYTES // (8 * ids)), 1))
 
 
 def _even_chunks(tokens: int, size: int) -> int:

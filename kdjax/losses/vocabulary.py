@@ -60,12 +60,11 @@ class Vocabulary:
 
     def argmax(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch"]:
         """Returns the id of the maximum; of several, the smallest."""
-        local = jnp.argmax(x, -1).astype(jnp.int32) + self.first(x.shape[-1])
-        if self.axis is None:
-            return local
-        is_top = x.max(-1) == self.max(x)
+        # Two plain reductions: on CPUs `jnp.argmax` is not vectorised.
+        is_top = x == self.max(x)[..., None]
         last = jnp.iinfo(jnp.int32).max
-        return lax.pmin(jnp.where(is_top, local, last), self.axis)
+        local = jnp.where(is_top, self.ids(x), last).min(-1)
+        return local if self.axis is None else lax.pmin(local, self.axis)
 
     def ids(self, x: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
         """Returns each entry's id."""
