@@ -80,6 +80,9 @@ class Checkpoints:
         options = ocp.options.AsyncOptions(
             post_finalization_callback=self._seal,
             barrier_sync_fn=self._meet,
+            # Else orbax 0.12.8 makes a directory and those in it at the same time,
+            # and fails where one of these comes first.
+            create_directories_asynchronously=False,
         )
         self._checkpointer = _checkpointer(options, is_apart=self._is_apart)
         if self._is_apart or _is_first():
@@ -281,11 +284,16 @@ def _checkpointer(
 ) -> ocp.AsyncCheckpointer:
     """Returns what writes one directory from all processes, or one from each."""
     if not is_apart:
-        handler = ocp.CompositeCheckpointHandler()
+        composite = ocp.CompositeOptions(async_options=options)
+        handler = ocp.CompositeCheckpointHandler(composite_options=composite)
         return ocp.AsyncCheckpointer(handler, async_options=options)
-    each = ocp.CompositeOptions(multiprocessing_options=parts.EACH)
+    composite = ocp.CompositeOptions(
+        multiprocessing_options=parts.EACH, async_options=options
+    )
     handler = ocp.CompositeCheckpointHandler(
-        composite_options=each, state=parts.handler(), data=ocp.JsonCheckpointHandler()
+        composite_options=composite,
+        state=parts.handler(),
+        data=ocp.JsonCheckpointHandler(),
     )
     return ocp.AsyncCheckpointer(
         handler, async_options=options, multiprocessing_options=parts.EACH
