@@ -1,0 +1,104 @@
+"""How many bytes of a tree of arrays each device stores."""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from kdjax.config.architecture import ModelConfig
+from kdjax.config.schema import OptimizerConfig, Rules
+from kdjax.models import build
+from kdjax.parallel.sharding import AXES, shardings
+from kdjax.planning.resolve import Subject
+from kdjax.train.optimizers import make_optimizer
+from kdjax.train.state import TrainState, create_state, state_shardings
+
+_LANES, _SUBLANES = 128, 8  # a TPU stores arrays in tiles of so many
+
+
+class Stored(NamedTuple):
+    """Bytes a device of what a step is given, but for the batch."""
+
+    parameters: int
+    moments: int
+    teachers: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.parameters + self.moments + self.teachers
+
+
+def stored(subject: Subject) -> Stored:
+    """Returns the bytes a device of parameters and optimiser state."""
+    config, mesh = subject.config, _mesh(tuple(subject.mesh[axis] for axis in AXES))
+    tiled = subject.target.chip.platform == "tpu"
+    shapes = state_shapes(subject.student, config.student.train.optimizer)
+    placed = state_shardings(shapes, mesh, config.student.rules)
+    return Stored(
+        _bytes(shapes.params, placed.params, tiled),
+        _bytes(shapes.opt_state, placed.opt_state, tiled),
+        sum(
+            _bytes(found, shardings(found, mesh, teacher.rules), tiled)
+            for teacher in subject.teachers.values()
+            for found in [parameter_shapes(teacher.model, teacher.dtype)]
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _mesh(sizes: tuple[int, ...]) -> AbstractMesh:
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@functools.lru_cache(maxsize=64)
+def state_shapes(model: ModelConfig, optimizer: OptimizerConfig) -> TrainState:
+    """Returns the shapes of a train state."""
+    create = functools.partial(
+        create_state, build(model).init, make_optimizer(optimizer, 2)
+    )
+    return jax.eval_shape(create, jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=64)
+def parameter_shapes(model: ModelConfig, dtype: str) -> Any:
+    """Returns the shapes of a model's parameters in a dtype."""
+    shapes = jax.eval_shape(build(model).init, jax.random.key(0))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+
+
+def _bytes(shapes: Any, placed: Any, tiled: bool) -> int:
+    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True)
+    return sum(
+        array_bytes(sharding.shard_shape(leaf.shape), leaf.dtype, tiled)
+        for leaf, sharding in pairs
+    )
+
+
+def array_bytes(shape: Sequence[int], dtype: Any, tiled: bool) -> int:
+    """Returns the bytes of one array.
+
+    Args:
+        shape: Its shape on one device.
+        dtype: Its dtype.
+        tiled: Whether it is padded to whole tiles of the two dimensions that lose least
+            by that, as TPUs store what has no other layout.
+
+    Example:
+        >>> array_bytes((12, 192, 12, 64), "bfloat16", tiled=True) / 2**20
+        4.5
+    """
+    size = math.prod(shape) * jnp.dtype(dtype).itemsize
+    if not tiled or len(shape) < 2 or not size:
+        return size
+
+    def growth(lanes: int, sublanes: int) -> float:
+        padded = (-(-lanes // _LANES) * _LANES) * (-(-sublanes // _SUBLANES) * _SUBLANES)
+        return padded / (lanes * sublanes)
+
+    return round(size * min(growth(*pair) for pair in itertools.permutations(shape, 2)))
