@@ -19,8 +19,8 @@ from kdjax.planning.arrays import stored
 from kdjax.planning.resolve import Subject
 
 _LANES = 128  # of a TPU: kernels pad narrower heads to it
-_WORKING = 0.35  # of what a layer recomputes, alive at one time
-_GAPS = 1.05  # what is allocated, over what is alive: the heap has gaps
+_WORKING = 0.3  # of what a layer recomputes, alive at one time
+_GAPS = 1.03  # what is allocated, over what is alive: the heap has gaps
 KINDS = (
     "student parameters",
     "optimiser moments",
@@ -129,17 +129,9 @@ class Layer(NamedTuple):
     @property
     def everything(self) -> float:
         """Bytes of all that a layer's backward pass reads."""
-        norms = 2 * (3 if self.model.norm == "layernorm" else 2)
-        floats = 4.0 * self.tokens * self.model.width * norms
-        activation = 5 if self.model.mlp == "plain" else 4
-        heads = (2 * self.query + 2 * self.keys) * self.padding
-        return (
-            floats
-            + 4 * self.residual
-            + activation * self.inner
-            + heads
-            + self.scores * 1.5
-        )
+        floats = 6 * 4.0 * self.tokens * self.model.width  # of the two norms
+        heads = (2 * self.query + 2 * self.keys) * self.padding + self.query
+        return 3 * self.residual + floats + heads + 6 * self.inner + 1.5 * self.scores
 
     @property
     def weights(self) -> float:
@@ -213,8 +205,14 @@ def _common(subject: Subject) -> dict[str, float]:
     return {
         "gradients": parameters if is_parted else 0.0,  # the sum so far
         "saved activations": subject.student.layers * kept,
-        "gathered weights": _casts(subject),
+        "gathered weights": _casts(subject) + _kept_weights(subject, student),
     }
+
+
+def _kept_weights(subject: Subject, student: Layer) -> float:
+    """Returns the bytes of gathered weights that wait for the backward pass."""
+    is_kept = subject.student.remat == "none" and subject.mesh["fsdp"] > 1
+    return subject.student.layers * student.weights if is_kept else 0.0
 
 
 def _casts(subject: Subject) -> float:
@@ -229,16 +227,20 @@ def _casts(subject: Subject) -> float:
 
 
 def _tables(subject: Subject) -> float:
-    """Returns the bytes of tables of embeddings and heads that the loss is beside.
+    """Returns the bytes of gathered heads, and of tables that are kept beside them.
 
-    Micro-batches share what is gathered for all of them: the heads and, beside those,
-    the tables that embeddings are looked up in.
+    Micro-batches share what is gathered before the first of them: the tables that
+    embeddings are looked up in as well. Where a teacher's table is its head, one copy
+    serves both; the student's head is another one, which its gradient flows through.
     """
-    times = 2 if subject.config.student.train.micro_batches > 1 else 1
     if subject.mesh["fsdp"] == 1:
         return 0.0
-    models = [subject.student, *(each.model for each in subject.teachers.values())]
-    return sum(times * _table(subject, model) for model in models)
+    is_parted = subject.config.student.train.micro_batches > 1
+    tables = (2 if is_parted else 1) * _table(subject, subject.student)
+    for each in subject.teachers.values():
+        is_apart = is_parted and not each.model.tie_embeddings
+        tables += (2 if is_apart else 1) * _table(subject, each.model)
+    return tables
 
 
 def _table(subject: Subject, model: ModelConfig) -> float:

@@ -22,6 +22,7 @@ _NARROW_HEADS = {"tpu": 0.25, "gpu": 0.45}
 _BANDWIDTH = 0.8  # of the memory's
 # Passes over the scores in float32 without a kernel: forward, and backward after it.
 _FORWARD_PASSES, _BACKWARD_PASSES = 5, 9
+_OVERHEAD = 1.1  # copies, and whatever else compilers add
 _LOGIT_BYTES = 20  # read and written for each logit of each model, gradients included
 # What of a layer's forward pass is computed again, by policy.
 _RECOMPUTED = {"none": 0.0, "block": 1.0, "context": 1.0, "dots": 0.0}
@@ -106,6 +107,7 @@ def times(subject: Subject) -> Times:
     head_flops, head_bytes = _head(subject, [student, *teachers])
     products += micro * head_flops / rate
     traffic += (micro * head_bytes + _update_bytes(subject)) / bandwidth
+    products, traffic = _OVERHEAD * products, _OVERHEAD * traffic
     length = config.data.length
     tokens = config.student.train.batch_size * length
     models = [each.model for each in subject.teachers.values()]
@@ -128,7 +130,9 @@ def _matrix_flops(layer: Layer) -> float:
 def _layer_bytes(layer: Layer) -> float:
     """Returns what a layer's forward pass reads and writes between its products."""
     gates = 2 if layer.model.mlp == "gated" else 1
-    heads = 2 * (layer.query + 2 * layer.keys)
+    # Rotations are computed in float32, on arrays that kernels want transposed.
+    passes = 8 * layer.padding if layer.model.positions == "rope" else 2
+    heads = passes * (layer.query + 2 * layer.keys)
     return 8 * layer.residual + (gates + 1) * layer.inner + heads
 
 
@@ -175,9 +179,10 @@ def _head(subject: Subject, layers: list[Layer]) -> tuple[float, float]:
 
 def _update_bytes(subject: Subject) -> float:
     """Returns what the optimiser reads and writes in a step."""
-    arrays = stored(subject)
+    arrays, micro = stored(subject), subject.config.student.train.micro_batches
+    sums = 3 * micro * arrays.parameters if micro > 1 else 0  # of the gradients
     # The new parameters are computed twice: all must be finite before one is taken.
-    return 2 * (arrays.parameters + arrays.moments) + 5 * arrays.parameters
+    return 2 * (arrays.parameters + arrays.moments) + 5 * arrays.parameters + sums
 
 
 def assumptions(subject: Subject) -> list[str]:
