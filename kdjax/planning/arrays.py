@@ -72,6 +72,17 @@ def parameter_shapes(model: ModelConfig, dtype: str) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
 
 
+def count_of(model: ModelConfig) -> int:
+    """Returns how many parameters a model has, vocabulary padding included."""
+    leaves = jax.tree.leaves(parameter_shapes(model, "float32"))
+    return sum(leaf.size for leaf in leaves)
+
+
+def tree_bytes(shapes: Any) -> int:
+    """Returns the bytes of a tree's arrays on all devices together."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
 def _bytes(shapes: Any, placed: Any, tiled: bool) -> int:
     pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True)
     return sum(

@@ -23,6 +23,7 @@ from kdjax.train.loop import prepare
 
 # The packages that compile for a platform without any of its devices.
 COMPILERS = {"tpu": "libtpu", "gpu": "jax_plugins.xla_cuda13"}
+OUT_OF_MEMORY = "out of memory"
 _LONGEST = 160  # characters of a message
 _LATEST = 3600.0  # seconds after which a compilation is given up
 _ENVIRONMENT = {
@@ -41,17 +42,19 @@ class Compiled(NamedTuple):
     Attributes:
         arguments: Bytes of state, frozen parameters and batch.
         temporary: Bytes that the step needs beside them.
+        results: Bytes of new state and metrics that take no argument's place.
         seconds: What the compilation took.
     """
 
     arguments: int
     temporary: int
+    results: int
     seconds: float
 
     @property
     def total(self) -> int:
-        """All bytes that a device must have; the new state takes the old one's."""
-        return self.arguments + self.temporary
+        """All bytes that a device must have."""
+        return self.arguments + self.temporary + self.results
 
 
 def is_installed(platform: str) -> bool:
@@ -92,11 +95,13 @@ def ask(request: Mapping[str, Any], **environment: str) -> dict[str, Any]:
 
 def reason(message: str) -> str:
     """Returns the relevant part of a compiler's message."""
-    if found := re.search(r"[\d.]+[GM]\S*\) exceeds available\D*[\d.]+[GM]", message):
-        return f"out of memory: ({found[0]}"
+    if found := re.search(r"Used (\S+) of (\S+) hbm", message):
+        return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
+    if found := re.search(r"([\d.]+[GM]\S*)\) exceeds available\D*([\d.]+\S+)", message):
+        return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
     lines = message.strip().splitlines() or ["the compiler died without a word"]
     if "RESOURCE_EXHAUSTED" in message:
-        lines = [line for line in lines if "RESOURCE_EXHAUSTED" in line]
+        return OUT_OF_MEMORY
     return lines[-1].strip()[:_LONGEST]
 
 
@@ -112,9 +117,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     return {
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
-        "output": memory.output_size_in_bytes,
-        "alias": memory.alias_size_in_bytes,
-        "peak": memory.peak_memory_in_bytes,
+        "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "seconds": round(time.perf_counter() - started, 1),
     }
 

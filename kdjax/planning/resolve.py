@@ -17,7 +17,7 @@ from kdjax.core.inputs import exists
 from kdjax.experiment.setting import check_vocabularies
 from kdjax.models import Model, build
 from kdjax.parallel.placement import Placement
-from kdjax.parallel.sharding import AXES, axis_sizes
+from kdjax.parallel.sharding import AXES, BATCH_AXES, axis_sizes
 from kdjax.planning.target import Target, parse_target
 from kdjax.text import load_tokenizer
 
@@ -102,6 +102,17 @@ def resolve(config: Config, target: Target) -> Subject:
         UsageError: A model is not on this disk and the config has no architecture of
             its own for it, or models, mesh, batches and devices do not fit each other.
     """
+    sizes = axis_sizes(config.mesh, target.count, target.chip.name)
+    mesh = dict(zip(AXES, sizes, strict=True))
+    return checked(unplaced(config, target)._replace(mesh=mesh))
+
+
+def unplaced(config: Config, target: Target) -> Subject:
+    """Returns the same with all devices along the first axis, whatever the config's.
+
+    Raises:
+        UsageError: A model is not on this disk, and the config has no architecture.
+    """
     ids = _Vocabulary(config)
     teachers = {
         name: _teacher(teacher, config.teacher_path(name), ids)
@@ -109,7 +120,8 @@ def resolve(config: Config, target: Target) -> Subject:
     }
     first = next(iter(teachers.values())).model
     student = ids.filled(_student(config.student, first))
-    return checked(Subject(config, student, teachers, target, _mesh(config, target)))
+    mesh = dict.fromkeys(AXES, 1) | {AXES[0]: target.count}
+    return Subject(config, student, teachers, target, mesh)
 
 
 def checked(subject: Subject) -> Subject:
@@ -120,6 +132,12 @@ def checked(subject: Subject) -> Subject:
     """
     config = subject.config
     config = dataclasses.replace(config, mesh=MeshConfig(**subject.mesh))
+    slices = subject.target.slices
+    if all(subject.mesh[axis] % slices for axis in BATCH_AXES):
+        raise UsageError(
+            f"{subject.target.name} has {slices} slices or hosts, which must divide "
+            "config.mesh.data or config.mesh.fsdp"
+        )
     check_batches(config, subject.batch_shards)
     check_model(subject.student, config, "config.student.model")
     student = model_of(subject.student)
@@ -132,11 +150,6 @@ def checked(subject: Subject) -> Subject:
 def model_of(config: ModelConfig, placement: Placement | None = None) -> Model:
     """Returns the model, wherever it runs."""
     return build(config, placement=placement)
-
-
-def _mesh(config: Config, target: Target) -> dict[str, int]:
-    sizes = axis_sizes(config.mesh, target.count, target.chip.name)
-    return dict(zip(AXES, sizes, strict=True))
 
 
 def _teacher(config: TeacherConfig, key: str, ids: "_Vocabulary") -> Teacher:

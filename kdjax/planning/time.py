@@ -201,9 +201,3 @@ def assumptions(subject: Subject) -> list[str]:
         f"{_BANDWIDTH:.0%} of the memory's bandwidth; transfers hide behind work",
         "MFU counts attention in full and nothing that is computed again",
     ]
-
-
-def teacher_share(subject: Subject) -> float:
-    """Returns the share of a step's time that the teachers' forward passes take."""
-    alone = times(subject._replace(teachers={}))
-    return max(1 - alone.step / times(subject).step, 0.0)

@@ -3,6 +3,7 @@
 import math
 
 from kdjax.models.transformer.decoder import table_size
+from kdjax.parallel.sharding import BATCH_AXES
 from kdjax.planning.arrays import stored
 from kdjax.planning.memory import Layer, layer_of
 from kdjax.planning.resolve import Subject
@@ -66,7 +67,7 @@ def bandwidth(subject: Subject, axis: str) -> float:
 def split_axis(subject: Subject) -> str:
     """Returns the axis that crosses from slice to slice, as `arranged` chooses it."""
     slices = subject.target.slices
-    return next(axis for axis in ("data", "fsdp") if not subject.mesh[axis] % slices)
+    return next(axis for axis in BATCH_AXES if not subject.mesh[axis] % slices)
 
 
 def _within(target: Target, size: int) -> float:
