@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
@@ -88,12 +88,12 @@ def axis_sizes(config: MeshConfig, count: int, kind: str) -> list[int]:
     return sizes
 
 
-def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh | None, rules: Rules = ()) -> Any:
     """Returns a sharding for every leaf of a tree of shapes.
 
     Args:
         tree: Parameters, optimiser state or a train state, as arrays or shapes.
-        mesh: The device mesh; None places everything on the first device.
+        mesh: The device mesh, or its shape; None places everything on the first device.
         rules: (regular expression, axes) pairs that take precedence over
             `DEFAULT_RULES`.
 

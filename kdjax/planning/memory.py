@@ -79,7 +79,7 @@ class Layer(NamedTuple):
     @property
     def residual(self) -> float:
         """Bytes of the residual stream."""
-        return self.tokens * self.model.width * self.size
+        return 1.0 * self.tokens * self.model.width * self.size
 
     @property
     def query(self) -> float:
@@ -189,9 +189,9 @@ def _always(subject: Subject) -> dict[str, float]:
     train, arrays = subject.config.student.train, stored(subject)
     tokens = train.batch_size * subject.config.data.length / subject.batch_shards
     return {
-        "student parameters": arrays.parameters,
-        "optimiser moments": arrays.moments,
-        "teacher parameters": arrays.teachers,
+        "student parameters": float(arrays.parameters),
+        "optimiser moments": float(arrays.moments),
+        "teacher parameters": float(arrays.teachers),
         "batch": 2 * 4 * tokens,  # ids and segments
     }
 
@@ -203,7 +203,7 @@ def _common(subject: Subject) -> dict[str, float]:
     kept = student.residual + _SAVED[subject.student.remat](student)
     is_parted = subject.config.student.train.micro_batches > 1
     return {
-        "gradients": parameters if is_parted else 0.0,  # the sum so far
+        "gradients": float(parameters) if is_parted else 0.0,  # the sum so far
         "saved activations": subject.student.layers * kept,
         "gathered weights": _casts(subject) + _kept_weights(subject, student),
     }

@@ -109,14 +109,15 @@ def _memory(choice: Choice, compiled: Compiled | None, why_not: str) -> str:
         source = f"compiled ahead of time in {compiled.seconds:.0f} s"
         fits = total <= chip.memory
     else:
-        source = f"estimated, within about 10%: {why_not}"
+        source = f"estimated, within about 10%, because {why_not}"
         fits = choice.fits and OUT_OF_MEMORY not in why_not
     verdict = "fits into" if fits else "does NOT fit into"
     lines = [
         f"Memory a device, at its peak in {choice.memory.moment}",
         *_columns(rows),
         f"  {verdict} the {chip.memory / GIB:.2f} GiB of {chip.name} "
-        f"({total / chip.memory:.0%}); {source}",
+        f"({total / chip.memory:.0%})",
+        f"  {source}",
     ]
     if chip.platform == "gpu" and fits and total > _TAKEN * chip.memory:
         lines.append(

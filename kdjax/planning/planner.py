@@ -63,8 +63,8 @@ def _compiled(subject: Subject, compiles: str) -> tuple[Compiled | None, str]:
     """Returns what the compiler says, or why it does not."""
     platform = subject.target.chip.platform
     if compiles == "never":
-        return None, "--compile=never"
-    why_not = f"the compiler is not installed, {_INSTALL}"
+        return None, "of --compile=never"
+    why_not = f"no compiler is here ({_INSTALL})"
     if is_installed(platform):
         say(f"compiling for {subject.target.name}, which takes minutes ...")
         answer = ask(to_json(subject))

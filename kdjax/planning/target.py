@@ -72,9 +72,9 @@ def parse_target(text: str) -> Target:
         chip, shape, count = _chip(found[2]), (), int(found[1])
         if chip.dimensions:
             raise UsageError(f"{text!r} has no topology; {_hint(chip)}")
-        slices = max(-(-count // chip.host), 1)
+        slices = max(count // chip.host, 1)
         per_slice = count // slices
-        if slices * per_slice != count:
+        if count > chip.host and count % chip.host:
             raise UsageError(
                 f"{count} GPUs do not fill hosts of {chip.host}; choose a multiple of "
                 f"{chip.host}, or fewer"
@@ -123,12 +123,12 @@ def described(target: Target) -> list[Any]:
         options = {
             "platform": "cuda",
             "topology": f"{target.slices}x1x{target.per_slice}",
-            "target_config": _gpu(target.chip),
+            "target_config": gpu_config(target.chip),
         }
     return [*topologies.get_topology_desc(**options).devices]
 
 
-def _gpu(chip: Chip) -> str:
+def gpu_config(chip: Chip) -> str:
     """Returns what XLA calls a target config. Rates only feed its cost model."""
     assert chip.cuda is not None
     cuda: Cuda = chip.cuda
@@ -156,7 +156,10 @@ def _gpu(chip: Chip) -> str:
     return "\n".join(
         [
             "gpu_device_info {",
-            f"cuda_compute_capability {{ major: {major} minor: {minor} }}",
+            "cuda_compute_capability {",
+            f"major: {major}",
+            f"minor: {minor}",
+            "}",
             *(f"{name}: {value}" for name, value in info.items()),
             "}",
             'platform_name: "CUDA"',

@@ -182,7 +182,7 @@ def _update_bytes(subject: Subject) -> float:
     arrays, micro = stored(subject), subject.config.student.train.micro_batches
     sums = 3 * micro * arrays.parameters if micro > 1 else 0  # of the gradients
     # The new parameters are computed twice: all must be finite before one is taken.
-    return 2 * (arrays.parameters + arrays.moments) + 5 * arrays.parameters + sums
+    return 2.0 * (arrays.parameters + arrays.moments) + 5 * arrays.parameters + sums
 
 
 def assumptions(subject: Subject) -> list[str]:
@@ -192,12 +192,13 @@ def assumptions(subject: Subject) -> list[str]:
     wide = subject.student.width_of_head >= 128
     share = (_WIDE_HEADS if wide else _NARROW_HEADS)[platform]
     attention = (
-        "attention without a kernel, which reads and writes all scores"
+        "attention without a kernel: scores are written and read"
         if kernel == "xla"
         else f"attention by {kernel} at {share:.0%}, masked blocks left out"
     )
     return [
-        f"products at {_PRODUCTS[platform]:.0%} of the peak; {attention}",
+        f"products at {_PRODUCTS[platform]:.0%} of the peak",
+        attention,
         f"{_BANDWIDTH:.0%} of the memory's bandwidth; transfers hide behind work",
         "MFU counts attention in full and nothing that is computed again",
     ]
