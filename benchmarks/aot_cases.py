@@ -45,8 +45,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama-8b": _LLAMA
     | {"layers": 32, "width": 4096, "heads": 32, "ffn_width": 14336}
     | {"tie_embeddings": False},
-    "llama-1b": _LLAMA
-    | {"layers": 16, "width": 2048, "heads": 32, "ffn_width": 8192},
+    "llama-1b": _LLAMA | {"layers": 16, "width": 2048, "heads": 32, "ffn_width": 8192},
     "llama-0.3b": _LLAMA
     | {"layers": 12, "width": 1024, "heads": 16, "ffn_width": 4096},
     "qwen-1.7b": _QWEN | {"layers": 28, "width": 2048, "ffn_width": 6144},
@@ -80,7 +79,11 @@ class Case(NamedTuple):
     more: Mapping[str, Any] = {}
 
 
-_H, _L, _Q = ("gpt2", "gpt2-half"), ("llama-1b", "llama-0.3b"), ("qwen-1.7b", "qwen-0.6b")
+_H, _L, _Q = (
+    ("gpt2", "gpt2-half"),
+    ("llama-1b", "llama-0.3b"),
+    ("qwen-1.7b", "qwen-0.6b"),
+)
 # Small enough that each compiles in a minute or two; the formula is compared with them.
 SMALL = {
     "gpt2 dots": Case("v5e:2x2", *_H, 32, 1024, {"fsdp": 4}, "dots", 8),

@@ -69,11 +69,13 @@ def read_program(text: str) -> Program:
 
 
 def _trips(parts: dict[str, list[str]], line: str) -> int | None:
-    if found := re.search(r'known_trip_count\W*n\W*(\d+)', line):
+    if found := re.search(r"known_trip_count\W*n\W*(\d+)", line):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", line)
     lines = parts.get(condition[1], []) if condition else []
-    bounds = {n for each in lines for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", each)}
+    bounds = {
+        n for each in lines for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", each)
+    }
     return int(bounds.pop()) if len(bounds) == 1 else None
 
 
@@ -136,7 +138,9 @@ def squares(program: Program, length: int) -> dict[str, int]:
 
 
 def _bytes(dtype: str, dims: str) -> float:
-    bits = 8 if dtype in ("pred",) or dtype.startswith("f8") else int(dtype.lstrip("bsuf"))
+    bits = (
+        8 if dtype in ("pred",) or dtype.startswith("f8") else int(dtype.lstrip("bsuf"))
+    )
     size = bits / 8
     for dim in filter(None, dims.split(",")):
         size *= int(dim)
@@ -153,7 +157,9 @@ def _group(line: str) -> int:
                 for axis in re.findall(r"'(\w+)'", found[2]):
                     group *= int(sizes.get(axis, 1))
                 return group
-            return int(found[1]) if found[1].isdigit() and "{{" not in found[0] else (
-                found[1].count(",") + 1
+            return (
+                int(found[1])
+                if found[1].isdigit() and "{{" not in found[0]
+                else (found[1].count(",") + 1)
             )
     return 0

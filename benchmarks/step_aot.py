@@ -1,13 +1,13 @@
 """Compiles whole train steps for accelerators that this machine lacks.
 
-    python -m benchmarks.step_aot                          # the small cases, some minutes
-    python -m benchmarks.step_aot '8b-1b v5p 4096' ...     # cases of aot_cases by name
+    python -m benchmarks.step_aot                       # the small cases
+    python -m benchmarks.step_aot '8b-1b v5p 4096'      # cases of aot_cases by name
 
 Each is compiled as the planner compiles it: the program of a run, in a fresh process.
-Of each, memory a device, collectives in and out of loops and the compiler's cycles (TPUs
-only, without kernels and transfers) go to results/step-aot.json, where they replace what
-was there of the same name. benchmarks/planning.py compares the planner's formulas with
-them.
+Of each, memory a device, collectives in and out of loops and the compiler's cycles
+(TPUs only, without kernels and transfers) go to results/step-aot.json, where they
+replace what was there of the same name. benchmarks/planning.py compares the planner's
+formulas with them.
 """
 
 import json

@@ -7,6 +7,7 @@ import jax
 from kdjax.config.architecture import ModelConfig
 from kdjax.parallel.chips import of_kind
 
+
 def forward_flops(config: ModelConfig, length: int) -> float:
     """Returns the forward FLOPs per token in rows of `length` tokens.
 

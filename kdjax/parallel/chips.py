@@ -59,7 +59,7 @@ class Chip(NamedTuple):
 
     @property
     def platform(self) -> str:
-        """jax's name of the platform."""
+        """Jax's name of the platform."""
         return "tpu" if self.dimensions else "gpu"
 
 

@@ -36,19 +36,43 @@ class Stored(NamedTuple):
 
 def stored(subject: Subject) -> Stored:
     """Returns the bytes a device of parameters and optimiser state."""
-    config, mesh = subject.config, _mesh(tuple(subject.mesh[axis] for axis in AXES))
+    student, sizes = subject.config.student, tuple(subject.mesh[a] for a in AXES)
     tiled = subject.target.chip.platform == "tpu"
-    shapes = state_shapes(subject.student, config.student.train.optimizer)
-    placed = state_shardings(shapes, mesh, config.student.rules)
-    return Stored(
+    state = _state_bytes(
+        *(subject.student, student.train.optimizer, student.rules, sizes, tiled)
+    )
+    teachers = (
+        _parameter_bytes(each.model, each.dtype, each.rules, sizes, tiled)
+        for each in subject.teachers.values()
+    )
+    return Stored(*state, sum(teachers))
+
+
+# A search asks for the same ones again and again.
+@functools.lru_cache(maxsize=1024)
+def _state_bytes(
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    rules: Rules,
+    sizes: tuple[int, ...],
+    tiled: bool,
+) -> tuple[int, int]:
+    """Returns a device's bytes of parameters, and of the optimiser's state."""
+    shapes = state_shapes(model, optimizer)
+    placed = state_shardings(shapes, _mesh(sizes), rules)
+    return (
         _bytes(shapes.params, placed.params, tiled),
         _bytes(shapes.opt_state, placed.opt_state, tiled),
-        sum(
-            _bytes(found, shardings(found, mesh, teacher.rules), tiled)
-            for teacher in subject.teachers.values()
-            for found in [parameter_shapes(teacher.model, teacher.dtype)]
-        ),
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameter_bytes(
+    model: ModelConfig, dtype: str, rules: Rules, sizes: tuple[int, ...], tiled: bool
+) -> int:
+    """Returns a device's bytes of frozen parameters."""
+    shapes = parameter_shapes(model, dtype)
+    return _bytes(shapes, shardings(shapes, _mesh(sizes), rules), tiled)
 
 
 @functools.lru_cache(maxsize=64)
@@ -109,7 +133,9 @@ def array_bytes(shape: Sequence[int], dtype: Any, tiled: bool) -> int:
         return size
 
     def growth(lanes: int, sublanes: int) -> float:
-        padded = (-(-lanes // _LANES) * _LANES) * (-(-sublanes // _SUBLANES) * _SUBLANES)
+        padded = (-(-lanes // _LANES) * _LANES) * (
+            -(-sublanes // _SUBLANES) * _SUBLANES
+        )
         return padded / (lanes * sublanes)
 
     return round(size * min(growth(*pair) for pair in itertools.permutations(shape, 2)))

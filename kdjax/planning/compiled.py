@@ -97,7 +97,9 @@ def reason(message: str) -> str:
     """Returns the relevant part of a compiler's message."""
     if found := re.search(r"Used (\S+) of (\S+) hbm", message):
         return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
-    if found := re.search(r"([\d.]+[GM]\S*)\) exceeds available\D*([\d.]+\S+)", message):
+    if found := re.search(
+        r"([\d.]+[GM]\S*)\) exceeds available\D*([\d.]+\S+)", message
+    ):
         return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
     lines = message.strip().splitlines() or ["the compiler died without a word"]
     if "RESOURCE_EXHAUSTED" in message:
@@ -108,8 +110,8 @@ def reason(message: str) -> str:
 def measure(subject: Subject) -> dict[str, Any]:
     """Compiles in this process; see `ask`."""
     devices = described(subject.target)
-    if len(devices) != subject.target.count:
-        count, name = subject.target.count, subject.target.name
+    if len(devices) != subject.target.devices:
+        count, name = subject.target.devices, subject.target.name
         return {"error": f"{name} has {count} devices; the compiler has {len(devices)}"}
     started = time.perf_counter()
     step: Any = prepare(make_job(subject, devices)).step

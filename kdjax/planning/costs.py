@@ -1,4 +1,4 @@
-"""What a whole experiment takes: time of devices, disk, feeding, and what caches save."""
+"""What a whole experiment takes: devices' time, disk, feeding; what a cache saves."""
 
 import dataclasses
 from typing import NamedTuple
@@ -21,20 +21,20 @@ class RunCost(NamedTuple):
 
     Attributes:
         role: As in the report.
-        count: One for each seed.
+        runs: One for each seed.
         steps: Of each run.
         step: Seconds of a step.
     """
 
     role: str
-    count: int
+    runs: int
     steps: int
     step: float
 
     @property
     def seconds(self) -> float:
         """Of all runs together, evaluation and checkpoints left out."""
-        return self.count * self.steps * self.step
+        return self.runs * self.steps * self.step
 
 
 class Cache(NamedTuple):

@@ -1,5 +1,6 @@
 """A plan as text, for terminals of 80 columns."""
 
+import pathlib
 from collections.abc import Iterable, Sequence
 
 from kdjax.planning.arrays import count_of
@@ -79,8 +80,9 @@ def _heading(subject: Subject, name: str) -> str:
     kernel = layer_of(subject, subject.student).kernel
     size = count_of(subject.student)
     lines = [
-        f"{name} on {target.name}: {_counted(target.count, 'device')}, "
-        f"{_counted(target.hosts, 'host')}; mesh {mesh}",
+        f"{pathlib.PurePath(name).name} on {target.name}: "
+        f"{_counted(target.devices, 'device')}, {_counted(target.hosts, 'host')}",
+        f"mesh: {mesh}",
         f"student: {_short(size)} parameters, remat {subject.student.remat}, attention "
         f"by {kernel}",
     ]
@@ -129,7 +131,7 @@ def _memory(choice: Choice, compiled: Compiled | None, why_not: str) -> str:
 
 def _step(times: Times, subject: Subject) -> str:
     tokens = tokens_of_step(subject)
-    flops = times.model_flops * subject.target.count
+    flops = times.model_flops * subject.target.devices
     rows = [
         ("model FLOPs", f"{_short(flops)}, {_short(times.model_flops)} a device"),
         ("products of matrices", _milliseconds(times.products)),
@@ -145,12 +147,12 @@ def _step(times: Times, subject: Subject) -> str:
 
 
 def _experiment(subject: Subject) -> str:
-    costs, devices = run_costs(subject), subject.target.count
+    costs, devices = run_costs(subject), subject.target.devices
     rows = [("run", "steps", "step", "days", "chip-hours")]
     for cost in costs:
         rows.append(
             (
-                cost.role if cost.count == 1 else f"{cost.count} x {cost.role}",
+                cost.role if cost.runs == 1 else f"{cost.runs} x {cost.role}",
                 f"{cost.steps:,}",
                 _milliseconds(cost.step),
                 f"{cost.seconds / _DAY:.2f}",

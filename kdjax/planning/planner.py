@@ -1,4 +1,4 @@
-"""Plans a config for a target: resolved, searched for, compiled where that is possible."""
+"""Plans a config for a target: resolves, searches, and compiles where it can."""
 
 from typing import NamedTuple
 

@@ -102,7 +102,7 @@ def resolve(config: Config, target: Target) -> Subject:
         UsageError: A model is not on this disk and the config has no architecture of
             its own for it, or models, mesh, batches and devices do not fit each other.
     """
-    sizes = axis_sizes(config.mesh, target.count, target.chip.name)
+    sizes = axis_sizes(config.mesh, target.devices, target.chip.name)
     mesh = dict(zip(AXES, sizes, strict=True))
     return checked(unplaced(config, target)._replace(mesh=mesh))
 
@@ -120,7 +120,7 @@ def unplaced(config: Config, target: Target) -> Subject:
     }
     first = next(iter(teachers.values())).model
     student = ids.filled(_student(config.student, first))
-    mesh = dict.fromkeys(AXES, 1) | {AXES[0]: target.count}
+    mesh = dict.fromkeys(AXES, 1) | {AXES[0]: target.devices}
     return Subject(config, student, teachers, target, mesh)
 
 

@@ -76,7 +76,7 @@ def search(subject: Subject) -> tuple[list[Choice], int]:
 def _variants(subject: Subject) -> Iterator[Subject]:
     """Yields the subject with all meshes, policies and micro-batches that are valid."""
     rows = subject.config.student.train.batch_size
-    for sizes in _meshes(subject.target.count, len(AXES)):
+    for sizes in _meshes(subject.target.devices, len(AXES)):
         mesh = dict(zip(AXES, sizes, strict=True))
         moved = subject._replace(mesh=mesh)
         if rows % moved.batch_shards or not _is_valid(moved):

@@ -31,7 +31,7 @@ class Target(NamedTuple):
     per_slice: int
 
     @property
-    def count(self) -> int:
+    def devices(self) -> int:
         """The number of devices."""
         return self.slices * self.per_slice
 
@@ -44,7 +44,7 @@ class Target(NamedTuple):
     def name(self) -> str:
         """The target as its flag spells it."""
         if not self.shape:
-            return f"{self.count}x{self.chip.name}"
+            return f"{self.devices}x{self.chip.name}"
         slices = f"{self.slices}x" if self.slices > 1 else ""
         return f"{slices}{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
@@ -59,7 +59,7 @@ def parse_target(text: str) -> Target:
         UsageError: There is no such chip, or it is never linked so.
 
     Example:
-        >>> parse_target("2xv5e:4x4").count, parse_target("16xH100").slices
+        >>> parse_target("2xv5e:4x4").devices, parse_target("16xH100").slices
         (32, 2)
     """
     if found := _TOPOLOGY.fullmatch(text):

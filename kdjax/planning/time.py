@@ -65,7 +65,7 @@ class Times(NamedTuple):
     @property
     def exchange(self) -> float:
         """All transfers together."""
-        return sum(self.transfers.values())
+        return sum(self.transfers.values(), 0.0)
 
     @property
     def mfu(self) -> float:
@@ -101,8 +101,10 @@ def times(subject: Subject) -> Times:
         products += micro * max(flops / rate, weights / bandwidth)
         traffic += micro * times * count * _layer_bytes(layer) / bandwidth
         again = _attention_again(layer, subject) if layer is student else 0.0
-        attention += micro * count * _attention_seconds(
-            layer, subject, backward=layer is student, again=again
+        attention += (
+            micro
+            * count
+            * _attention_seconds(layer, subject, backward=layer is student, again=again)
         )
     head_flops, head_bytes = _head(subject, [student, *teachers])
     products += micro * head_flops / rate
@@ -117,7 +119,7 @@ def times(subject: Subject) -> Times:
         attention,
         traffic,
         transfers(subject),
-        flops / subject.target.count,
+        flops / subject.target.devices,
         chip.flops,
     )
 
