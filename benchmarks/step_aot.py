@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import common, hlo_program, targets
 from benchmarks.aot_cases import CASES, SMALL, subject
 from kdjax.planning.compiled import Compiled, ask
-from kdjax.planning.memory import layer_of
+from kdjax.planning.layers import layer_of
 from kdjax.planning.resolve import Subject, to_json
 from kdjax.planning.time import times
 

@@ -5,7 +5,6 @@ device stores (exact, see `arrays`) and what exists for the moment (estimated).
 docs/planning.md compares the sums with those of the compiler.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,12 +12,10 @@ import jax.numpy as jnp
 from kdjax.config.architecture import ModelConfig
 from kdjax.losses.chunks import default_size
 from kdjax.models.transformer.decoder import table_size
-from kdjax.models.transformer.kernels import choose
-from kdjax.parallel.placement import Devices, Placement
 from kdjax.planning.arrays import stored
+from kdjax.planning.layers import POLICIES, Layer, layer_of
 from kdjax.planning.resolve import Subject
 
-_LANES = 128  # of a TPU: kernels pad narrower heads to it
 _WORKING = 0.3  # of what a layer recomputes, alive at one time
 _GAPS = 1.03  # what is allocated, over what is alive: the heap has gaps
 KINDS = (
@@ -52,110 +49,6 @@ class Memory(NamedTuple):
         return sum(self.kinds.values())
 
 
-class Layer(NamedTuple):
-    """One device's share of a model's layer, for a micro-batch.
-
-    Attributes:
-        model: The architecture.
-        tokens: How many a device has.
-        length: Tokens in a row.
-        kernel: What computes the attention.
-        tensor: Devices along the axis that heads and channels are sharded over.
-        tiled: Whether heads are padded to the lanes of a TPU.
-    """
-
-    model: ModelConfig
-    tokens: int
-    length: int
-    kernel: str
-    tensor: int
-    tiled: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of a number."""
-        return jnp.dtype(self.model.dtype).itemsize
-
-    @property
-    def residual(self) -> float:
-        """Bytes of the residual stream."""
-        return 1.0 * self.tokens * self.model.width * self.size
-
-    @property
-    def query(self) -> float:
-        """Bytes of the queries, or of what attention returns."""
-        heads = self.model.heads * self.model.width_of_head
-        return self.tokens * heads * self.size / self.tensor
-
-    @property
-    def keys(self) -> float:
-        """Bytes of the keys, or of the values."""
-        return self.query * self.model.key_value_heads / self.model.heads
-
-    @property
-    def inner(self) -> float:
-        """Bytes of one array of the MLP's channels."""
-        return self.tokens * self.model.width_of_ffn * self.size / self.tensor
-
-    @property
-    def scores(self) -> float:
-        """Bytes of the attention's scores in float32; a kernel of blocks has none."""
-        if self.kernel != "xla":
-            return 0.0
-        heads = self.model.heads / self.tensor
-        return 4.0 * self.tokens * heads * self.length
-
-    @property
-    def padding(self) -> float:
-        """By how much a TPU's kernel pads a head."""
-        width = self.model.width_of_head
-        if not self.tiled or self.kernel == "xla":
-            return 1.0
-        return -(-width // _LANES) * _LANES / width
-
-    @property
-    def products(self) -> float:
-        """Bytes of all products of matrices but attention's own."""
-        gates = 2 if self.model.mlp == "gated" else 1
-        heads = (self.query + 2 * self.keys) * self.padding
-        return heads + 2 * self.residual + gates * self.inner
-
-    @property
-    def context(self) -> float:
-        """Bytes of what attention returns, with the sums that its backward needs."""
-        sums = 4.0 * self.tokens * self.model.heads / self.tensor
-        return self.query * self.padding + (sums if self.kernel != "xla" else 0.0)
-
-    @property
-    def everything(self) -> float:
-        """Bytes of all that a layer's backward pass reads."""
-        floats = 6 * 4.0 * self.tokens * self.model.width  # of the two norms
-        heads = (2 * self.query + 2 * self.keys) * self.padding + self.query
-        return 3 * self.residual + floats + heads + 6 * self.inner + 1.5 * self.scores
-
-    @property
-    def weights(self) -> float:
-        """Bytes of a layer's matrices, gathered."""
-        model = self.model
-        heads = 2 * (model.heads + model.key_value_heads) * model.width_of_head
-        matrices = 2 if model.mlp == "plain" else 3
-        return (
-            self.size
-            * model.width
-            * (heads + matrices * model.width_of_ffn)
-            / self.tensor
-        )
-
-
-# What the forward pass keeps of a layer, by policy, beside its input.
-_SAVED: dict[str, Callable[[Layer], float]] = {
-    "none": lambda layer: layer.everything - layer.residual,
-    "block": lambda layer: 0.0,
-    "context": lambda layer: layer.context,
-    "dots": lambda layer: layer.products,
-}
-
-
 def memory(subject: Subject) -> Memory:
     """Returns what the student's step needs where it needs most."""
     moments = {
@@ -171,17 +64,6 @@ def memory(subject: Subject) -> Memory:
             kinds[kind] += _GAPS * size
         found.append(Memory(kinds, name))
     return max(found, key=lambda each: each.total)
-
-
-def layer_of(subject: Subject, model: ModelConfig) -> Layer:
-    """Returns a layer of one of the subject's models, on one device."""
-    train, length = subject.config.student.train, subject.config.data.length
-    rows = train.batch_size // train.micro_batches
-    mesh, platform = subject.mesh, subject.target.chip.platform
-    devices = Devices(platform, subject.batch_shards, mesh["tensor"], lambda run: run)
-    kernel = choose(model, Placement(devices=devices), (rows, length))
-    tokens = rows * length // subject.batch_shards
-    return Layer(model, tokens, length, kernel, mesh["tensor"], platform == "tpu")
 
 
 def _always(subject: Subject) -> dict[str, float]:
@@ -200,7 +82,7 @@ def _common(subject: Subject) -> dict[str, float]:
     """Returns what is alive at the loss and in the student's backward pass."""
     student = layer_of(subject, subject.student)
     parameters = stored(subject).parameters
-    kept = student.residual + _SAVED[subject.student.remat](student)
+    kept = student.residual + POLICIES[subject.student.remat].kept(student)
     is_parted = subject.config.student.train.micro_batches > 1
     return {
         "gradients": float(parameters) if is_parted else 0.0,  # the sum so far
@@ -211,8 +93,10 @@ def _common(subject: Subject) -> dict[str, float]:
 
 def _kept_weights(subject: Subject, student: Layer) -> float:
     """Returns the bytes of gathered weights that wait for the backward pass."""
-    is_kept = subject.student.remat == "none" and subject.mesh["fsdp"] > 1
-    return subject.student.layers * student.weights if is_kept else 0.0
+    is_gathered = subject.mesh["fsdp"] > 1
+    if not is_gathered or POLICIES[subject.student.remat].gathers:
+        return 0.0
+    return subject.student.layers * student.weights
 
 
 def _casts(subject: Subject) -> float:
@@ -274,7 +158,7 @@ def _backward(subject: Subject) -> dict[str, float]:
     kinds["gradients"] += stored(subject).parameters
     kinds["gathered weights"] += 2 * student.weights  # of this layer and the next
     kinds["gathered weights"] += _tables(subject) if is_parted else 0.0
-    recomputed = student.everything - _SAVED[subject.student.remat](student)
+    recomputed = student.everything - POLICIES[subject.student.remat].kept(student)
     kinds["activations of a layer"] = _WORKING * recomputed + student.inner
     kinds["attention scratch"] = 3 * student.scores
     return kinds

@@ -14,7 +14,7 @@ from kdjax.planning.costs import (
     tokens_of_step,
     training_of,
 )
-from kdjax.planning.memory import layer_of
+from kdjax.planning.layers import layer_of
 from kdjax.planning.resolve import Subject
 from kdjax.planning.search import MARGIN, Choice, choice_of
 from kdjax.planning.time import Times, assumptions

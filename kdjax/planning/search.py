@@ -3,17 +3,16 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple, get_args, get_type_hints
+from typing import NamedTuple
 
-from kdjax.config.architecture import ModelConfig
 from kdjax.core.errors import UsageError
 from kdjax.parallel.sharding import AXES
+from kdjax.planning.layers import POLICIES
 from kdjax.planning.memory import Memory, memory
 from kdjax.planning.resolve import Subject, checked
 from kdjax.planning.time import Times, times
 
 MARGIN = 0.9  # of the memory, that an estimate may take: it may be so far off
-POLICIES: tuple[str, ...] = get_args(get_type_hints(ModelConfig)["remat"])
 
 
 class Choice(NamedTuple):

@@ -10,7 +10,7 @@ from kdjax.losses.chunks import default_size
 from kdjax.models.flops import training_flops
 from kdjax.models.transformer.decoder import table_size
 from kdjax.planning.arrays import stored
-from kdjax.planning.memory import Layer, layer_of
+from kdjax.planning.layers import POLICIES, Layer, layer_of
 from kdjax.planning.resolve import Subject
 from kdjax.planning.transfers import transfers
 
@@ -24,8 +24,6 @@ _BANDWIDTH = 0.8  # of the memory's
 _FORWARD_PASSES, _BACKWARD_PASSES = 5, 9
 _OVERHEAD = 1.1  # copies, and whatever else compilers add
 _LOGIT_BYTES = 20  # read and written for each logit of each model, gradients included
-# What of a layer's forward pass is computed again, by policy.
-_RECOMPUTED = {"none": 0.0, "block": 1.0, "context": 1.0, "dots": 0.0}
 
 
 class Times(NamedTuple):
@@ -89,8 +87,8 @@ def times(subject: Subject) -> Times:
     micro = config.student.train.micro_batches
     student = layer_of(subject, subject.student)
     teachers = [layer_of(subject, each.model) for each in subject.teachers.values()]
-    recomputed = _RECOMPUTED[subject.student.remat]
-    passes = [(student, 3 + recomputed), *((each, 1.0) for each in teachers)]
+    policy = POLICIES[subject.student.remat]
+    passes = [(student, 3 + policy.products), *((each, 1.0) for each in teachers)]
     rate = _PRODUCTS[chip.platform] * chip.flops
     bandwidth = _BANDWIDTH * chip.bandwidth
     products = traffic = attention = 0.0
@@ -100,11 +98,13 @@ def times(subject: Subject) -> Times:
         weights = times * count * layer.weights
         products += micro * max(flops / rate, weights / bandwidth)
         traffic += micro * times * count * _layer_bytes(layer) / bandwidth
-        again = _attention_again(layer, subject) if layer is student else 0.0
+        forward = 1 + (layer is student and policy.attention)
         attention += (
             micro
             * count
-            * _attention_seconds(layer, subject, backward=layer is student, again=again)
+            * _attention_seconds(
+                layer, subject, forward=forward, backward=int(layer is student)
+            )
         )
     head_flops, head_bytes = _head(subject, [student, *teachers])
     products += micro * head_flops / rate
@@ -138,26 +138,19 @@ def _layer_bytes(layer: Layer) -> float:
     return 8 * layer.residual + (gates + 1) * layer.inner + heads
 
 
-def _attention_again(layer: Layer, subject: Subject) -> float:
-    """Returns how often the backward pass computes attention's forward pass again."""
-    is_kept = subject.student.remat in ("none", "context")
-    return 0.0 if is_kept else 1.0
-
-
 def _attention_seconds(
-    layer: Layer, subject: Subject, *, backward: bool, again: float
+    layer: Layer, subject: Subject, *, forward: int, backward: int
 ) -> float:
-    """Returns the seconds of a layer's attention, for one micro-batch."""
+    """Returns the seconds of a layer's attention, so often forward and backward."""
     chip, model = subject.target.chip, layer.model
-    forward = 1 + again
     if layer.kernel == "xla":
-        passes = forward * _FORWARD_PASSES + (_BACKWARD_PASSES if backward else 0)
+        passes = forward * _FORWARD_PASSES + backward * _BACKWARD_PASSES
         return passes * layer.scores / (_BANDWIDTH * chip.bandwidth)
     heads = model.heads * model.width_of_head / layer.tensor
     reach = sum(
         min(window or layer.length, layer.length / 2) for window in model.layer_windows
     ) / len(model.layer_windows)
-    flops = 4 * layer.tokens * heads * reach * (forward + (2.5 if backward else 0))
+    flops = 4 * layer.tokens * heads * reach * (forward + 2.5 * backward)
     shares = _WIDE_HEADS if model.width_of_head >= 128 else _NARROW_HEADS
     return flops / (shares[chip.platform] * chip.flops)
 

@@ -1,11 +1,12 @@
 """What devices send each other in a step, and how long that takes, by formula."""
 
 import math
+from collections.abc import Callable
 
 from kdjax.models.transformer.decoder import table_size
 from kdjax.parallel.sharding import BATCH_AXES
 from kdjax.planning.arrays import stored
-from kdjax.planning.memory import Layer, layer_of
+from kdjax.planning.layers import POLICIES, Layer, layer_of
 from kdjax.planning.resolve import Subject
 from kdjax.planning.target import Target
 
@@ -18,35 +19,54 @@ def transfers(subject: Subject) -> dict[str, float]:
     Gathers and reduce-scatters of S bytes over n devices take (n - 1) / n S, an
     all-reduce both.
     """
-    mesh, micro = subject.mesh, subject.config.student.train.micro_batches
-    student = layer_of(subject, subject.student)
-    teachers = [layer_of(subject, each.model) for each in subject.teachers.values()]
-    found = {}
-    if mesh["fsdp"] > 1:
-        rate = _share(mesh["fsdp"]) / bandwidth(subject, "fsdp")
-        # What the forward pass has gathered, only "none" keeps.
-        passes = 1 if subject.student.remat == "none" else 2
-        weights = passes * student.model.layers * student.weights
-        weights += sum(each.model.layers * each.weights for each in teachers)
-        tables = 2 * sum(_table(each) for each in [student, *teachers])
-        found["gathered weights"] = (micro * weights + tables) * rate
-        gradients = student.model.layers * student.weights + 2 * _table(student)
-        found["gradients (fsdp)"] = micro * gradients * rate
-    if mesh["data"] > 1:
-        rate = 2 * _share(mesh["data"]) / bandwidth(subject, "data")
-        found["gradients (data)"] = stored(subject).parameters * rate
-    if mesh["tensor"] > 1:
-        rate = 2 * _share(mesh["tensor"]) / bandwidth(subject, "tensor")
-        passes = 4 if subject.student.remat in ("none", "dots") else 6
-        sums = passes * student.model.layers * student.residual
-        sums += sum(2 * each.model.layers * each.residual for each in teachers)
-        sums += 2 * student.residual  # the loss's gradient, in float32
-        found["activations (tensor)"] = micro * sums * rate
+    found: dict[str, float] = {}
+    for axis, devices in subject.mesh.items():
+        if devices > 1:
+            rate = (devices - 1) / devices / bandwidth(subject, axis)
+            sent = _SENT[axis](subject)
+            found |= {f"{what} ({axis})": rate * size for what, size in sent.items()}
     return found
 
 
-def _share(devices: int) -> float:
-    return (devices - 1) / devices
+def _along_data(subject: Subject) -> dict[str, float]:
+    return {"gradients": 2.0 * stored(subject).parameters}
+
+
+def _along_fsdp(subject: Subject) -> dict[str, float]:
+    micro = subject.config.student.train.micro_batches
+    student, *teachers = _layers(subject)
+    passes = 2 if POLICIES[subject.student.remat].gathers else 1
+    weights = passes * student.model.layers * student.weights
+    weights += sum(each.model.layers * each.weights for each in teachers)
+    # Tables are gathered before the first micro-batch, for all of them.
+    tables = 2 * sum(_table(each) for each in [student, *teachers])
+    gradients = student.model.layers * student.weights + 2 * _table(student)
+    return {"weights": micro * weights + tables, "gradients": micro * gradients}
+
+
+def _along_tensor(subject: Subject) -> dict[str, float]:
+    micro = subject.config.student.train.micro_batches
+    student, *teachers = _layers(subject)
+    passes = 4 + 2 * POLICIES[subject.student.remat].products
+    sums = passes * student.model.layers * student.residual
+    sums += sum(2 * each.model.layers * each.residual for each in teachers)
+    sums += 2 * student.residual  # the loss's gradient, in float32
+    return {"activations": 2 * micro * sums}
+
+
+# By axis of the mesh, the bytes that are sent along it in a step, by what they are for;
+# those of an all-reduce twice.
+_SENT: dict[str, Callable[[Subject], dict[str, float]]] = {
+    "data": _along_data,
+    "fsdp": _along_fsdp,
+    "tensor": _along_tensor,
+}
+
+
+def _layers(subject: Subject) -> list[Layer]:
+    """Returns a layer of the student, and of each teacher."""
+    models = [subject.student, *(each.model for each in subject.teachers.values())]
+    return [layer_of(subject, model) for model in models]
 
 
 def _table(layer: Layer) -> float:
