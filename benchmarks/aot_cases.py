@@ -106,6 +106,10 @@ SMALL = {
         *("v6e:4x4", *_Q, 32, 8192, {"fsdp": 16}, "context", 1),
         {"student.train.chunk_size": 1024},
     ),
+    "gpt2 trained": Case(  # a teacher in float32
+        *("v5e:2x2", *_H, 32, 1024, {"fsdp": 4}, "context", 2),
+        {"teacher.path": "", "teacher.dtype": ""},
+    ),
     "gpt2 h100": Case("8xh100", *_H, 64, 1024, {"fsdp": 8}, "block"),
 }
 _8B = ("llama-8b", "llama-1b")

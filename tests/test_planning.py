@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import math
+from typing import get_args, get_type_hints
 
 import jax
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 import runs
 
 from benchmarks import aot_cases, hlo_program, step_aot
-from kdjax.config import default
+from kdjax.config import ModelConfig, default
 from kdjax.config.validation import validate
 from kdjax.core.errors import UsageError
 from kdjax.parallel.chips import CHIPS, of_kind
-from kdjax.parallel.sharding import abstract
+from kdjax.parallel.sharding import AXES, abstract
 from kdjax.planning.arrays import array_bytes, stored
 from kdjax.planning.costs import checkpoint_bytes, run_costs
+from kdjax.planning.layers import POLICIES
 from kdjax.planning.memory import memory
 from kdjax.planning.planner import make_plan
 from kdjax.planning.program import make_job
@@ -24,6 +26,7 @@ from kdjax.planning.resolve import from_json, resolve, to_json, unplaced
 from kdjax.planning.search import search
 from kdjax.planning.target import parse_target
 from kdjax.planning.time import times
+from kdjax.planning.transfers import SENT
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.state import create_state, state_shardings
 
@@ -170,6 +173,11 @@ def test_the_chip_that_jax_names_is_found(kind, name):
 def test_an_unknown_chip_has_no_peak():
     assert of_kind("cpu") is None
     assert len({chip.name for chip in CHIPS}) == len(CHIPS)
+
+
+def test_the_planner_knows_every_policy_and_every_axis():
+    assert POLICIES.keys() == {*get_args(get_type_hints(ModelConfig)["remat"])}
+    assert SENT.keys() == {*AXES}
 
 
 def plan(*flags):

@@ -53,7 +53,7 @@ class Chip(NamedTuple):
     link: float
     dimensions: int = 0
     host: int = 8
-    network: float = 50e9
+    network: float = 12.5e9
     devices: int = 1
     cuda: Cuda | None = None
 
@@ -68,7 +68,8 @@ _MIB = 2**20
 
 # TPUs: cloud.google.com/tpu/docs; memory is what libtpu leaves to programs, links are
 # those that jax-ml.github.io/scaling-book measured (v7x: its sheet's, less a tenth).
-# GPUs: nvidia.com's data sheets, of the SXM or desktop variant unless named.
+# GPUs: nvidia.com's data sheets, of the SXM or desktop variant unless named; networks
+# are those of NVIDIA's own machines, else 100 Gbit/s.
 CHIPS = (
     Chip("v4", ("TPU v4",), 275e12, 31.75 * GIB, 1228e9, 45e9, 3, 4, 25e9),
     Chip(
@@ -87,26 +88,31 @@ CHIPS = (
     ),
     Chip(
         *("a100-40", ("NVIDIA A100",), 312e12, 40e9, 1555e9, 300e9),
+        network=200e9,
         cuda=Cuda(_AMPERE, 108, 64, 40 * _MIB, 1.41),
     ),
     Chip(
         "a100-80",
         ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB"),
         *(312e12, 80e9, 2039e9, 300e9),
+        network=200e9,
         cuda=Cuda(_AMPERE, 108, 64, 40 * _MIB, 1.41),
     ),
     Chip(
         *("h100", ("NVIDIA H100", "NVIDIA GH200"), 989e12, 80e9, 3350e9, 450e9),
+        network=400e9,
         cuda=Cuda(_HOPPER, 132, 128, 50 * _MIB, 1.98),
     ),
     Chip("h100-pcie", ("NVIDIA H100 PCIe",), 756e12, 80e9, 2000e9, 64e9),
     Chip("h100-nvl", ("NVIDIA H100 NVL",), 835e12, 94e9, 3900e9, 300e9),
     Chip(
         *("h200", ("NVIDIA H200",), 989e12, 141e9, 4800e9, 450e9),
+        network=400e9,
         cuda=Cuda(_HOPPER, 132, 128, 50 * _MIB, 1.98),
     ),
     Chip(
         *("b200", ("NVIDIA B200",), 2250e12, 180e9, 7700e9, 900e9),
+        network=400e9,
         cuda=Cuda((10, 0), 148, 128, 126 * _MIB, 1.97),
     ),
     Chip(

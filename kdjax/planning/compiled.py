@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from kdjax.planning.program import make_job
 from kdjax.planning.resolve import Subject, from_json
-from kdjax.planning.target import described
+from kdjax.planning.target import described, parse_target
 from kdjax.train.loop import prepare
 
 # The packages that compile for a platform without any of its devices.
@@ -28,8 +28,6 @@ _LONGEST = 160  # characters of a message
 _LATEST = 3600.0  # seconds after which a compilation is given up
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # else the plugin looks for a driver
-    # Or the models would be those of a single device.
-    "JAX_NUM_CPU_DEVICES": "2",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -75,11 +73,14 @@ def ask(request: Mapping[str, Any], **environment: str) -> dict[str, Any]:
     Returns:
         The fields of `Compiled`, or {"error": why there is none}.
     """
+    # Models of a single device differ from those of several.
+    is_single = parse_target(request["target"]).devices == 1
+    devices = {"JAX_NUM_CPU_DEVICES": "1" if is_single else "2"}
     command = [sys.executable, "-m", "kdjax.planning.compiled", json.dumps(request)]
     try:
         run = subprocess.run(
             command,
-            env=os.environ | _ENVIRONMENT | environment,
+            env=os.environ | _ENVIRONMENT | devices | environment,
             capture_output=True,
             text=True,
             check=False,
@@ -95,12 +96,12 @@ def ask(request: Mapping[str, Any], **environment: str) -> dict[str, Any]:
 
 def reason(message: str) -> str:
     """Returns the relevant part of a compiler's message."""
-    if found := re.search(r"Used (\S+) of (\S+) hbm", message):
-        return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
-    if found := re.search(
-        r"([\d.]+[GM]\S*)\) exceeds available\D*([\d.]+\S+)", message
+    for words in (
+        r"Used ([\d.]+\w) of ([\d.]+\w)",
+        r"([\d.]+\w)\W+exceeds.*?([\d.]+\w)",
     ):
-        return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
+        if found := re.search(words, message):
+            return f"{OUT_OF_MEMORY}: {found[1]} of {found[2]}"
     lines = message.strip().splitlines() or ["the compiler died without a word"]
     if "RESOURCE_EXHAUSTED" in message:
         return OUT_OF_MEMORY

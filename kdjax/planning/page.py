@@ -45,7 +45,8 @@ def page(choice: Choice, compiled: Compiled | None, why_not: str, name: str) -> 
     ]
     if subject.teachers:
         sections.append(_cache(times, subject))
-    sections.append("Assumed: " + ";\n  ".join(assumptions(subject)))
+    assumed = [f"  - {each}" for each in assumptions(subject)]
+    sections.append("\n".join(["The estimates assume", *assumed]))
     return "\n\n".join(sections)
 
 
@@ -111,7 +112,7 @@ def _memory(choice: Choice, compiled: Compiled | None, why_not: str) -> str:
         source = f"compiled ahead of time in {compiled.seconds:.0f} s"
         fits = total <= chip.memory
     else:
-        source = f"estimated, within about 10%, because {why_not}"
+        source = f"estimated, to about 10% ({why_not})"
         fits = choice.fits and OUT_OF_MEMORY not in why_not
     verdict = "fits into" if fits else "does NOT fit into"
     lines = [

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kdjax.config.schema import Config
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
-from kdjax.planning.compiled import Compiled, ask, is_installed
+from kdjax.planning.compiled import OUT_OF_MEMORY, Compiled, ask, is_installed
 from kdjax.planning.resolve import Subject, resolve, to_json, unplaced
 from kdjax.planning.search import Choice, choice_of, search
 from kdjax.planning.target import Target
@@ -63,14 +63,16 @@ def _compiled(subject: Subject, compiles: str) -> tuple[Compiled | None, str]:
     """Returns what the compiler says, or why it does not."""
     platform = subject.target.chip.platform
     if compiles == "never":
-        return None, "of --compile=never"
-    why_not = f"no compiler is here ({_INSTALL})"
+        return None, "--compile=never"
+    why_not = f"no compiler is here: {_INSTALL}"
     if is_installed(platform):
         say(f"compiling for {subject.target.name}, which takes minutes ...")
         answer = ask(to_json(subject))
         if "error" not in answer:
             return Compiled(**answer), ""
-        why_not = f"the compiler failed: {answer['error']}"
+        why_not = f"the compiler: {answer['error']}"
+        if OUT_OF_MEMORY in why_not:  # which is an answer as well
+            return None, why_not
     if compiles == "always":
         raise UsageError(f"--compile=always: {why_not}")
     return None, why_not

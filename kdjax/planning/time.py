@@ -22,6 +22,7 @@ _NARROW_HEADS = {"tpu": 0.25, "gpu": 0.45}
 _BANDWIDTH = 0.8  # of the memory's
 # Passes over the scores in float32 without a kernel: forward, and backward after it.
 _FORWARD_PASSES, _BACKWARD_PASSES = 5, 9
+_NVLINK = 200e9  # bytes/s from which on a GPU's link is that
 _OVERHEAD = 1.1  # copies, and whatever else compilers add
 _LOGIT_BYTES = 20  # read and written for each logit of each model, gradients included
 
@@ -92,12 +93,12 @@ def times(subject: Subject) -> Times:
     rate = _PRODUCTS[chip.platform] * chip.flops
     bandwidth = _BANDWIDTH * chip.bandwidth
     products = traffic = attention = 0.0
-    for layer, times in passes:
+    for layer, runs in passes:
         count = layer.model.layers
-        flops = times * count * _matrix_flops(layer)
-        weights = times * count * layer.weights
+        flops = runs * count * _matrix_flops(layer)
+        weights = runs * count * layer.weights
         products += micro * max(flops / rate, weights / bandwidth)
-        traffic += micro * times * count * _layer_bytes(layer) / bandwidth
+        traffic += micro * runs * count * _layer_bytes(layer) / bandwidth
         forward = 1 + (layer is student and policy.attention)
         attention += (
             micro
@@ -191,9 +192,16 @@ def assumptions(subject: Subject) -> list[str]:
         if kernel == "xla"
         else f"attention by {kernel} at {share:.0%}, masked blocks left out"
     )
-    return [
+    chip = subject.target.chip
+    link = "ICI" if chip.dimensions else "NVLink" if chip.link >= _NVLINK else "PCIe"
+    found = [
         f"products at {_PRODUCTS[platform]:.0%} of the peak",
         attention,
-        f"{_BANDWIDTH:.0%} of the memory's bandwidth; transfers hide behind work",
+        f"{_BANDWIDTH:.0%} of the memory's {chip.bandwidth / 1e9:,.0f} GB/s",
+        f"{link} at {chip.link / 1e9:.0f} GB/s a direction; transfers hide behind work",
         "MFU counts attention in full and nothing that is computed again",
     ]
+    if subject.target.slices > 1:
+        rate = chip.network / 1e9
+        found.append(f"{rate:.1f} GB/s a host from slice to slice, or host to host")
+    return found

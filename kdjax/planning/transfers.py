@@ -23,7 +23,7 @@ def transfers(subject: Subject) -> dict[str, float]:
     for axis, devices in subject.mesh.items():
         if devices > 1:
             rate = (devices - 1) / devices / bandwidth(subject, axis)
-            sent = _SENT[axis](subject)
+            sent = SENT[axis](subject)
             found |= {f"{what} ({axis})": rate * size for what, size in sent.items()}
     return found
 
@@ -56,7 +56,7 @@ def _along_tensor(subject: Subject) -> dict[str, float]:
 
 # By axis of the mesh, the bytes that are sent along it in a step, by what they are for;
 # those of an all-reduce twice.
-_SENT: dict[str, Callable[[Subject], dict[str, float]]] = {
+SENT: dict[str, Callable[[Subject], dict[str, float]]] = {
     "data": _along_data,
     "fsdp": _along_fsdp,
     "tensor": _along_tensor,
