@@ -13,12 +13,14 @@ from typing import Any
 from benchmarks import common, step_aot
 from benchmarks.aot_cases import CASES, subject
 from kdjax.planning.memory import memory
+from kdjax.planning.resolve import Subject
 from kdjax.planning.time import times
+from kdjax.planning.transfers import SENT
 
 GOAL = 0.1  # of the compiler's memory
 _COLUMNS = (
     *("case", "compiler GiB", "formula", "off", "at"),
-    *("cycles ms", "formula", "off"),
+    *("cycles ms", "formula", "off", "sent GB", "formula"),
 )
 
 
@@ -55,6 +57,8 @@ def compare(name: str, row: dict[str, Any]) -> dict[str, Any]:
         "formula_gib": round(formula.total / step_aot.GIB, 3),
         "memory_off": round(formula.total / compiler - 1, 3),
         "moment": formula.moment,
+        "sent_gb": round(row["gigabytes_loop"] + row["gigabytes_once"], 2),
+        "formula_gb": round(_sent(planned) / 1e9, 2),
     }
     if "cycles_ms" in row:  # which leave kernels and transfers out
         kernels = taken.attention if row["kernels_ms"] else 0.0
@@ -67,6 +71,16 @@ def compare(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _sent(planned: Subject) -> float:
+    """Returns the bytes that collectives give a device, as `step_aot` counts them."""
+    total = 0.0
+    for axis, devices in planned.mesh.items():
+        if devices > 1:
+            size = sum(SENT[axis](planned).values())
+            total += size if axis == "fsdp" else size / 2  # an all-reduce counts once
+    return total
+
+
 def _line(named: tuple[str, dict[str, Any]]) -> tuple[Any, ...]:
     name, row = named
     moment = row["moment"].removeprefix("the ").removeprefix("student's ")
@@ -75,6 +89,7 @@ def _line(named: tuple[str, dict[str, Any]]) -> tuple[Any, ...]:
         *(name, f"{row['compiler_gib']:.2f}", f"{row['formula_gib']:.2f}"),
         *(f"{row['memory_off']:+.1%}", moment.removesuffix(" pass")),
         *(row.get("cycles_ms"), row.get("work_ms"), work and f"{work:+.0%}"),
+        *(row["sent_gb"], row["formula_gb"]),
     )
 
 
