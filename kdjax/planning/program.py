@@ -16,6 +16,7 @@ from kdjax.parallel.sharding import (
     make_placement,
     shardings,
 )
+from kdjax.planning.arrays import parameter_shapes
 from kdjax.planning.resolve import Subject
 from kdjax.targets.online import of_ensemble
 from kdjax.train.learner import whole_model
@@ -74,17 +75,6 @@ def _frozen(
     found = {}
     for name, model in models.items():
         teacher = subject.teachers[name]
-        shapes = stored_shapes(model, teacher.dtype)
+        shapes = parameter_shapes(model.config, teacher.dtype)
         found[name] = abstract(shapes, shardings(shapes, mesh, teacher.rules))
     return found
-
-
-def stored_shapes(model: Model, dtype: str) -> Any:
-    """Returns the shapes of a model's parameters in a dtype."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
-
-
-def without_teachers(subject: Subject) -> Subject:
-    """Returns the same for the hard-label twin."""
-    return subject._replace(teachers={})

@@ -12,11 +12,11 @@ from kdjax.config.parsing import convert
 from kdjax.config.schema import Config, MeshConfig, Rules, StudentConfig, TeacherConfig
 from kdjax.config.student_rules import computed_as, student_model
 from kdjax.config.validation import check_batches
+from kdjax.core.buckets import is_remote
 from kdjax.core.errors import UsageError
 from kdjax.core.inputs import exists
 from kdjax.experiment.setting import check_vocabularies
-from kdjax.models import Model, build
-from kdjax.parallel.placement import Placement
+from kdjax.models import build
 from kdjax.parallel.sharding import AXES, BATCH_AXES, axis_sizes
 from kdjax.planning.target import Target, parse_target
 from kdjax.text import load_tokenizer
@@ -140,16 +140,11 @@ def checked(subject: Subject) -> Subject:
         )
     check_batches(config, subject.batch_shards)
     check_model(subject.student, config, "config.student.model")
-    student = model_of(subject.student)
+    student = build(subject.student)
     for name, teacher in subject.teachers.items():
         check_model(teacher.model, config, f"{config.teacher_path(name)}.model")
-        check_vocabularies(student, model_of(teacher.model), name)
+        check_vocabularies(student, build(teacher.model), name)
     return subject
-
-
-def model_of(config: ModelConfig, placement: Placement | None = None) -> Model:
-    """Returns the model, wherever it runs."""
-    return build(config, placement=placement)
 
 
 def _teacher(config: TeacherConfig, key: str, ids: "_Vocabulary") -> Teacher:
@@ -172,7 +167,7 @@ def _student(config: StudentConfig, teacher: ModelConfig) -> ModelConfig:
 
 def _stored(path: str, own: ModelConfig, key: str) -> ModelConfig:
     """Returns the architecture of a model on this disk, or else the config's own."""
-    if not hub.is_name(path) and exists(path):
+    if _is_here(path):
         return open_model(path, named=f"{key}.path").config
     if own.vocab_size:  # all of it is there
         return own
@@ -180,6 +175,11 @@ def _stored(path: str, own: ModelConfig, key: str) -> ModelConfig:
         f"{key}.path={path} is not on this disk, and a plan downloads nothing; give a "
         f"copy's path, or describe the model in {key}.model, vocab_size included"
     )
+
+
+def _is_here(path: str) -> bool:
+    """Returns whether a path names something on this disk."""
+    return not hub.is_name(path) and not is_remote(path) and exists(path)
 
 
 class _Vocabulary:
@@ -200,7 +200,7 @@ class _Vocabulary:
         config = self._tokenizer
         if config.kind != "file":
             return _BYTES if config.kind == "bytes" else config.vocab_size
-        if hub.is_name(config.path) or not exists(config.path):
+        if not _is_here(config.path):
             raise UsageError(
                 f"config.tokenizer.path={config.path} is not on this disk, and a plan "
                 "downloads nothing; set vocab_size of each model"

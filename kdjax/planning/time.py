@@ -73,13 +73,12 @@ class Times(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """What takes the longest."""
-        kinds = {
-            "compute": self.products + self.attention,
-            "memory bandwidth": self.traffic,
-            "transfers": self.exchange,
-        }
-        return max(kinds, key=lambda kind: kinds[kind])
+        """What the step would have to have more of."""
+        if self.exchange > self.work:
+            return "transfers"
+        if self.traffic > self.products + self.attention:
+            return "memory bandwidth"
+        return "compute"
 
 
 def times(subject: Subject) -> Times:
