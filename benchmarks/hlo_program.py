@@ -1,7 +1,7 @@
 """Reads how often a compiled program runs what: cycles, and what devices exchange."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -28,11 +28,13 @@ class Program(NamedTuple):
     Attributes:
         parts: The lines of each computation.
         times: How often each is run; those that nothing calls are left out.
+        loops: The loop's body, or the entry, that each is called in.
         unknown: Loops whose trip counts the text does not tell; they count once.
     """
 
     parts: dict[str, list[str]]
     times: dict[str, float]
+    loops: dict[str, str]
     unknown: list[str]
 
 
@@ -48,10 +50,12 @@ def read_program(text: str) -> Program:
         else:
             lines.append(line)
     times: dict[str, float] = defaultdict(float)
+    loops: dict[str, str] = {}
     unknown: list[str] = []
 
-    def visit(name: str, count: float) -> None:
+    def visit(name: str, count: float, loop: str) -> None:
         times[name] += count
+        loops[name] = loop
         for line in parts.get(name, ()):
             if " while(" in line:
                 body = re.search(r"body=%?([\w.\-]+)", line)
@@ -59,13 +63,13 @@ def read_program(text: str) -> Program:
                 if trips is None and body:
                     unknown.append(body[1])
                 if body:
-                    visit(body[1], count * (trips or 1))
+                    visit(body[1], count * (trips or 1), body[1])
             else:
                 for called in _CALLED.findall(line):
-                    visit(called, count)
+                    visit(called, count, loop)
 
-    visit(entry, 1.0)
-    return Program(parts, dict(times), unknown)
+    visit(entry, 1.0, entry)
+    return Program(parts, dict(times), loops, unknown)
 
 
 def _trips(parts: dict[str, list[str]], line: str) -> int | None:
@@ -94,18 +98,28 @@ def cycles(program: Program) -> int:
 def collectives(program: Program) -> list[dict[str, Any]]:
     """Returns the collectives by kind and group, the largest first.
 
-    Bytes are those of a collective's result on a device, times its runs.
+    Bytes are those of the whole array that a collective makes or sums up, times its
+    runs. An asynchronous one stands where it starts, where it ends and where it goes on
+    meanwhile, each time with the same channel, and counts once.
     """
+    seen: set[tuple[str, str]] = set()
     found: dict[tuple[str, int, str], list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
     for name, count in program.times.items():
         for line in program.parts.get(name, ()):
             match = _COLLECTIVE.search(line)
             if not match:
                 continue
+            channel = re.search(r"channel_id=(\d+)", line)
+            key = program.loops[name], channel[1] if channel else line
+            if key in seen:
+                continue
+            seen.add(key)
             arrays = _ARRAY.findall(match[1])
             sizes = [_bytes(*array) for array in arrays]
             # What starts an asynchronous one returns its operand as well.
             moved = max(sizes, default=0) if match[3] else sum(sizes)
+            if match[2] == "reduce-scatter":
+                moved *= _group(line)
             where = "loop" if count > 1 else "once"
             total = found[match[2], _group(line), where]
             total[0] += 1
@@ -123,18 +137,6 @@ def collectives(program: Program) -> list[dict[str, Any]]:
         for (kind, group, where), (places, runs, size) in found.items()
     ]
     return sorted(rows, key=lambda row: -row["gigabytes"])
-
-
-def squares(program: Program, length: int) -> dict[str, int]:
-    """Returns the arrays with two dimensions of a row's length, and how many."""
-    found: Counter[str] = Counter()
-    for lines in program.parts.values():
-        for line in lines:
-            result = line.partition(" = ")[2].split("(", 1)[0]
-            for dtype, dims in _ARRAY.findall(result):
-                if dims.split(",").count(str(length)) > 1:
-                    found[f"{dtype}[{dims}]"] += 1
-    return dict(found.most_common(8))
 
 
 def _bytes(dtype: str, dims: str) -> float:

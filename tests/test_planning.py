@@ -249,7 +249,8 @@ PROGRAM = """
   %n = s32[]{:T(128)} constant(12)
 }
 %body (x: f32[]) -> f32[] {
-  %g = bf16[4,8]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  %g = bf16[4,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[2,4]<=[8]
+  %d = bf16[4,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[2,4]<=[8]
   %c = f32[] call(%g), to_apply=%leaf
 }
 ENTRY %main (x: f32[]) -> f32[] {
@@ -268,6 +269,7 @@ def test_what_a_loop_runs_counts_as_often_as_it_runs():
         for kind in ("all-gather", "all-reduce")
     )
     assert (gathered["where"], gathered["runs"], gathered["group"]) == ("loop", 12, 4)
+    assert gathered["places"] == 1
     assert (reduced["where"], reduced["runs"], reduced["group"]) == ("once", 1, 2)
     assert not program.unknown
 
