@@ -2,6 +2,7 @@
 
     python -m benchmarks.step_aot                       # the small cases
     python -m benchmarks.step_aot '8b-1b v5p 4096'      # cases of aot_cases by name
+    python -m benchmarks.step_aot --texts=DIRECTORY     # keep what compilers wrote
 
 Each is compiled as the planner compiles it: the program of a run, in a fresh process.
 Of each, memory a device, collectives in and out of loops and the compiler's cycles
@@ -28,14 +29,23 @@ GIB = 2**30
 _COLUMNS = ("case", "GiB", "cycles ms", "+ kernels", "MFU", "in loops GB", "once GB")
 
 
-def main(names: list[str]) -> None:
-    """Compiles the cases and writes what was found."""
+def main(arguments: list[str]) -> None:
+    """Compiles the cases and writes what was found.
+
+    Args:
+        arguments: Names of cases, and perhaps a directory for the compilers' texts:
+            those that are there are read again, and nothing is compiled.
+    """
+    texts = [each for each in arguments if each.startswith("--texts=")]
+    names = [each for each in arguments if each not in texts]
     unknown = [name for name in names if name not in CASES]
     if unknown:
         sys.exit(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}")
     rows = read()
     for name in names or SMALL:
-        rows[name] = measure(name)
+        with tempfile.TemporaryDirectory() as temporary:
+            kept = texts[0].partition("=")[2] if texts else temporary
+            rows[name] = measure(name, pathlib.Path(kept) / name)
         print(json.dumps({name: rows[name]}), flush=True)
         ordered = {case: rows[case] for case in CASES if case in rows}
         PATH.write_text(json.dumps(ordered, indent=1) + "\n")
@@ -48,20 +58,27 @@ def read() -> dict[str, Any]:
     return found
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Returns the figures of one case, or {"error": reason} among them."""
+def measure(name: str, directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the figures of one case, or {"error": reason} among them.
+
+    Args:
+        name: The case.
+        directory: Where the compiler's texts are, or will be.
+    """
     case, found = CASES[name], subject(CASES[name])
     row: dict[str, Any] = {"target": case.target, "mesh": dict(found.mesh)}
-    row |= {"remat": case.remat, "micro_batches": case.micro, **_environment()}
-    with tempfile.TemporaryDirectory() as directory:
+    row |= {"remat": case.remat, "micro_batches": case.micro}
+    answer = directory / "answer.json"
+    if not answer.exists():
         dump = (
-            f"--xla_dump_to={directory} --xla_dump_hlo_as_text "
+            f"--xla_dump_to='{directory}' --xla_dump_hlo_as_text "
             "--xla_dump_hlo_module_re=.*train_step.*"
         )
-        answer = ask(to_json(found), XLA_FLAGS=dump)
-        if "error" in answer:
-            return row | answer
-        return row | answer | _program(found, pathlib.Path(directory))
+        said = _environment() | ask(to_json(found), XLA_FLAGS=dump)
+        directory.mkdir(parents=True, exist_ok=True)
+        answer.write_text(json.dumps(said))
+    row |= json.loads(answer.read_text())
+    return row if "error" in row else row | _program(found, directory)
 
 
 def _environment() -> dict[str, Any]:
