@@ -1,6 +1,7 @@
 """All commands under one name.
 
     kdjax run --config=kdjax:gpt_small    what python -m kdjax.main does
+    kdjax plan --config=kdjax:gpt2_124m --topology=v5e:2x4
     kdjax sweep --config=kdjax:gpt_small --set 'distill.alpha=[0.5, 1.0]'
     kdjax generate --checkpoint=runs/gpt_small --prompt='def main('
     kdjax export --workdir=runs/gpt_small --to=student
@@ -22,6 +23,7 @@ import kdjax
 
 COMMANDS = {
     "run": "kdjax.main",
+    "plan": "kdjax.plan",
     "sweep": "kdjax.sweep",
     "generate": "kdjax.generate",
     "export": "kdjax.export",

@@ -34,7 +34,10 @@ def test_help_tells_where_the_keys_of_a_config_are_explained(module):
     ("arguments", "words"),
     [
         (["genrate"], "no command 'genrate'; did you mean 'generate'?"),
-        (["--config=x.py"], "no command '--config=x.py'; try run, sweep, generate"),
+        (
+            ["--config=x.py"],
+            "no command '--config=x.py'; try run, plan, sweep, generate",
+        ),
         (["run", "--config=kdjax:gpt_smal"], "no example config 'gpt_smal'; it has"),
         (["run"], "--config is missing"),
         (["generate", "--prompt=x"], "--checkpoint is missing"),

@@ -26,11 +26,12 @@ ROOMS = (
     "train",
     "evaluation",
     "experiment",
+    "planning",
     "report",
     "sweeps",
 )
 DOORS = (
-    *("main", "sweep", "generate", "export", "evaluate", "harness"),
+    *("main", "plan", "sweep", "generate", "export", "evaluate", "harness"),
     *("__main__", "running"),
 )
 RANKS = {name: rank for rank, name in enumerate(ROOMS)} | dict.fromkeys(DOORS, 99)

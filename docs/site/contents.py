@@ -17,6 +17,7 @@ HOW_TOS = (
     "docs/own-models",
     "docs/pretrained",
     "docs/evaluate",
+    "docs/planning",
     "docs/sweeps",
     "docs/report",
     "docs/generate",

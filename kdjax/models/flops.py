@@ -5,19 +5,7 @@ from collections.abc import Iterable
 import jax
 
 from kdjax.config.architecture import ModelConfig
-
-# Dense bfloat16 FLOP/s by JAX's name of the chip, from the vendors' data sheets.
-_PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
+from kdjax.parallel.chips import of_kind
 
 
 def forward_flops(config: ModelConfig, length: int) -> float:
@@ -55,8 +43,5 @@ def training_flops(
 
 def peak_flops() -> float | None:
     """Returns the peak bfloat16 FLOP/s of all devices together; None if unknown."""
-    kind = jax.devices()[0].device_kind
-    known = [name for name in _PEAK if kind.startswith(name)]
-    if not known:
-        return None
-    return _PEAK[max(known, key=len)] * jax.device_count()
+    chip = of_kind(jax.devices()[0].device_kind)
+    return chip and chip.flops * jax.device_count()

@@ -7,13 +7,19 @@ the same way, so they get the same placement.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    SingleDeviceSharding,
+)
 from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
@@ -47,34 +53,53 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Returns the mesh over all devices, with -1 filled in.
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh over devices, with -1 filled in.
+
+    Args:
+        config: The size of each axis.
+        devices: All of them; None: all that jax has.
 
     Raises:
         UsageError: The product of the axes is not the number of devices, or they cannot
             be laid over several slices.
     """
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, len(devices), devices[0].platform)
+    # Explicit, because jax's default has changed before, and Linen needs Auto.
+    types = (AxisType.Auto,) * len(AXES)
+    return Mesh(arranged(sizes, devices), AXES, axis_types=types)
+
+
+def axis_sizes(config: MeshConfig, count: int, kind: str) -> list[int]:
+    """Returns the size of each of `AXES`, with -1 filled in.
+
+    Args:
+        config: The size of each axis.
+        count: The number of devices.
+        kind: What they are, for the message.
+
+    Raises:
+        UsageError: The product of the axes is not the number of devices.
+    """
     sizes = [getattr(config, axis) for axis in AXES]
-    count = jax.device_count()
     fixed = math.prod(size for size in sizes if size != -1)
     sizes = [count // fixed if size == -1 else size for size in sizes]
     if math.prod(sizes) != count:
         wanted = ", ".join(f"{a}={getattr(config, a)}" for a in AXES)
         raise UsageError(
-            f"config.mesh ({wanted}) does not fit {count} "
-            f"{jax.devices()[0].platform} device(s); the axes must multiply to {count}"
+            f"config.mesh ({wanted}) does not fit {count} {kind} device(s); the axes "
+            f"must multiply to {count}"
         )
-    # Explicit, because jax's default has changed before, and Linen needs Auto.
-    types = (AxisType.Auto,) * len(AXES)
-    return Mesh(arranged(sizes, jax.devices()), AXES, axis_types=types)
+    return sizes
 
 
-def shardings(tree: Any, mesh: Mesh | None, rules: Rules = ()) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh | None, rules: Rules = ()) -> Any:
     """Returns a sharding for every leaf of a tree of shapes.
 
     Args:
         tree: Parameters, optimiser state or a train state, as arrays or shapes.
-        mesh: The device mesh; None places everything on the first device.
+        mesh: The device mesh, or its shape; None places everything on the first device.
         rules: (regular expression, axes) pairs that take precedence over
             `DEFAULT_RULES`.
 

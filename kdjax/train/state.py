@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
@@ -51,7 +51,9 @@ def start_state(optimizer: optax.GradientTransformation, params: Any) -> TrainSt
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def state_shardings(shapes: TrainState, mesh: Mesh, rules: Rules = ()) -> TrainState:
+def state_shardings(
+    shapes: TrainState, mesh: Mesh | AbstractMesh, rules: Rules = ()
+) -> TrainState:
     """Returns where a train state lives: an optimiser's moments like their parameters.
 
     A moment that lacks one of its parameter's dimensions, as Adafactor's do, is sharded
@@ -59,7 +61,7 @@ def state_shardings(shapes: TrainState, mesh: Mesh, rules: Rules = ()) -> TrainS
 
     Args:
         shapes: The train state's shapes.
-        mesh: The device mesh.
+        mesh: The device mesh, or its shape.
         rules: Sharding rules that take precedence over the default ones.
 
     Raises:
