@@ -283,21 +283,15 @@ def _checkpointer(
     options: ocp.options.AsyncOptions, *, is_apart: bool
 ) -> ocp.AsyncCheckpointer:
     """Returns what writes one directory from all processes, or one from each."""
-    if not is_apart:
-        composite = ocp.CompositeOptions(async_options=options)
-        handler = ocp.CompositeCheckpointHandler(composite_options=composite)
-        return ocp.AsyncCheckpointer(handler, async_options=options)
-    composite = ocp.CompositeOptions(
-        multiprocessing_options=parts.EACH, async_options=options
-    )
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=composite,
-        state=parts.handler(),
-        data=ocp.JsonCheckpointHandler(),
-    )
-    return ocp.AsyncCheckpointer(
-        handler, async_options=options, multiprocessing_options=parts.EACH
-    )
+    handlers: dict[str, ocp.CheckpointHandler] = {}
+    processes = ocp.options.MultiprocessingOptions()
+    if is_apart:
+        handlers = {"state": parts.handler(), "data": ocp.JsonCheckpointHandler()}
+        processes = parts.EACH
+    both = {"async_options": options, "multiprocessing_options": processes}
+    composite = ocp.CompositeOptions(**both)
+    handler = ocp.CompositeCheckpointHandler(composite_options=composite, **handlers)
+    return ocp.AsyncCheckpointer(handler, **both)
 
 
 def _remove(path: epath.Path) -> None:
