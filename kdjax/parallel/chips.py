@@ -67,7 +67,7 @@ _AMPERE, _ADA, _HOPPER = (8, 0), (8, 9), (9, 0)
 _MIB = 2**20
 
 # TPUs: cloud.google.com/tpu/docs; memory is what libtpu leaves to programs (v4 and v7x:
-# assumed), links are as jax-ml.github.io/scaling-book has them, a tenth below the sheets.
+# assumed), links are as jax-ml.github.io/scaling-book has them, below the sheets.
 # GPUs: nvidia.com's data sheets, of the SXM or desktop variant unless named; networks
 # are those of NVIDIA's own machines, else 100 Gbit/s.
 CHIPS = (
