@@ -8,6 +8,7 @@ same steps, prints both and writes results/planning.json. It takes seconds.
 
 import json
 import statistics
+import sys
 from typing import Any
 
 from benchmarks import common, step_aot
@@ -31,6 +32,8 @@ def main() -> None:
         for name, row in step_aot.read().items()
         if "error" not in row
     }
+    if not rows:
+        sys.exit("nothing is compiled; run python -m benchmarks.step_aot first")
     misses = [abs(row["memory_off"]) for row in rows.values()]
     works = [abs(row["work_off"]) for row in rows.values() if "work_off" in row]
     summary = {

@@ -59,15 +59,15 @@ class Chip(NamedTuple):
 
     @property
     def platform(self) -> str:
-        """Jax's name of the platform."""
+        """The platform, as jax calls it."""
         return "tpu" if self.dimensions else "gpu"
 
 
 _AMPERE, _ADA, _HOPPER = (8, 0), (8, 9), (9, 0)
 _MIB = 2**20
 
-# TPUs: cloud.google.com/tpu/docs; memory is what libtpu leaves to programs, links are
-# those that jax-ml.github.io/scaling-book measured (v7x: its sheet's, less a tenth).
+# TPUs: cloud.google.com/tpu/docs; memory is what libtpu leaves to programs (v4 and v7x:
+# assumed), links are as jax-ml.github.io/scaling-book has them, below the sheets.
 # GPUs: nvidia.com's data sheets, of the SXM or desktop variant unless named; networks
 # are those of NVIDIA's own machines, else 100 Gbit/s.
 CHIPS = (
@@ -78,12 +78,12 @@ CHIPS = (
     ),
     Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 95.74 * GIB, 2765e9, 90e9, 3, 4, 25e9),
     Chip(
-        *("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 31.25 * GIB, 1640e9, 90e9),
+        *("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 31.25 * GIB, 1638e9, 90e9),
         *(2, 4, 50e9),
     ),
-    # Each half of a chip is a device.
+    # Each half of a chip is a device, and has half of its links.
     Chip(
-        *("v7x", ("TPU7x", "TPU v7x"), 1153.5e12, 94.75 * GIB, 3690e9, 90e9),
+        *("v7x", ("TPU7x", "TPU v7x"), 1153.5e12, 94.75 * GIB, 3690e9, 45e9),
         *(3, 8, 50e9, 2),
     ),
     Chip(

@@ -1,6 +1,7 @@
 """A plan as text, for terminals of 80 columns."""
 
 import pathlib
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from kdjax.planning.arrays import count_of
@@ -20,6 +21,7 @@ from kdjax.planning.search import MARGIN, Choice, choice_of
 from kdjax.planning.time import Times, assumptions
 
 GIB = 2**30
+_WIDTH = 80
 _HOUR, _DAY = 3600.0, 86400.0
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TAKEN = 0.75  # of a GPU's memory, that jax takes unless it is told otherwise
@@ -52,7 +54,8 @@ def page(choice: Choice, compiled: Compiled | None, why_not: str, name: str) -> 
 
 def found(choices: Sequence[Choice], tried: int) -> str:
     """Returns the best choices of a search as text, and the flags of the first."""
-    rows = [("data fsdp tensor", "remat", "micro", "GiB", "ms", "MFU")]
+    axes = " ".join(choices[0].subject.mesh)
+    rows = [(axes, "remat", "micro", "GiB", "ms", "MFU")]
     for choice in choices[:_SHOWN]:
         mesh = choice.subject.mesh
         rows.append(
@@ -120,7 +123,7 @@ def _memory(choice: Choice, compiled: Compiled | None, why_not: str) -> str:
         *_columns(rows),
         f"  {verdict} the {chip.memory / GIB:.2f} GiB of {chip.name} "
         f"({total / chip.memory:.0%})",
-        f"  {source}",
+        textwrap.fill(source, _WIDTH, initial_indent="  ", subsequent_indent="  "),
     ]
     if chip.platform == "gpu" and fits and total > _TAKEN * chip.memory:
         lines.append(
