@@ -10,6 +10,9 @@ from jax import lax
 from jaxtyping import Array
 
 _LEAST_BYTES = 2**25  # of a chunk's logits; smaller ones are not worth a loop
+# On an accelerator, where matrix units outrun the memory in which a chunk's products
+# find the head and its gradient: this many tokens, if they take no more than this.
+_FAST_TOKENS, _FAST_BYTES = 1024, 2**29
 
 
 def scan_tokens(
@@ -55,19 +58,25 @@ def scan_tokens(
     return carry, jax.tree.map(merge, values)
 
 
-def default_size(tokens: int, width: int, ids: int) -> int:
+def default_size(tokens: int, width: int, ids: int, platform: str) -> int:
     """Returns how many tokens' logits may be held at a time.
 
     Both models' float32 logits of a chunk take half the memory of the accumulator of
     the head's gradient, which must be held anyway: smaller chunks save no noticeable
-    memory, and update the accumulator more often.
+    memory, and update the accumulator more often. A narrow head's accumulator is so
+    small that chunks of its size would leave an accelerator waiting for memory: there
+    they have 1,024 tokens, or as many as half a GiB of logits holds.
 
     Args:
         tokens: How many tokens a device has.
         width: The width of the hidden states that the head reads.
         ids: How many of the vocabulary's ids a device has.
+        platform: "cpu", "gpu" or "tpu".
     """
-    return min(tokens, max(width // 4, _LEAST_BYTES // (8 * ids), 1))
+    least = _LEAST_BYTES // (8 * ids)
+    if platform != "cpu":
+        least = max(least, min(_FAST_TOKENS, _FAST_BYTES // (8 * ids)))
+    return min(tokens, max(width // 4, least, 1))
 
 
 def _even_chunks(tokens: int, size: int) -> int:

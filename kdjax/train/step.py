@@ -53,7 +53,7 @@ def make_train_step(
         state_shardings: Those of the new state; None leaves them to the compiler.
         loss_sharding: How the loss is sharded over the mesh; None for one device.
         chunk_size: For how many tokens a device holds logits at a time; None chooses by
-            the memory they take.
+            the memory they take and, on accelerators, by speed.
         schedules: Values over the steps, by the names of the metrics that record them.
     """
 
