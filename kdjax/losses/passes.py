@@ -188,6 +188,7 @@ def _sharded(
     sharded = jax.shard_map(
         local,
         mesh=sharding.mesh,
+        axis_names={*sharding.tokens, sharding.vocabulary},
         in_specs=(inputs.replaced(placed, tokens, tokens)._replace(scalars=P()),),
         out_specs=out,
     )

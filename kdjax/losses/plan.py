@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh, get_abstract_mesh
 from jaxtyping import Array
 
 from kdjax.losses.targets import Targets, part
@@ -18,9 +18,17 @@ MAX_PADDING = 1024  # the most ids by which tables of one tokenizer may differ
 class LossSharding(NamedTuple):
     """How a loss is sharded over a mesh: tokens over some axes, ids over another."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     tokens: tuple[str, ...] = ("data", "fsdp")
     vocabulary: str = "tensor"
+
+    def inside(self) -> "LossSharding":
+        """Returns the same over the axes that no `shard_map` around has taken."""
+        mesh = get_abstract_mesh()
+        if not mesh.manual_axes:
+            return self
+        tokens = tuple(x for x in self.tokens if x not in mesh.manual_axes)
+        return self._replace(mesh=mesh, tokens=tokens)
 
 
 class Plan(NamedTuple):
@@ -105,7 +113,7 @@ def prepare(
     platform = jax.default_backend()
     if sharding is not None:
         platform = sharding.mesh.devices.flat[0].platform
-        sharding = sharding if sharding.mesh.size > 1 else None
+        sharding = sharding.inside() if sharding.mesh.size > 1 else None
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1; it is {chunk_size}")
     everything = {"": model, **targets}

@@ -31,11 +31,16 @@ class Placement(NamedTuple):
             every block.
         weight: Applied to (path, parameter) where the parameter is used; parameters
             of a block come without the leading layer axis.
+        lookup: `lookup(path, table, tokens, dtype)`, the rows [B, T, D] of the table
+            [V, D] of that path for tokens [B, T].
         devices: What runs kernels; None: unknown, so that XLA runs all.
     """
 
     activation: Callable[[Array], Array] = lambda x: x
     weight: Callable[[str, Array], Array] = lambda path, x: x
+    lookup: Callable[[str, Array, Array, Any], Array] = (
+        lambda path, table, tokens, dtype: table.astype(dtype)[tokens]
+    )
     devices: Devices | None = None
 
 

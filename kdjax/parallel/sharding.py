@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
+from kdjax.parallel.lookup import look_up
+from kdjax.parallel.manual import on_each_device, sharding_here
 from kdjax.parallel.placement import Devices, Placement, name_of
 from kdjax.parallel.topology import arranged
 
@@ -140,39 +142,50 @@ def abstract(tree: Any, shardings: Any) -> Any:
 def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     """Returns where activations and weights live while a model runs on the mesh.
 
-    Activations are sharded over the batch alone. Weights are gathered over `fsdp`,
-    layer by layer, and stay sharded over `tensor`: `fsdp` shards what is stored,
-    `tensor` what is computed. Left to itself, the partitioner shards products along
-    `fsdp` in both operands, which is slow and, with some rules, wrong (jax 0.10.2).
+    Between the products of a block activations are sharded over the batch and, where
+    `tensor` divides their length, along that: a block then gathers and scatters what it
+    else would reduce. Tokens are looked up where their embeddings are. Other weights
+    are gathered over `fsdp`, layer by layer, and stay sharded over `tensor`: `fsdp`
+    shards what is stored, `tensor` what is computed. Left to itself, the partitioner
+    shards products along `fsdp` in both operands, which is slow and, with some rules,
+    wrong (jax 0.10.2).
     """
-    batch = batch_sharding(mesh)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def activation(x: jax.Array) -> jax.Array:
         # `Model.init` traces with one row, which cannot be sharded.
-        if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        if x.shape[0] % rows:
             return x
-        return jax.lax.with_sharding_constraint(x, batch)
+        length = "tensor" if x.shape[1] % mesh.shape["tensor"] == 0 else None
+        spec = P(BATCH_AXES, length)
+        return jax.lax.with_sharding_constraint(x, sharding_here(mesh, spec))
 
     def weight(path: str, x: jax.Array) -> jax.Array:
         is_layer = path.startswith("layers/")
         spec = _spec(path, x.ndim + is_layer, (*rules, *DEFAULT_RULES))[is_layer:]
         kept = P(*(None if axis in BATCH_AXES else axis for axis in spec))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
+        return jax.lax.with_sharding_constraint(x, sharding_here(mesh, kept))
+
+    def lookup(path: str, table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+        is_stored_so = _spec(path, 2, (*rules, *DEFAULT_RULES)) == ("tensor", "fsdp")
+        is_sharded = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+        if is_sharded and is_stored_so and tokens.shape[0] % rows == 0:
+            return look_up(table, tokens, dtype, mesh)
+        return weight(path, table).astype(dtype)[tokens]
 
     def local(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         heads = P(BATCH_AXES, None, "tensor", None)
-        return jax.shard_map(
+        return on_each_device(
             function,
-            mesh=mesh,
+            mesh,
             in_specs=(heads, heads, heads, BATCH),
             out_specs=heads,
             check_vma=False,  # kernels do not say along which axes their results vary
         )
 
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
     platform = mesh.devices.flat[0].platform
     devices = Devices(platform, rows, mesh.shape["tensor"], local)
-    return Placement(activation, weight, devices)
+    return Placement(activation, weight, lookup, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
