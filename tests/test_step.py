@@ -270,7 +270,7 @@ class Toy:
 
     def batch(self, seed=0, change=lambda x: x):
         batch = jax.tree.map(change, packed_batch(8, 12, 60, seed))
-        return to_devices(batch, self.mesh, (0, 1))
+        return to_devices(batch, self.mesh, data_shard(self.mesh, 8))
 
 
 @pytest.fixture(scope="module")

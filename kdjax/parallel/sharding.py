@@ -8,7 +8,7 @@ the same way, so they get the same placement.
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -142,23 +142,25 @@ def abstract(tree: Any, shardings: Any) -> Any:
 def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     """Returns where activations and weights live while a model runs on the mesh.
 
-    Between the products of a block activations are sharded over the batch and, where
-    `tensor` divides their length, along that: a block then gathers and scatters what it
-    else would reduce. Tokens are looked up where their embeddings are. Other weights
-    are gathered over `fsdp`, layer by layer, and stay sharded over `tensor`: `fsdp`
-    shards what is stored, `tensor` what is computed. Left to itself, the partitioner
-    shards products along `fsdp` in both operands, which is slow and, with some rules,
-    wrong (jax 0.10.2).
+    Activations are sharded over the batch and, between a block's products, along their
+    length over `tensor`, where it divides that: products gather what they read and
+    scatter what they else would reduce (arXiv:2205.05198). Tokens are looked up where
+    their embeddings are. Other weights are gathered over `fsdp`, layer by layer, and
+    stay sharded over `tensor`: `fsdp` shards what is stored, `tensor` what is computed.
+    Left to itself, the partitioner shards products along `fsdp` in both operands, which
+    is slow and, with some rules, wrong (jax 0.10.2).
     """
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def activation(x: jax.Array) -> jax.Array:
+    def placed(x: jax.Array, spec: P) -> jax.Array:
         # `Model.init` traces with one row, which cannot be sharded.
         if x.shape[0] % rows:
             return x
-        length = "tensor" if x.shape[1] % mesh.shape["tensor"] == 0 else None
-        spec = P(BATCH_AXES, length)
         return jax.lax.with_sharding_constraint(x, sharding_here(mesh, spec))
+
+    def activation(x: jax.Array) -> jax.Array:
+        is_cut = x.shape[1] % mesh.shape["tensor"] == 0
+        return placed(x, P(BATCH_AXES, "tensor") if is_cut else BATCH)
 
     def weight(path: str, x: jax.Array) -> jax.Array:
         is_layer = path.startswith("layers/")
@@ -185,7 +187,7 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
 
     platform = mesh.devices.flat[0].platform
     devices = Devices(platform, rows, mesh.shape["tensor"], local)
-    return Placement(activation, weight, lookup, devices)
+    return Placement(activation, lambda x: placed(x, BATCH), weight, lookup, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -193,20 +195,28 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Returns (index, count) of the rows that this process must feed.
+class Share(NamedTuple):
+    """What a process feeds of a batch.
+
+    Attributes:
+        rows: Which rows, in order.
+        size: How many the whole batch has.
+    """
+
+    rows: tuple[int, ...]
+    size: int
+
+
+def data_shard(mesh: Mesh, batch_size: int) -> Share:
+    """Returns the rows that this process's devices hold, and that it must feed.
 
     This follows from the sharding, not from the process index: where the tensor axis
-    spans processes, several of them need the same rows.
+    spans processes, several of them need the same rows, and where neighbours in the
+    network are not neighbours in the batch, a process needs several blocks.
     """
-    sharding = batch_sharding(mesh)
-    indices = _indices(sharding, (batch_size,)).values()
-    blocks = sorted({index[0].indices(batch_size)[:2] for index in indices})
-    low, high = blocks[0][0], blocks[-1][1]
-    size = high - low
-    if sum(b - a for a, b in blocks) != size or batch_size % size or low % size:
-        return 0, 1  # not one block of equal size: feed everything
-    return low // size, batch_size // size
+    indices = _indices(batch_sharding(mesh), (batch_size,)).values()
+    rows = {row for index in indices for row in range(*index[0].indices(batch_size))}
+    return Share(tuple(sorted(rows)), batch_size)
 
 
 def _indices(
@@ -217,25 +227,23 @@ def _indices(
     return {device: index for device, index in found.items() if index is not None}
 
 
-def to_devices(
-    batch: dict[str, np.ndarray], mesh: Mesh, shard: tuple[int, int]
-) -> Batch:
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh, share: Share) -> Batch:
     """Returns the global batch, given this process's rows of it."""
     sharding = batch_sharding(mesh)
-    index, count = shard
+    places = {row: place for place, row in enumerate(share.rows)}
 
     def place(local: np.ndarray) -> jax.Array:
-        low = index * local.shape[0]
-        shape = (local.shape[0] * count, *local.shape[1:])
+        shape = (share.size, *local.shape[1:])
 
-        def rows(where: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = where[0].indices(shape[0])
-            return local[(slice(start - low, stop - low), *where[1:])]
+        def part(where: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = where[0].indices(share.size)
+            low = places[start]  # the rows of one device are neighbours
+            return local[(slice(low, low + stop - start), *where[1:])]
 
         # Not `make_array_from_callback`: the training loop's transfer guard would
         # reject its implicit copies.
         where = _indices(sharding, shape)
-        pieces = [jax.device_put(rows(i), device) for device, i in where.items()]
+        pieces = [jax.device_put(part(i), device) for device, i in where.items()]
         return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
     return {name: place(local) for name, local in batch.items()}

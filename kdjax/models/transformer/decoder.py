@@ -96,7 +96,7 @@ class Decoder(nn.Module):
         x, cache = layers(x, windows, view, cache)
         if not config.tie_embeddings:
             UntiedHead(config, name="head")()
-        return norm(config, "final_norm")(x), cache
+        return self.placement.whole(norm(config, "final_norm")(x)), cache
 
 
 def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
