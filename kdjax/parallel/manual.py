@@ -4,19 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, get_abstract_mesh
+from jax.sharding import Mesh, NamedSharding, get_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
 
+def is_free(axis: str) -> bool:
+    """Returns whether no `shard_map` around has taken an axis of the mesh."""
+    return axis not in get_abstract_mesh().manual_axes
+
+
 def sharding_here(mesh: Mesh, spec: P) -> NamedSharding:
-    """Returns a sharding over those of its axes that no `shard_map` around has taken.
+    """Returns a sharding over those of its axes that are free where it is called.
 
     Args:
         mesh: The device mesh.
         spec: How an array is sharded over all of its axes.
     """
-    here = _here(mesh)
-    return NamedSharding(here, P(*(_left(part, here) for part in spec)))
+    return NamedSharding(_here(mesh), _free(spec))
 
 
 def on_each_device(
@@ -26,7 +30,7 @@ def on_each_device(
     out_specs: Any,
     **options: Any,
 ) -> Callable[..., Any]:
-    """Returns `jax.shard_map` over the axes that none around has taken.
+    """Returns `jax.shard_map` over the axes that are free where it is called.
 
     Args:
         function: Maps each device's parts of the arguments to its part of the result.
@@ -35,37 +39,27 @@ def on_each_device(
         out_specs: How the result is.
         **options: Of `jax.shard_map`.
     """
-    here = _here(mesh)
-
-    def left(specs: Any) -> Any:
-        return jax.tree.map(
-            lambda spec: P(*(_left(part, here) for part in spec)),
-            specs,
-            is_leaf=lambda x: isinstance(x, P),
-        )
-
     return jax.shard_map(
         function,
-        mesh=here,
-        in_specs=left(in_specs),
-        out_specs=left(out_specs),
-        axis_names=set(here.axis_names) - set(taken(here)),
+        mesh=_here(mesh),
+        in_specs=jax.tree.map(_free, in_specs),
+        out_specs=jax.tree.map(_free, out_specs),
+        axis_names={*filter(is_free, mesh.axis_names)},
         **options,
     )
 
 
-def taken(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    """Returns the axes of the mesh that a `shard_map` around has taken."""
-    return tuple(axis for axis in get_abstract_mesh().manual_axes if axis in mesh.shape)
-
-
 def _here(mesh: Mesh) -> Any:
-    """Returns the mesh, as it is known where this is traced."""
-    return get_abstract_mesh() if taken(mesh) else mesh
+    """Returns the mesh, as it is known where this is called."""
+    return mesh if all(map(is_free, mesh.axis_names)) else get_abstract_mesh()
 
 
-def _left(part: Any, mesh: Any) -> Any:
-    """Returns those of a dimension's axes that are not taken."""
-    axes = part if isinstance(part, tuple) else (part,)
-    left = tuple(axis for axis in axes if axis and axis not in taken(mesh))
-    return left if len(left) > 1 else next(iter(left), None)
+def _free(spec: P) -> P:
+    """Returns the spec without the axes that are taken."""
+
+    def free(part: Any) -> Any:
+        if isinstance(part, tuple):
+            return tuple(filter(is_free, part)) or None
+        return part if part is None or is_free(part) else None
+
+    return P(*map(free, spec))

@@ -11,14 +11,15 @@ class Devices(NamedTuple):
 
     Attributes:
         platform: "cpu", "gpu" or "tpu".
-        rows: Into how many parts the rows of a batch are cut.
+        rows: Returns into how many parts the rows of a batch are cut, where it is
+            called: inside a `shard_map` they are its own.
         heads: Into how many parts the heads are cut.
         local: From a function of query, key and value [B, T, H, K] and segments [B, T]
             to one that runs it on each device's part of them, and returns all parts.
     """
 
     platform: str
-    rows: int
+    rows: Callable[[], int]
     heads: int
     local: Callable[[Callable[..., Array]], Callable[..., Array]]
 

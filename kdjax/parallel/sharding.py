@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
 from kdjax.parallel.lookup import look_up
-from kdjax.parallel.manual import on_each_device, sharding_here
+from kdjax.parallel.manual import is_free, on_each_device, sharding_here
 from kdjax.parallel.placement import Devices, Placement, name_of
 from kdjax.parallel.topology import arranged
 
@@ -150,11 +150,13 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     Left to itself, the partitioner shards products along `fsdp` in both operands, which
     is slow and, with some rules, wrong (jax 0.10.2).
     """
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def rows() -> int:
+        return math.prod(mesh.shape[axis] for axis in BATCH_AXES if is_free(axis))
 
     def placed(x: jax.Array, spec: P) -> jax.Array:
         # `Model.init` traces with one row, which cannot be sharded.
-        if x.shape[0] % rows:
+        if x.shape[0] % rows():
             return x
         return jax.lax.with_sharding_constraint(x, sharding_here(mesh, spec))
 
@@ -171,7 +173,7 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     def lookup(path: str, table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         is_stored_so = _spec(path, 2, (*rules, *DEFAULT_RULES)) == ("tensor", "fsdp")
         is_sharded = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
-        if is_sharded and is_stored_so and tokens.shape[0] % rows == 0:
+        if is_sharded and is_stored_so and tokens.shape[0] % rows() == 0:
             return look_up(table, tokens, dtype, mesh)
         return weight(path, table).astype(dtype)[tokens]
 
