@@ -35,10 +35,10 @@ def look_up(
 
     def local(table: Array, tokens: Array) -> Array:
         tokens = jax.lax.all_gather(tokens, "fsdp", tiled=True)
-        local = tokens - jax.lax.axis_index("tensor") * table.shape[0]
-        is_here = (local >= 0) & (local < table.shape[0])
-        found = table.at[local].get(mode="clip").astype(dtype)
+        ids = tokens - jax.lax.axis_index("tensor") * table.shape[0]
+        found = table.at[ids].get(mode="clip").astype(dtype)
         if is_cut:
+            is_here = (ids >= 0) & (ids < table.shape[0])
             found = jnp.where(is_here[..., None], found, 0)
         if is_scattered:
             found = jax.lax.psum_scatter(

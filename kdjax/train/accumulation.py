@@ -32,6 +32,8 @@ def accumulate(
         sharding: How the loss is sharded; its last axis over tokens shards parameters
             too. None: on one device.
     """
+    if parts == 1:
+        return gradient(params, batch)
     axes = () if sharding is None else sharding.tokens[:-1]
     if sharding is None or all(sharding.mesh.shape[axis] == 1 for axis in axes):
         return _sum(gradient, params, batch, parts)

@@ -90,12 +90,9 @@ def make_train_step(
             return total / norm, metrics
 
         gradient = jax.grad(loss, has_aux=True)
-        if micro_batches == 1:
-            grads, metrics = gradient(state.params, batch)
-        else:
-            grads, metrics = accumulate(
-                gradient, state.params, batch, micro_batches, loss_sharding
-            )
+        grads, metrics = accumulate(
+            gradient, state.params, batch, micro_batches, loss_sharding
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
