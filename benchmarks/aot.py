@@ -123,9 +123,8 @@ def _program(case: Case, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
         argument((n,), tokens, jnp.int32),
         argument((n,), tokens, jnp.float32),
     )
-    sharding = None if case.devices == 1 else losses.LossSharding(mesh)
     function = programs.loss_with_gradients(
-        case.implementation, case.kind, case.chunk_size, sharding
+        case.implementation, case.kind, case.chunk_size, losses.LossSharding(mesh)
     )
     return function, arguments
 

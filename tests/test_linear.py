@@ -15,6 +15,7 @@ from toys import assert_close, dot_products, equations
 from kdjax import losses
 from kdjax.config import MeshConfig
 from kdjax.losses import DIVERGENCES, Head, LossSharding
+from kdjax.losses.chunks import default_size
 from kdjax.parallel.sharding import make_mesh
 
 KINDS = list(DIVERGENCES)
@@ -353,6 +354,24 @@ def test_metrics_are_those_of_whole_logits(shape):
     assert set(found) == set(wanted)
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("width", "ids", "platform", "size"),
+    [
+        (768, 50304, "cpu", 192),
+        (768, 50304, "tpu", 1024),  # no wait for the memory of a narrow head
+        (768, 50304, "gpu", 1024),
+        (640, 262144, "tpu", 256),  # as many as half a GiB holds
+        (2048, 151936, "tpu", 512),  # as many as the head's own gradient pays for
+        (8192, 128256, "tpu", 2048),
+        (64, 1000, "tpu", 4096),  # all
+    ],
+)
+def test_chunks_are_large_enough_for_the_device_and_small_beside_the_head(
+    width, ids, platform, size
+):
+    assert default_size(4096, width, ids, platform) == size
 
 
 @pytest.mark.parametrize("chunks", [1, 16, 256])

@@ -195,7 +195,7 @@ def test_a_batch_reaches_the_devices_whole_and_in_order(shape):
     mesh = make_mesh(MeshConfig(*shape))
     batch = packed_batch(16, 12, 50)
     shard = data_shard(mesh, 16)
-    assert shard == (0, 1)  # a single process feeds everything
+    assert shard == (tuple(range(16)), 16)  # a single process feeds everything
     placed = to_devices(batch, mesh, shard)
     for name, rows in batch.items():
         np.testing.assert_array_equal(placed[name], rows)
@@ -204,11 +204,44 @@ def test_a_batch_reaches_the_devices_whole_and_in_order(shape):
         assert pieces == {(16 // (shape[0] * shape[1]), 12)}
 
 
-def test_activations_stay_cut_along_the_batch_and_a_single_row_passes():
-    constrain = make_placement(make_mesh(MeshConfig(2, 2, 2))).activation
-    cut = jax.jit(constrain)(jnp.zeros((8, 3, 5)))
-    assert cut.addressable_shards[0].data.shape == (2, 3, 5)
-    assert jax.jit(constrain)(jnp.zeros((1, 3, 5))).shape == (1, 3, 5)
+@pytest.mark.parametrize(("length", "piece"), [(3, (2, 3, 5)), (4, (2, 2, 5))])
+def test_residuals_are_sharded_along_batch_and_length_where_it_divides(length, piece):
+    placement = make_placement(make_mesh(MeshConfig(2, 2, 2)))
+    residual = jax.jit(placement.activation)(jnp.zeros((8, length, 5)))
+    assert residual.addressable_shards[0].data.shape == piece
+    read = jax.jit(placement.whole)(residual)
+    assert read.addressable_shards[0].data.shape == (2, length, 5)
+    single = jnp.zeros((1, length, 5))
+    assert jax.jit(placement.activation)(single).shape == single.shape
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+@pytest.mark.parametrize("length", [8, 5])
+def test_tokens_are_looked_up_in_shards_of_a_table_that_no_device_gathers(
+    shape, length
+):
+    mesh = make_mesh(MeshConfig(*shape))
+    lookup = make_placement(mesh).lookup
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(128, 64)).astype(np.float32)
+    weights = rng.normal(size=(8, length, 64)).astype(np.float32)
+    tokens = rng.integers(0, 128, (8, length), dtype=np.int32)
+    placed = jax.device_put(
+        table, shardings({"embed": {"tokens": table}}, mesh)["embed"]["tokens"]
+    )
+    batch = to_devices({"tokens": tokens}, mesh, data_shard(mesh, 8))["tokens"]
+
+    def weighed(table):
+        rows = lookup("embed/tokens", table, batch, jnp.float32)
+        return (weights * rows).sum(), rows
+
+    program = jax.jit(jax.grad(weighed, has_aux=True)).lower(placed).compile()
+    gradient, rows = program(placed)
+    np.testing.assert_array_equal(rows, table[tokens])
+    expected = np.zeros_like(table)
+    np.add.at(expected, tokens, weights)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+    assert not re.search(r"\[128,64\]\S* all-gather", program.as_text())
 
 
 @pytest.mark.parametrize(("ids", "is_cut"), [(1000, True), (1001, False)])
@@ -223,13 +256,13 @@ def test_logits_of_real_ids_alone_are_gathered_only_where_no_axis_divides_them(
         jax.random.key(0)
     )
     tokens = np.arange(64, dtype=np.int32).reshape(8, 8)
-    batch = to_devices({"tokens": tokens}, mesh, (0, 1))
+    batch = to_devices({"tokens": tokens}, mesh, data_shard(mesh, 8))
     program = jax.jit(model.logits).lower(params, batch["tokens"]).compile()
     found = program(params, batch["tokens"])
     whole = jax.tree.map(jnp.array, jax.device_get(params))
     expected = models.build(config).logits(whole, jnp.array(tokens))
     assert found.shape == (8, 8, ids)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    gathered = re.findall(r"\[2,8,(\d+)\]\S* all-gather", program.as_text())
+    gathered = re.findall(r"\[2,8,(1\d{3})\]\S* all-gather", program.as_text())
     assert bool(gathered) is not is_cut
     assert (found.sharding.spec[-1] == "tensor") is is_cut

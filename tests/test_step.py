@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from kdjax import losses, models
 from kdjax.config import DistillConfig, MeshConfig, ModelConfig, ScheduleConfig
 from kdjax.evaluation.held_out import evaluate, make_eval_step
 from kdjax.parallel.sharding import (
+    AXES,
+    abstract,
     data_shard,
     make_mesh,
     make_placement,
@@ -126,6 +129,59 @@ def test_loss_and_gradient_know_neither_mesh_nor_micro_batches(
     assert_close(jax.device_get(state.opt_state), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "in_loops"), [((8, 1, 1), set()), ((2, 4, 1), {"fsdp"})], ids=str
+)
+def test_the_data_axis_reduces_gradients_once_whatever_the_micro_batches(
+    shape, in_loops
+):
+    mesh = make_mesh(MeshConfig(*shape))
+    student = models.build(STUDENT, placement=make_placement(mesh))
+    optimizer = keep_gradient()
+    state = jax.eval_shape(lambda: start(random_params(student), optimizer))
+    placed = shardings(state, mesh)
+    step = train_step(
+        student,
+        optimizer,
+        micro_batches=4,
+        state_shardings=placed,
+        loss_sharding=losses.LossSharding(mesh),
+    )
+    batch = to_devices(packed_batch(32, 16, 120), mesh, data_shard(mesh, 32))
+    program = step.lower(abstract(state, placed), {}, batch).compile().as_text()
+    assert axes_of_collectives(program, shape, in_loops=True) == in_loops
+    assert "data" in axes_of_collectives(program, shape, in_loops=False)
+
+
+def axes_of_collectives(program, shape, *, in_loops):
+    """Returns along which axes of the mesh a compiled program's devices communicate."""
+    places = np.indices(shape).reshape(3, -1)
+    found = set()
+    for line in program.splitlines():
+        groups = re.search(
+            r"(?:replica_groups|source_target_pairs)=(\S+\}|\[\S+)", line
+        )
+        if groups and ("while/body" in line) is in_loops:
+            for group in devices_of(groups[1]):
+                differ = np.ptp(places[:, group], axis=1) > 0
+                found |= {a for a, d in zip(AXES, differ, strict=True) if d}
+    return found
+
+
+def devices_of(text):
+    """Returns the groups of devices that an instruction lists in either notation."""
+    if text.startswith("{"):
+        return [[*map(int, g.split(","))] for g in re.findall(r"\{([\d,]+)\}", text)]
+    sizes, order, turned = re.match(
+        r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
+    ).groups()
+    sizes, order = ([*map(int, x.split(","))] for x in (sizes, order))
+    ids = np.arange(8).reshape(order)
+    if turned:
+        ids = ids.transpose([*map(int, turned.split(","))])
+    return ids.reshape(sizes).tolist()
+
+
 def test_an_ensemble_of_one_makes_the_step_of_its_member_to_the_bit():
     student, teacher = models.build(STUDENT), models.build(TEACHER)
     optimizer, params = optax.adam(0.03), random_params(teacher)
@@ -214,7 +270,7 @@ class Toy:
 
     def batch(self, seed=0, change=lambda x: x):
         batch = jax.tree.map(change, packed_batch(8, 12, 60, seed))
-        return to_devices(batch, self.mesh, (0, 1))
+        return to_devices(batch, self.mesh, data_shard(self.mesh, 8))
 
 
 @pytest.fixture(scope="module")

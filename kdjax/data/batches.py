@@ -1,7 +1,7 @@
 """Rows to batches, in an order that is a pure function of seed and position.
 
 The global batch of step n is the same for every number of processes: rows are batched
-first and each process takes its slice of every batch. The resume state is therefore one
+first and each process takes its rows of every batch. The resume state is therefore one
 integer, the same on every process.
 """
 
@@ -22,7 +22,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     fraction: float = 1.0,
-    shard: tuple[int, int] = (0, 1),
+    mine: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
     """Returns an endless, shuffled stream of one process's share of each batch.
 
@@ -34,16 +34,32 @@ def training_batches(
         batch_size: Rows of the global batch.
         seed: Determines the order and which rows `fraction` keeps.
         fraction: The share of rows to use, chosen at random once for all epochs.
-        shard: This process's (index, count) along the batch.
+        mine: Which rows of each batch this process needs; None: all.
     """
-    index, count = shard
     if fraction < 1:
         dataset = _numbers(len(rows), seed, fraction).map(lambda number: rows[number])
     else:
         dataset = grain.MapDataset.source(rows)
     dataset = dataset.seed(seed).shuffle().repeat()
-    dataset = dataset.batch(batch_size // count, drop_remainder=True)[index::count]
+    if mine is None:
+        mine = range(batch_size)
+    if len(mine) < batch_size:
+        dataset = _picked(dataset, batch_size, mine)
+    dataset = dataset.batch(len(mine), drop_remainder=True)
     return iter(dataset.to_iter_dataset(_READ))
+
+
+def _picked(
+    rows: grain.MapDataset, batch_size: int, mine: Sequence[int]
+) -> grain.MapDataset:
+    """Returns, of an endless stream, some rows of each batch; others are not read."""
+
+    def pick(number: int) -> Row:
+        batch, place = divmod(number, len(mine))
+        picked: Row = rows[batch * batch_size + mine[place]]
+        return picked
+
+    return grain.MapDataset.range(len(rows) // batch_size * len(mine)).map(pick)
 
 
 def training_order(
@@ -77,21 +93,20 @@ def held_out_batches(
     *,
     batch_size: int,
     limit: int | None = None,
-    shard: tuple[int, int] = (0, 1),
+    mine: Sequence[int] | None = None,
 ) -> Iterator[Row]:
     """Yields one process's share of each batch, in order, every row once.
 
     The last batch is padded, so that all have one shape and no row is dropped.
-    With a limit, the rows are spread evenly over the split.
+    With a limit, the rows are spread evenly over the split. `mine` is as for
+    `training_batches`.
     """
-    index, count = shard
     chosen: Sequence[int] = range(len(rows))
     if limit and limit < len(rows):
         chosen = [i * len(rows) // limit for i in range(limit)]
-    local = batch_size // count
+    places = range(batch_size) if mine is None else mine
+    padding = {k: np.zeros_like(v) for k, v in rows[0].items()}
     for start in range(0, len(chosen), batch_size):
-        mine = chosen[start : start + batch_size][index * local : (index + 1) * local]
-        batch = [rows[i] for i in mine]
-        padding = [{k: np.zeros_like(v) for k, v in rows[0].items()}]
-        batch += padding * (local - len(batch))
+        numbers = [start + place for place in places]
+        batch = [rows[chosen[i]] if i < len(chosen) else padding for i in numbers]
         yield {k: np.stack([row[k] for row in batch]) for k in batch[0]}

@@ -173,9 +173,9 @@ def _batch(pairs: Sequence[Pair], rows: int, size: int) -> dict[str, np.ndarray]
 
 def _placed(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     """Returns a batch on the devices, to which each process gives its rows."""
-    index, count = shard = data_shard(mesh, len(batch["tokens"]))
-    local = {name: np.split(rows, count)[index] for name, rows in batch.items()}
-    return to_devices(local, mesh, shard)
+    share = data_shard(mesh, len(batch["tokens"]))
+    local = {name: rows[[*share.rows]] for name, rows in batch.items()}
+    return to_devices(local, mesh, share)
 
 
 @functools.lru_cache(maxsize=32)

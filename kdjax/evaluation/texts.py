@@ -70,15 +70,14 @@ class TextFiles:
         self.bytes = self.tokens = 0
         # The text's size is not known yet; no share of this one is too large.
         self._lost = Lost("", sys.maxsize, 1.0)
-        index, count = shard = data_shard(self._mesh, self._batch_size)
-        local = self._batch_size // count
+        share = data_shard(self._mesh, self._batch_size)
         rows = self._rows()
         while batch := list(itertools.islice(rows, self._batch_size)):
             empty = {name: np.zeros_like(values) for name, values in batch[0].items()}
             batch += [empty] * (self._batch_size - len(batch))
-            mine = batch[index * local : (index + 1) * local]
+            mine = [batch[row] for row in share.rows]
             stacked = {name: np.stack([row[name] for row in mine]) for name in empty}
-            yield to_devices(stacked, self._mesh, shard)
+            yield to_devices(stacked, self._mesh, share)
         if not self.tokens:
             raise UsageError(f"{self._data.pattern} holds no text")
 

@@ -54,13 +54,12 @@ class Texts:
         rows, length = self.passage.tokens.shape
         size = -(-rows // config.evaluate.batch_size) * config.evaluate.batch_size
         empty = (0, size - rows), (0, config.data.length - length)
-        index, count = data_shard(mesh, size)
-        mine = slice(index * size // count, (index + 1) * size // count)
+        share = data_shard(mesh, size)
         local = {
-            name: np.pad(values, empty)[mine]
+            name: np.pad(values, empty)[[*share.rows]]
             for name, values in self.passage._asdict().items()
         }
-        return to_devices(local, mesh, (index, count))
+        return to_devices(local, mesh, share)
 
     @functools.cached_property
     def taught(self) -> np.ndarray:

@@ -174,7 +174,7 @@ def make_model(
     placement = make_placement(setting.mesh, rules)
     built = build(model, placement=placement)
     if placement.devices is not None and placement.devices.platform != "cpu":
-        shape = placement.devices.rows, config.data.length
+        shape = placement.devices.rows(), config.data.length
         say(f"{key}: attention by {choose(model, placement, shape)}")
     parameter_shardings(built, rules, setting)
     if is_trained:

@@ -2,17 +2,33 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-# Of a chunk's logits; smaller ones are not worth a loop.
-_LEAST_BYTES = 2**25
-# More than that does not stay in a CPU's caches, and is new memory each time.
-_CACHED_BYTES, _CACHED_TOKENS = 2**23, 256
+
+class _Worth(NamedTuple):
+    """How large a chunk must be to be worth an iteration of a loop.
+
+    Attributes:
+        tokens: So many tokens, whose products are fast,
+        least: or as many as have logits of so many bytes,
+        most: unless theirs take more bytes than this.
+    """
+
+    tokens: int
+    least: int
+    most: int
+
+
+# Where matrix units outrun the memory in which a chunk's products find the head and its
+# gradient.
+_ACCELERATOR = _Worth(1024, 2**25, 2**29)
+# More bytes than that do not stay in a CPU's caches, and are new memory each time.
+_CPU = _Worth(256, 2**23, 2**25)
 
 
 def scan_tokens(
@@ -58,20 +74,25 @@ def scan_tokens(
     return carry, jax.tree.map(merge, values)
 
 
-def default_size(tokens: int, width: int, ids: int) -> int:
+def default_size(tokens: int, width: int, ids: int, platform: str) -> int:
     """Returns how many tokens' logits may be held at a time.
 
     Both models' float32 logits of a chunk take half the memory of the accumulator of
     the head's gradient, which must be held anyway: smaller chunks save no noticeable
-    memory, and update the accumulator more often.
+    memory, and update the accumulator more often. A narrow head's accumulator is so
+    small that chunks of its size would leave an accelerator waiting for memory: there
+    they have 1,024 tokens, or as many as half a GiB of logits holds. A CPU needs 256.
 
     Args:
         tokens: How many tokens a device has.
         width: The width of the hidden states that the head reads.
         ids: How many of the vocabulary's ids a device has.
+        platform: "cpu", "gpu" or "tpu".
     """
-    cached = max(_CACHED_TOKENS, _CACHED_BYTES // (8 * ids))
-    return min(tokens, max(width // 4, min(cached, _LEAST_BYTES // (8 * ids)), 1))
+    each = 8 * ids  # bytes of a token's logits, of both models
+    worth = _CPU if platform == "cpu" else _ACCELERATOR
+    fast = min(max(worth.tokens, worth.least // each), worth.most // each)
+    return min(tokens, max(width // 4, fast, 1))
 
 
 def _even_chunks(tokens: int, size: int) -> int:

@@ -82,7 +82,7 @@ def fused_loss(
             gradient altogether, as it does for a soft loss.
         soft: How each target is compared, under the same names.
         chunk_size: How many tokens' logits a device holds at a time; None chooses by
-            their memory.
+            their memory and, on accelerators, by speed.
         sharding: How to shard the work over a mesh: tokens over the batch's axes, ids
             over another. None leaves it to the compiler, right for one device.
 

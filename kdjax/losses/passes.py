@@ -134,7 +134,7 @@ def _scan(
     parted = part(inputs.models)
     widths = [leaf.shape[0] for leaf in part({"": inputs.model}).ids if leaf.ndim > 1]
     size = plan.chunk_size or default_size(
-        inputs.labels.size, max(widths, default=0), plan.local_size
+        inputs.labels.size, max(widths, default=0), plan.local_size, plan.platform
     )
 
     def one(carry: Any, tokens: Any) -> tuple[Any, Any]:
@@ -188,6 +188,7 @@ def _sharded(
     sharded = jax.shard_map(
         local,
         mesh=sharding.mesh,
+        axis_names={*sharding.tokens, sharding.vocabulary},
         in_specs=(inputs.replaced(placed, tokens, tokens)._replace(scalars=P()),),
         out_specs=out,
     )

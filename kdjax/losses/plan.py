@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh, get_abstract_mesh
 from jaxtyping import Array
 
 from kdjax.losses.targets import Targets, part
@@ -17,9 +18,17 @@ MAX_PADDING = 1024  # the most ids by which tables of one tokenizer may differ
 class LossSharding(NamedTuple):
     """How a loss is sharded over a mesh: tokens over some axes, ids over another."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     tokens: tuple[str, ...] = ("data", "fsdp")
     vocabulary: str = "tensor"
+
+    def inside(self) -> "LossSharding":
+        """Returns the same over the axes that no `shard_map` around has taken."""
+        mesh = get_abstract_mesh()
+        if not mesh.manual_axes:
+            return self
+        tokens = tuple(x for x in self.tokens if x not in mesh.manual_axes)
+        return self._replace(mesh=mesh, tokens=tokens)
 
 
 class Plan(NamedTuple):
@@ -32,8 +41,9 @@ class Plan(NamedTuple):
         size: How many ids there are on all devices together, padding included.
         real: How many of them count, by name: for the model, under the empty name, the
             ids it knows; for each target, the ids that both it and the model know.
-        chunk_size: Tokens at a time on one device; None: chosen by their memory.
+        chunk_size: Tokens at a time on one device; None: chosen by memory and speed.
         sharding: How the work is sharded; None: not at all.
+        platform: Of the devices: "cpu", "gpu" or "tpu".
     """
 
     function: Callable[..., Any]
@@ -41,6 +51,7 @@ class Plan(NamedTuple):
     real: Mapping[str, int]
     chunk_size: int | None
     sharding: LossSharding | None
+    platform: str
 
     @property
     def over(self) -> Vocabulary:
@@ -99,8 +110,10 @@ def prepare(
         ValueError: Hidden states and head differ in width, arrays differ in their
             tokens, or vocabularies differ by more than padding.
     """
-    if sharding is not None and sharding.mesh.size == 1:
-        sharding = None
+    platform = jax.default_backend()
+    if sharding is not None:
+        platform = sharding.mesh.devices.flat[0].platform
+        sharding = sharding.inside() if sharding.mesh.size > 1 else None
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1; it is {chunk_size}")
     everything = {"": model, **targets}
@@ -116,7 +129,7 @@ def prepare(
         most = max(each.real for each in everything.values())
         size = -(-most // shards) * shards
     real = {name: min(each.real, model.real) for name, each in everything.items()}
-    plan = Plan(function, size, real, chunk_size, sharding)
+    plan = Plan(function, size, real, chunk_size, sharding, platform)
     fitted = {name: each.fitted(size) for name, each in targets.items()}
     return plan, Inputs(model, lax.stop_gradient(fitted), labels, weights, scalars)
 

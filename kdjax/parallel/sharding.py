@@ -8,7 +8,7 @@ the same way, so they get the same placement.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,8 @@ from jax.sharding import PartitionSpec as P
 
 from kdjax.config.schema import MeshConfig, Rules
 from kdjax.core.errors import UsageError
+from kdjax.parallel.lookup import look_up
+from kdjax.parallel.manual import is_free, on_each_device, sharding_here
 from kdjax.parallel.placement import Devices, Placement, name_of
 from kdjax.parallel.topology import arranged
 
@@ -165,39 +167,54 @@ def abstract(tree: Any, shardings: Any) -> Any:
 def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
     """Returns where activations and weights live while a model runs on the mesh.
 
-    Activations are sharded over the batch alone. Weights are gathered over `fsdp`,
-    layer by layer, and stay sharded over `tensor`: `fsdp` shards what is stored,
-    `tensor` what is computed. Left to itself, the partitioner shards products along
-    `fsdp` in both operands, which is slow and, with some rules, wrong (jax 0.10.2).
+    Activations are sharded over the batch and, between a block's products, along their
+    length over `tensor`, where it divides that: products gather what they read and
+    scatter what they else would reduce (arXiv:2205.05198). Tokens are looked up where
+    their embeddings are. Other weights are gathered over `fsdp`, layer by layer, and
+    stay sharded over `tensor`: `fsdp` shards what is stored, `tensor` what is computed.
+    Left to itself, the partitioner shards products along `fsdp` in both operands, which
+    is slow and, with some rules, wrong (jax 0.10.2).
     """
-    batch = batch_sharding(mesh)
+
+    def rows() -> int:
+        return math.prod(mesh.shape[axis] for axis in BATCH_AXES if is_free(axis))
+
+    def placed(x: jax.Array, spec: P) -> jax.Array:
+        # `Model.init` traces with one row, which cannot be sharded.
+        if x.shape[0] % rows():
+            return x
+        return jax.lax.with_sharding_constraint(x, sharding_here(mesh, spec))
 
     def activation(x: jax.Array) -> jax.Array:
-        # `Model.init` traces with one row, which cannot be sharded.
-        if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
-            return x
-        return jax.lax.with_sharding_constraint(x, batch)
+        is_cut = x.shape[1] % mesh.shape["tensor"] == 0
+        return placed(x, P(BATCH_AXES, "tensor") if is_cut else BATCH)
 
     def weight(path: str, x: jax.Array) -> jax.Array:
         is_layer = path.startswith("layers/")
         spec = _spec(path, x.ndim + is_layer, (*rules, *DEFAULT_RULES))[is_layer:]
         kept = P(*(None if axis in BATCH_AXES else axis for axis in spec))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, kept))
+        return jax.lax.with_sharding_constraint(x, sharding_here(mesh, kept))
+
+    def lookup(path: str, table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+        is_stored_so = _spec(path, 2, (*rules, *DEFAULT_RULES)) == ("tensor", "fsdp")
+        is_sharded = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+        if is_sharded and is_stored_so and tokens.shape[0] % rows() == 0:
+            return look_up(table, tokens, dtype, mesh)
+        return weight(path, table).astype(dtype)[tokens]
 
     def local(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         heads = P(BATCH_AXES, None, "tensor", None)
-        return jax.shard_map(
+        return on_each_device(
             function,
-            mesh=mesh,
+            mesh,
             in_specs=(heads, heads, heads, BATCH),
             out_specs=heads,
             check_vma=False,  # kernels do not say along which axes their results vary
         )
 
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
     platform = mesh.devices.flat[0].platform
     devices = Devices(platform, rows, mesh.shape["tensor"], local)
-    return Placement(activation, weight, devices)
+    return Placement(activation, lambda x: placed(x, BATCH), weight, lookup, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -205,20 +222,28 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def data_shard(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Returns (index, count) of the rows that this process must feed.
+class Share(NamedTuple):
+    """What a process feeds of a batch.
+
+    Attributes:
+        rows: Which rows, in order.
+        size: How many the whole batch has.
+    """
+
+    rows: tuple[int, ...]
+    size: int
+
+
+def data_shard(mesh: Mesh, batch_size: int) -> Share:
+    """Returns the rows that this process's devices hold, and that it must feed.
 
     This follows from the sharding, not from the process index: where the tensor axis
-    spans processes, several of them need the same rows.
+    spans processes, several of them need the same rows, and where neighbours in the
+    network are not neighbours in the batch, a process needs several blocks.
     """
-    sharding = batch_sharding(mesh)
-    indices = _indices(sharding, (batch_size,)).values()
-    blocks = sorted({index[0].indices(batch_size)[:2] for index in indices})
-    low, high = blocks[0][0], blocks[-1][1]
-    size = high - low
-    if sum(b - a for a, b in blocks) != size or batch_size % size or low % size:
-        return 0, 1  # not one block of equal size: feed everything
-    return low // size, batch_size // size
+    indices = _indices(batch_sharding(mesh), (batch_size,)).values()
+    rows = {row for index in indices for row in range(*index[0].indices(batch_size))}
+    return Share(tuple(sorted(rows)), batch_size)
 
 
 def _indices(
@@ -229,25 +254,23 @@ def _indices(
     return {device: index for device, index in found.items() if index is not None}
 
 
-def to_devices(
-    batch: dict[str, np.ndarray], mesh: Mesh, shard: tuple[int, int]
-) -> Batch:
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh, share: Share) -> Batch:
     """Returns the global batch, given this process's rows of it."""
     sharding = batch_sharding(mesh)
-    index, count = shard
+    places = {row: place for place, row in enumerate(share.rows)}
 
     def place(local: np.ndarray) -> jax.Array:
-        low = index * local.shape[0]
-        shape = (local.shape[0] * count, *local.shape[1:])
+        shape = (share.size, *local.shape[1:])
 
-        def rows(where: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = where[0].indices(shape[0])
-            return local[(slice(start - low, stop - low), *where[1:])]
+        def part(where: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = where[0].indices(share.size)
+            low = places[start]  # the rows of one device are neighbours
+            return local[(slice(low, low + stop - start), *where[1:])]
 
         # Not `make_array_from_callback`: the training loop's transfer guard would
         # reject its implicit copies.
         where = _indices(sharding, shape)
-        pieces = [jax.device_put(rows(i), device) for device, i in where.items()]
+        pieces = [jax.device_put(part(i), device) for device, i in where.items()]
         return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
     return {name: place(local) for name, local in batch.items()}

@@ -179,8 +179,9 @@ def train(
     config = program.job.config
     guard = SpikeGuard(run.source, config.spike_guard, checkpoints.every, run.extends)
     state = None
-    while state is None:
-        state = _until_a_jump(program, run, guard, checkpoints, log_every, wandb)
+    with closing(guard):
+        while state is None:
+            state = _until_a_jump(program, run, guard, checkpoints, log_every, wandb)
     if jax.process_index():
         pull(run.directory / METRICS)  # which the first process has written
     records = read_metrics(run.directory)

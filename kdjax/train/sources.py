@@ -35,14 +35,20 @@ class Source(Protocol):
     def restore(self, position: dict[str, Any]) -> None:
         """Continues from a position."""
 
+    def close(self) -> None:
+        """Reads nothing more ahead; called when the run ends, however it does."""
+
 
 class Rows:
-    """Packed rows of a corpus, reshuffled every epoch; see `training_batches`."""
+    """Packed rows of a corpus, reshuffled every epoch; see `training_batches`.
+
+    Batches are read ahead of the step, in threads; those not drawn do not count.
+    """
 
     def __init__(
         self, rows: StoredRows, config: TrainConfig, seed: int, mesh: Mesh
     ) -> None:
-        self._mesh, self._shard = mesh, data_shard(mesh, config.batch_size)
+        self._mesh, self._share = mesh, data_shard(mesh, config.batch_size)
         self._order = training_order(
             len(rows),
             batch_size=config.batch_size,
@@ -54,12 +60,12 @@ class Rows:
             batch_size=config.batch_size,
             seed=seed,
             fraction=config.data_fraction,
-            shard=self._shard,
+            mine=self._share.rows,
         )
 
     def next(self, step: int, state: Any) -> Batch:
         """Returns the next batch."""
-        return to_devices(next(self._batches), self._mesh, self._shard)
+        return to_devices(next(self._batches), self._mesh, self._share)
 
     def describe(self, step: int) -> list[int]:
         """Returns the indices, in the training split, of the rows of a batch."""
@@ -72,6 +78,10 @@ class Rows:
     def restore(self, position: dict[str, Any]) -> None:
         """Continues after the batches drawn before."""
         self._batches.set_state(position)
+
+    def close(self) -> None:
+        """Lets the threads that read ahead end."""
+        self._batches.close()
 
 
 def batch_shapes(rows: StoredRows, size: int, mesh: Mesh) -> dict[str, Any]:
@@ -88,6 +98,6 @@ def device_batches(
     rows: StoredRows, mesh: Mesh, size: int, limit: int | None = None
 ) -> Iterator[Batch]:
     """Yields held-out rows on the mesh, in batches of `size`, every row once."""
-    shard = data_shard(mesh, size)
-    batches = held_out_batches(rows, batch_size=size, limit=limit, shard=shard)
-    return (to_devices(batch, mesh, shard) for batch in batches)
+    share = data_shard(mesh, size)
+    batches = held_out_batches(rows, batch_size=size, limit=limit, mine=share.rows)
+    return (to_devices(batch, mesh, share) for batch in batches)

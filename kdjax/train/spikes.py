@@ -141,6 +141,10 @@ class SpikeGuard:
             self.times = position["times"]
             self._left_out = {step: count for step, count in position["left_out"]}
 
+    def close(self) -> None:
+        """Closes the source."""
+        self._source.close()
+
     def _is_planned(self, step: int) -> bool:
         return not step % self._every or step == self._extends
 

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from kdjax.core.metrics import Mean
 from kdjax.losses import LossSharding, fused_loss
 from kdjax.parallel.sharding import Batch
+from kdjax.train.accumulation import accumulate
 from kdjax.train.learner import Frozen, Learner
 from kdjax.train.objective import Objective, of_target
 from kdjax.train.schedules import Schedule
@@ -53,7 +54,7 @@ def make_train_step(
         state_shardings: Those of the new state; None leaves them to the compiler.
         loss_sharding: How the loss is sharded over the mesh; None for one device.
         chunk_size: For how many tokens a device holds logits at a time; None chooses by
-            the memory they take.
+            the memory they take and, on accelerators, by speed.
         schedules: Values over the steps, by the names of the metrics that record them.
     """
 
@@ -88,10 +89,10 @@ def make_train_step(
             total, metrics = weighted_sum(params, frozen, part, state.step)
             return total / norm, metrics
 
-        def gradient(part: Batch) -> tuple[Any, dict[str, Mean]]:
-            return jax.grad(loss, has_aux=True)(state.params, part)
-
-        grads, metrics = _accumulate(gradient, batch, micro_batches)
+        gradient = jax.grad(loss, has_aux=True)
+        grads, metrics = accumulate(
+            gradient, state.params, batch, micro_batches, loss_sharding
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
@@ -112,24 +113,3 @@ def make_train_step(
 
     shardings = None if state_shardings is None else (state_shardings, None)
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
-
-
-def _accumulate(gradient: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """Returns the sum of `gradient` over `parts` slices of the batch."""
-    if parts == 1:
-        return gradient(batch)
-
-    # Strided slices, because contiguous ones would lie on a few devices only.
-    def split(x: Array) -> Array:
-        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(part)), None
-
-    slices = jax.tree.map(split, batch)
-    first = jax.tree.map(lambda x: x[0], slices)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, first)
-    )
-    total, _ = jax.lax.scan(add, zeros, slices)
-    return total

@@ -33,18 +33,20 @@ class Embed(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Returns the initial residual stream."""
         config = self.config
-        x = self._table("tokens", table_size(config))[tokens]
+        x = self._rows("tokens", table_size(config), tokens)
         if config.scale_embeddings:
             x = x * jnp.asarray(config.width**0.5, x.dtype)
         if config.positions == "learned":
-            x = x + self._table("positions", config.max_length)[positions]
+            x = x + self._rows("positions", config.max_length, positions)
         return x
 
-    def _table(self, name: str, rows: int) -> Float[Array, "V D"]:
+    def _rows(
+        self, name: str, rows: int, which: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
         init = nn.initializers.normal(INIT_SCALE)
         table = self.param(name, init, (rows, self.config.width))
-        table = self.placement.weight(f"embed/{name}", table)
-        return table.astype(dtype_of(self.config))
+        dtype = dtype_of(self.config)
+        return self.placement.lookup(f"embed/{name}", table, which, dtype)
 
 
 class UntiedHead(nn.Module):
@@ -94,7 +96,7 @@ class Decoder(nn.Module):
         x, cache = layers(x, windows, view, cache)
         if not config.tie_embeddings:
             UntiedHead(config, name="head")()
-        return norm(config, "final_norm")(x), cache
+        return self.placement.whole(norm(config, "final_norm")(x)), cache
 
 
 def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:

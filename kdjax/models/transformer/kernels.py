@@ -36,7 +36,7 @@ def _is_cut(config: ModelConfig, devices: Devices, shape: tuple[int, ...]) -> bo
     rows, length = shape
     return (
         length >= _SHORTEST
-        and not rows % devices.rows
+        and not rows % devices.rows()
         and not config.key_value_heads % devices.heads
     )
 

@@ -173,17 +173,20 @@ class Block(nn.Module):
             view = narrow(view, window)
         attention = Attention(config, self.placement, name="attention")
         mlp = Mlp(config, name="mlp")
+        whole, activation = self.placement.whole, self.placement.activation
 
         def written(y: Array, name: str) -> Array:
+            y = activation(y)
             return norm(config, name)(y) if config.sandwich_norm else y
 
-        mixed, cache = attention(norm(config, "attention_norm")(x), view, cache)
+        normed = whole(norm(config, "attention_norm")(x))
+        mixed, cache = attention(normed, view, cache)
         mixed = written(mixed, "attention_post_norm")
         if config.parallel_residual:
-            inner = mlp(norm(config, "mlp_norm")(x))
+            inner = mlp(whole(norm(config, "mlp_norm")(x)))
             x = x + mixed + written(inner, "mlp_post_norm")
         else:
             x = x + mixed
-            inner = mlp(norm(config, "mlp_norm")(x))
+            inner = mlp(whole(norm(config, "mlp_norm")(x)))
             x = x + written(inner, "mlp_post_norm")
-        return self.placement.activation(x), cache
+        return activation(x), cache
