@@ -30,6 +30,7 @@ from kdjax.config.validation import check, parse, validate
 from kdjax.core import cli, leaving
 from kdjax.core.errors import UsageError
 from kdjax.core.mirrors import address
+from kdjax.core.xla_flags import use_xla_flags
 from kdjax.experiment import workdir
 from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
@@ -78,6 +79,7 @@ def _run(settings: Config, directory: epath.Path) -> None:
         return
     check_paths(settings)
     validate(settings)
+    use_xla_flags()
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.parallel.processes import join_processes
     from kdjax.parallel.sharding import barrier
