@@ -18,8 +18,8 @@ from etils import epath
 from kdjax.core import cli
 from kdjax.core.buckets import Bucket, is_remote
 from kdjax.core.errors import UsageError
-from kdjax.core.xla_flags import use_xla_flags
 from kdjax.core.mirrors import written
+from kdjax.core.xla_flags import use_xla_flags
 
 _CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint",

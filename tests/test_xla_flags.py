@@ -1,6 +1,5 @@
-"""XLA's flags: those of the chip that is there, none that the user or XLA would mind."""
+"""XLA's flags: those of the chip that is there, none that user or XLA would mind."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -22,8 +21,8 @@ devices = topologies.get_topology_desc({!r}, platform="tpu").devices
 mesh = jax.sharding.Mesh(devices, ("fsdp",))
 place = jax.NamedSharding(mesh, jax.P("fsdp"))
 x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=place)
-jax.jit(lambda x: x @ x).lower(x).compile()
-print("compiled", jax.jit(lambda x: x @ x).lower(x).compile().memory_analysis() is not None)
+compiled = jax.jit(lambda x: x @ x).lower(x).compile()
+print("compiled", compiled.memory_analysis() is not None)
 """
 
 
@@ -82,14 +81,14 @@ def test_a_gpu_is_known_by_its_device(tmp_path, device):
 
 
 def test_what_the_user_has_set_stays_flag_by_flag(library):
-    library.write_bytes(b"\0".join(re.findall(rb"xla\w+", SPARSE_CORE.encode())) + b"\0")
+    names = re.findall(rb"xla\w+", SPARSE_CORE.encode())
+    library.write_bytes(b"\0".join(names) + b"\0")
     mine = "--xla_tpu_scoped_vmem_limit_kib=1 --noxla_sc_disable_megacore_partitioning"
-    both = {"LIBTPU_INIT_ARGS": mine, "XLA_FLAGS": "--xla_enable_async_all_gather=false"}
-    environ = dict(both)
-    assert "13 flags for v5p added to LIBTPU_INIT_ARGS (" in set_flags(
-        environ, "v5p", [library]
-    )
-    assert environ["XLA_FLAGS"] == both["XLA_FLAGS"]
+    other = "--xla_enable_async_all_gather=false"
+    environ = {"LIBTPU_INIT_ARGS": mine, "XLA_FLAGS": other}
+    said = set_flags(environ, "v5p", [library])
+    assert "13 flags for v5p added to LIBTPU_INIT_ARGS (" in said
+    assert environ["XLA_FLAGS"] == other
     assert environ["LIBTPU_INIT_ARGS"].startswith(f"{mine} --")
     names = re.findall(r"--(?:no)?(\w+)", environ["LIBTPU_INIT_ARGS"])
     assert len(names) == len(set(names)) == 15

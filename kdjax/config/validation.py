@@ -247,6 +247,7 @@ def check_batches(config: Config, shards: int) -> None:
     batches = {
         f"{config.teacher_path(name)}.train": teacher.train
         for name, teacher in config.all_teachers.items()
+        if not teacher.path  # or else it is not trained
     }
     batches["config.student.train"] = config.student.train
     sizes = {
