@@ -19,6 +19,7 @@ from kdjax.core import cli
 from kdjax.core.buckets import Bucket, is_remote
 from kdjax.core.errors import UsageError
 from kdjax.core.mirrors import written
+from kdjax.core.xla_flags import use_xla_flags
 
 _CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint",
@@ -98,6 +99,7 @@ def main(argv: list[str]) -> None:
         Bucket(_OUTPUT.value)  # raises if a package is missing
     elif output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise UsageError(f"--output={output} must be a file in a directory that exists")
+    use_xla_flags()
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.checkpoints import open_model
     from kdjax.config.schema import DataConfig, MeshConfig

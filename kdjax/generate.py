@@ -14,6 +14,7 @@ from absl import flags
 
 from kdjax.core import cli
 from kdjax.core.errors import UsageError
+from kdjax.core.xla_flags import use_xla_flags
 
 _MOST_TOKENS = 2**16  # the cache has a slot for each
 _LARGEST_SEED = 2**31 - 1
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("--checkpoint is missing, such as --checkpoint=runs/gpt_small")
     if not _PROMPT.value:
         raise UsageError("--prompt is missing, such as --prompt='Once upon a time'")
+    use_xla_flags()
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.generation.sampling import Sampling
 

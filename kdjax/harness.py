@@ -13,6 +13,7 @@ import importlib
 import sys
 
 from kdjax.core.errors import UsageError
+from kdjax.core.xla_flags import use_xla_flags
 
 _NAMING = ("--model", "-M", "--config", "-C")  # arguments that name a model
 _OTHERS = ("ls", "validate")  # commands that take no model
@@ -20,6 +21,7 @@ _OTHERS = ("ls", "validate")  # commands that take no model
 
 def main() -> None:
     """Runs the harness."""
+    use_xla_flags()
     try:
         importlib.import_module("kdjax.evaluation.harness")
     except ModuleNotFoundError as error:

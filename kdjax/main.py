@@ -14,6 +14,7 @@ Any key of the config can be overridden: --config.distill.temperature=2. All key
 explained in docs/config.md and, where kdjax is installed, in kdjax/config/schema.py.
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -30,6 +31,7 @@ from kdjax.config.validation import check, parse, validate
 from kdjax.core import cli, leaving
 from kdjax.core.errors import UsageError
 from kdjax.core.mirrors import address
+from kdjax.core.xla_flags import use_xla_flags
 from kdjax.experiment import workdir
 from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
@@ -50,6 +52,9 @@ _OVERWRITE = flags.DEFINE_boolean(
 _SHARED = flags.DEFINE_string(
     "shared", "", "Where runs are that other experiments, as of a sweep, need as well."
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "Steps of each run to trace, as 10:15; the same as --config.profile."
+)
 read_literals()
 
 
@@ -61,6 +66,8 @@ def main(argv: list[str]) -> None:
     check_single(sys.argv)
     try:
         settings = parse(_CONFIG.value)
+        if _PROFILE.value:
+            settings = dataclasses.replace(settings, profile=_PROFILE.value)
         check(settings)
     except OSError as error:  # ml_collections defers it until the config is read
         reason = explain(error, sys.argv) or f"--config cannot be read: {error}"
@@ -78,6 +85,7 @@ def _run(settings: Config, directory: epath.Path) -> None:
         return
     check_paths(settings)
     validate(settings)
+    use_xla_flags()
     # Imported late, so that a mistake is reported before seconds of imports.
     from kdjax.parallel.processes import join_processes
     from kdjax.parallel.sharding import barrier

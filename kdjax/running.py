@@ -6,6 +6,7 @@ from etils import epath
 
 from kdjax.config.schema import AnyConfig, Config
 from kdjax.config.validation import check, parse, validate
+from kdjax.core.xla_flags import use_xla_flags
 from kdjax.experiment.owners import owned
 from kdjax.experiment.paths import check_paths
 from kdjax.experiment.places import opened
@@ -62,6 +63,7 @@ def _run(
         return read(directory / "report" / "report.json")
     check_paths(settings)
     validate(settings)
+    use_xla_flags()
     # Imported late, so that a mistake is reported before seconds of imports.
     import jax
 

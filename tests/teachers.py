@@ -33,7 +33,7 @@ def make_setting(directory, tokenizer, student="", **teacher):
 def architecture_of(setting):
     """Returns the teacher's architecture as an experiment finds it."""
     return teacher_architecture(
-        setting.config.teacher, open_teachers(setting)["teacher"]
+        setting.config.teacher, open_teachers(setting)["teacher"], setting
     )
 
 

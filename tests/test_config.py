@@ -162,6 +162,13 @@ MISTAKES = [
     # The batch, micro-batches and the mesh.
     ({"student.train.batch_size": 33, "student.train.micro_batches": 2}, "33", "2"),
     ({"teacher.train.batch_size": 4, "mesh.data": 8}, "mesh.data", "8"),
+    ({"student.train": {"rows_per_device": 4, "micro_batches": 2}}, "both set"),
+    ({"student.train.rows_per_device": -1}, "at least 0"),
+    (
+        {"student.train": {"rows_per_device": 8, "batch_size": 33}, "mesh.data": 8},
+        "33 is not divisible",
+    ),
+    ({"profile": "10:15", "student.train.steps": 14}, "10:15", "last step, 14"),
     ({"student.train.batch_size": 4, "mesh.data": 2, "mesh.fsdp": 4}, "8"),
     ({"mesh.data": 0}, "-1 or at least 1"),
     ({"mesh.tensor": -2}, "-1 or at least 1"),
@@ -241,6 +248,14 @@ def test_a_mistake_is_refused_in_one_line_that_names_the_key(changes, words):
             "mesh.data": 8,
             "student.train.micro_batches": 4,
         },
+        # What a loaded teacher would be trained with is not used.
+        {
+            "teacher.path": "somewhere",
+            "teacher.train.batch_size": 4,
+            "mesh.data": 8,
+        },
+        {"student.train.rows_per_device": 3, "mesh.data": 8},
+        {"student.train.steps": 15, "profile": "10:15"},
         {"distill.alpha": {"kind": "cosine", "start": 0.0, "end": 1.0}},
         {"mesh": {"data": 1, "fsdp": -1, "tensor": 4}},
         {"student.model": {"width": 98, "heads": 4, "head_width": 16}},

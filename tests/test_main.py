@@ -65,6 +65,9 @@ def mistake(*arguments):
         ([DEBUG, "--wrkdir=x"], ["wrkdir", "workdir"]),
         ([DEBUG, "stray"], ["stray", "--"]),
         ([DEBUG, "--overwrite=perhaps"], ["overwrite"]),
+        ([DEBUG, "--profile=15:10"], ["FIRST:LAST", "15:10"]),
+        ([DEBUG, "--config.profile=10"], ["FIRST:LAST", "'10'"]),
+        ([DEBUG, "--profile=10:21"], ["10:21", "the student's last step, 20"]),
         # Keys that do not exist, with the nearest that does.
         ([DEBUG, "--config.studnet.model.width=3"], ["studnet", "student"]),
         ([DEBUG, "--config.sed=3"], ["sed", "seed"]),

@@ -167,6 +167,40 @@ def test_a_device_holds_no_more_state_than_its_share(name):
             assert share <= (1 / 2 if is_factored else 1 / 8), path
 
 
+def moments(name, **values):
+    """Returns an optimiser, and the types of its state's arrays by path."""
+    config = OptimizerConfig(name, 0.01, weight_decay=0.0, **values, **STEADY)
+    optimizer = make_optimizer(config, 10)
+    shapes = jax.eval_shape(models.build(TINY).init, jax.random.key(0))
+    state = jax.tree_util.tree_leaves_with_path(jax.eval_shape(optimizer.init, shapes))
+    return optimizer, {jax.tree_util.keystr(path): leaf.dtype for path, leaf in state}
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "sgd"])
+def test_first_moments_may_be_bfloat16_and_second_ones_stay(name):
+    found = moments(name, mu_dtype="bfloat16")[1]
+    first = {path for path in found if ".mu[" in path or ".trace[" in path}
+    assert first
+    assert {found[path] for path in first} == {jnp.dtype("bfloat16")}
+    default = moments(name)[1]
+    assert {default[path] for path in first} == {jnp.dtype("float32")}
+    rest = found.keys() - first
+    assert [found[path] for path in rest] == [default[path] for path in rest]
+
+
+def test_with_first_moments_in_bfloat16_training_goes_nearly_the_same_way():
+    params = random_params(models.build(TINY))
+    exact, rounded = (
+        trajectory(moments("adamw", mu_dtype=dtype)[0], params)
+        for dtype in ("float32", "bfloat16")
+    )
+
+    def distance(x, y):
+        return float(optax.tree.norm(optax.tree.sub(x, y)))
+
+    assert 0 < distance(rounded, exact) < 0.02 * distance(exact, params)
+
+
 # Every case compiles for seconds, so only those with unusual state run by default.
 ALL = set(itertools.product(OPTIMIZERS, [(2, 2, 2), (8, 1, 1), (1, 8, 1)]))
 SOME = {("adafactor", (2, 2, 2)), ("muon", (2, 2, 2))}
@@ -231,6 +265,12 @@ def test_a_parameter_that_the_optimiser_does_not_take_is_refused():
     assert "beta2 is set, but sgd takes momentum" in refused(name="sgd", beta2=0.9)
     assert "momentum is set, but adamw takes" in refused(momentum=0.5)
     assert "decay_fraction is set" in refused(decay_fraction=0.5)
+    assert "mu_dtype is set, but adafactor takes" in refused(
+        name="adafactor", mu_dtype="bfloat16"
+    )
+    assert "mu_dtype is set, but does nothing unless" in refused(
+        name="sgd", momentum=0.0, mu_dtype="bfloat16"
+    )
 
 
 def test_an_unknown_optimiser_and_two_warm_ups_are_refused():
@@ -252,7 +292,8 @@ def test_every_parameter_changes_what_some_optimiser_does():
         default = trajectory(make_optimizer(config, 10), params)
         for parameter in taken:
             value = getattr(config, parameter)
-            changed = (not value) if value is True else value / 2 + 1e-3
+            others = {True: False, "float32": "bfloat16"}
+            changed = others[value] if value in others else value / 2 + 1e-3
             other = dataclasses.replace(config, **{parameter: changed})
             found = trajectory(make_optimizer(other, 10), params)
             moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), found, default)

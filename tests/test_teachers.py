@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -15,11 +16,18 @@ from toys import random_params
 from kdjax import models
 from kdjax.checkpoints import native
 from kdjax.checkpoints.hf.translate import canonical
-from kdjax.config import Config, ModelConfig, TeacherConfig, TokenizerConfig
+from kdjax.config import (
+    Config,
+    ModelConfig,
+    TeacherConfig,
+    TokenizerConfig,
+    default,
+)
 from kdjax.config.parsing import from_mapping
+from kdjax.config.validation import validate
 from kdjax.core.errors import UsageError
 from kdjax.experiment.setting import check_vocabularies, make_model
-from kdjax.experiment.teachers import plan_teachers
+from kdjax.experiment.teachers import _key, plan_teachers
 from kdjax.export import export
 from kdjax.text import same_ids
 from kdjax.text.tokenizer import read_tokenizer, train_tokenizer
@@ -50,6 +58,26 @@ def test_its_architecture_and_parameters_are_those_of_the_files(directory):
     config.write_text(config.read_text() + "\n")
     changed = load_teacher(make_setting(directory, BYTES))
     assert changed.sha256 != teacher.sha256
+
+
+def test_a_cached_teacher_is_another_if_its_training_is_but_not_by_rounding(tmp_path):
+    setting = make_setting(tmp_path, BYTES)
+    info = {"splits": {"train": {"sha256": "a"}}}
+    setting = setting._replace(
+        prepared=types.SimpleNamespace(tokenizer=BYTES, info=info)
+    )
+
+    def key(**changes):
+        config = default()
+        config.teacher.update(changes)
+        return _key(validate(config).teacher, setting)
+
+    # What a version without those keys has cached is found.
+    assert key() == "c57d6bf6d2d64e78"
+    for same in ({"model": {"remat": "none"}}, {"train": {"rows_per_device": 8}}):
+        assert key(**same) == key()
+    rounded = {"train": {"optimizer": {"mu_dtype": "bfloat16"}}}
+    assert len({key(), key(**rounded), key(model={"remat": "dots"})}) == 3
 
 
 @pytest.mark.parametrize("is_own", [False, True])

@@ -12,7 +12,15 @@ import subprocess
 import pytest
 from etils import epath
 
-from kdjax.config import Config, DistillConfig, EvaluateConfig, MeshConfig
+from kdjax.config import (
+    Config,
+    DistillConfig,
+    EvaluateConfig,
+    MeshConfig,
+    ModelConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from kdjax.core.errors import UsageError
 from kdjax.core.files import beside, remove_leftovers
 from kdjax.experiment import workdir
@@ -76,6 +84,9 @@ def test_another_config_is_refused_with_the_difference_and_harms_nothing(claimed
         {"cache_dir": "elsewhere"},
         {"log_every": 1},
         {"compile_cache": ""},
+        {"profile": "1:2"},
+        {"student": StudentConfig(model=ModelConfig(0, 0, 0, remat="block"))},
+        {"teacher": TeacherConfig(model=ModelConfig(remat="none"))},
     ],
     ids=lambda free: next(iter(free)),
 )

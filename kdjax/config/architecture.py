@@ -60,8 +60,9 @@ class ModelConfig:
     mlp_bias: bool = False  # of all projections of the MLP
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
     # What of a layer backward recomputes: nothing, all, all but the attention's result,
-    # or all but the products of matrices.
-    remat: Literal["none", "block", "context", "dots"] = "none"
+    # or all but the products of matrices. "auto": nothing on CPUs; elsewhere "context"
+    # where a kernel computes the attention, or else "block".
+    remat: Literal["auto", "none", "block", "context", "dots"] = "auto"
     # The kernel of the attention; "auto" chooses by platform and shape.
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
 

@@ -75,11 +75,11 @@ class MeshConfig:
 
 # The keys of `train.OPTIMIZERS`, and the parameters below that each of them takes.
 OPTIMIZER_PARAMETERS = {
-    "adamw": ("beta1", "beta2", "epsilon"),
-    "lion": ("beta1", "beta2"),
+    "adamw": ("beta1", "beta2", "epsilon", "mu_dtype"),
+    "lion": ("beta1", "beta2", "mu_dtype"),
     "adafactor": ("beta2_decay",),
-    "muon": ("beta1", "beta2", "epsilon", "momentum", "nesterov"),
-    "sgd": ("momentum", "nesterov"),
+    "muon": ("beta1", "beta2", "epsilon", "momentum", "nesterov", "mu_dtype"),
+    "sgd": ("momentum", "nesterov", "mu_dtype"),
 }
 
 
@@ -102,6 +102,8 @@ class OptimizerConfig:
     beta2_decay: float = 0.8  # adafactor: beta2 is 1 - step**-beta2_decay
     momentum: float = 0.95  # sgd, muon; 0: none
     nesterov: bool = True  # sgd, muon
+    # adamw, lion, muon, sgd: of the first moment. Adam's second one stays in float32.
+    mu_dtype: Literal["float32", "bfloat16"] = "float32"
     clip: float = 1.0  # global gradient norm
 
 
@@ -128,6 +130,9 @@ class TrainConfig:
     steps: int = 300  # updates; a student's may be raised later, see README
     batch_size: int = 32  # rows of the global batch
     micro_batches: int = 1  # parts of the batch processed in turn, to save memory
+    # In place of them: the most rows that a device processes at a time, from which they
+    # follow, whatever the mesh; 0: not used.
+    rows_per_device: int = 0
     # Tokens whose logits a device holds at a time. 0: so few that they hardly add to
     # its memory use, on an accelerator about 1,024 if they take no more than half a
     # GiB; where memory allows, more are faster.
@@ -148,8 +153,9 @@ class TeacherConfig:
     # .gguf file, or ORG/NAME or ORG/NAME@REVISION on the Hugging Face hub; "": train
     # one.
     path: str = ""
-    # For a loaded teacher, of parameters and computation; "": as it is stored.
-    dtype: Literal["", "float32", "bfloat16"] = ""
+    # For a loaded teacher, of parameters and computation; "": as it is stored on CPUs,
+    # "bfloat16" on accelerators.
+    dtype: Literal["", "stored", "float32", "bfloat16"] = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -242,6 +248,8 @@ class Config:
     # "": nowhere.
     compile_cache: str = "auto"
     log_every: int = 10  # steps between records of the metrics
+    # Steps of each run that `jax.profiler` traces, as "10:15"; docs/performance.md.
+    profile: str = ""
     # A Weights & Biases project, PROJECT or ORG/PROJECT, that gets the metrics as well.
     wandb: str = ""
     data: DataConfig = DataConfig()

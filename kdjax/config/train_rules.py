@@ -13,7 +13,13 @@ from kdjax.config.schema import (
 from kdjax.core.errors import UsageError
 
 MOST = 10**9  # of steps, rows and whatever else is counted
-_WHOLE = {"steps": 1, "batch_size": 1, "micro_batches": 1, "chunk_size": 0}
+_WHOLE = {
+    "steps": 1,
+    "batch_size": 1,
+    "micro_batches": 1,
+    "rows_per_device": 0,
+    "chunk_size": 0,
+}
 _SPIKE_GUARD = {
     "window": (2, 10_000),
     "rewind": (0, MOST),
@@ -33,6 +39,7 @@ _ONLY: tuple[tuple[str, Callable[[OptimizerConfig], bool], str], ...] = (
     ("decay_fraction", lambda o: o.decay == "wsd", "decay = 'wsd'"),
     ("final_fraction", lambda o: o.decay != "constant", "decay is not 'constant'"),
     ("nesterov", lambda o: o.momentum > 0, "momentum > 0"),
+    ("mu_dtype", lambda o: o.name != "sgd" or o.momentum > 0, "momentum > 0"),
 )
 
 
@@ -47,6 +54,10 @@ def check_train(train: TrainConfig, path: str) -> None:
     if not 0 < train.data_fraction <= 1:
         raise UsageError(
             f"{path}.data_fraction must be in (0, 1]; it is {train.data_fraction:g}"
+        )
+    if train.rows_per_device and train.micro_batches != TrainConfig.micro_batches:
+        raise UsageError(
+            f"{path}.micro_batches and {path}.rows_per_device are both set; remove one"
         )
     _check_optimizer(train.optimizer, train.steps, f"{path}.optimizer")
     _check_spike_guard(train.spike_guard, f"{path}.spike_guard")

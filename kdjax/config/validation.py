@@ -8,8 +8,10 @@ import re
 
 from kdjax.config.architecture import MOST_TOKENS
 from kdjax.config.data_rules import check_data
+from kdjax.config.devices import micro_batches_of
 from kdjax.config.model_rules import check_model, check_used
 from kdjax.config.parsing import between, check_texts, from_mapping, shown, whole
+from kdjax.config.profiling import read_profile
 from kdjax.config.schema import (
     AnyConfig,
     Config,
@@ -105,8 +107,18 @@ def check(config: Config) -> None:
     _check_rules(config.student.rules, "config.student.rules")
     _check_teachers(config)
     _check_student(config)
+    _check_profile(config)
     mesh = config.mesh
     check_batches(config, max(mesh.data, 1) * max(mesh.fsdp, 1))
+
+
+def _check_profile(config: Config) -> None:
+    steps, last = read_profile(config.profile), config.student.train.steps
+    if steps and steps[-1] > last:
+        raise UsageError(
+            f"config.profile = {config.profile!r} ends after the student's last step, "
+            f"{last}"
+        )
 
 
 def _check_distill(distill: DistillConfig) -> None:
@@ -235,9 +247,13 @@ def check_batches(config: Config, shards: int) -> None:
     batches = {
         f"{config.teacher_path(name)}.train": teacher.train
         for name, teacher in config.all_teachers.items()
+        if not teacher.path  # or else it is not trained
     }
     batches["config.student.train"] = config.student.train
-    sizes = {path: (b.batch_size, b.micro_batches) for path, b in batches.items()}
+    sizes = {
+        path: (train.batch_size, micro_batches_of(train, shards))
+        for path, train in batches.items()
+    }
     sizes["config.evaluate"] = config.evaluate.batch_size, 1
     for path, (size, micro_batches) in sizes.items():
         if size % (micro_batches * shards):

@@ -131,7 +131,7 @@ def _run(
 
     stored_teachers, stored_student = open_teachers(setting), open_student(setting)
     name, first = next(iter(config.all_teachers.items()))
-    architecture = teacher_architecture(first, stored_teachers[name])
+    architecture = teacher_architecture(first, stored_teachers[name], setting)
     student = plan_student(architecture, stored_student, setting)
     candidates = plan_teachers(stored_teachers, setting)
     for candidate in candidates:

@@ -162,6 +162,7 @@ class Trainer:
                     config.checkpoint,
                     config.log_every,
                     config.wandb,
+                    config.profile,
                 )
         training = dataclasses.replace(
             result.training,

@@ -10,6 +10,7 @@ import jax
 
 from kdjax.checkpoints import StoredModel, native
 from kdjax.config.architecture import ModelConfig
+from kdjax.config.devices import teacher_dtype
 from kdjax.config.schema import OptimizerConfig, TeacherConfig
 from kdjax.core.logging import say
 from kdjax.core.mirrors import drop, publish, pull
@@ -34,6 +35,7 @@ _ADDED = (
     "beta2_decay",
     "momentum",
     "nesterov",
+    "mu_dtype",
 )
 
 
@@ -90,14 +92,18 @@ def open_teachers(setting: Setting) -> dict[str, StoredModel | None]:
 
 
 def teacher_architecture(
-    config: TeacherConfig, stored: StoredModel | None
+    config: TeacherConfig, stored: StoredModel | None, setting: Setting
 ) -> ModelConfig:
     """Returns a teacher's architecture, from the model on disk if there is one."""
     if stored is None:
         return config.model
     found = stored.config
-    dtype: Any = config.dtype or found.dtype
+    dtype: Any = _dtype(config, setting) or found.dtype
     return dataclasses.replace(found, dtype=dtype)
+
+
+def _dtype(config: TeacherConfig, setting: Setting) -> str:
+    return teacher_dtype(config, setting.mesh.devices.flat[0].platform)
 
 
 def plan_teachers(
@@ -111,7 +117,7 @@ def plan_teachers(
     candidates = []
     for name, teacher in setting.config.all_teachers.items():
         model = make_model(
-            teacher_architecture(teacher, stored[name]),
+            teacher_architecture(teacher, stored[name], setting),
             setting.config.teacher_path(name),
             teacher.rules,
             setting,
@@ -199,7 +205,8 @@ def _obtain(candidate: Candidate, teacher: Predict, setting: Setting) -> Trained
 def _load(
     name: str, stored: StoredModel, config: TeacherConfig, setting: Setting
 ) -> Trained:
-    model, params = stored.load(setting.mesh, config.rules, config.dtype or None)
+    dtype = _dtype(config, setting) or None
+    model, params = stored.load(setting.mesh, config.rules, dtype)
     say(f"{name}: loaded from {stored.path}")
     # Only the first process reports it, and hashing reads the whole file.
     sha256 = stored.fingerprint if jax.process_index() == 0 else ""
@@ -210,7 +217,10 @@ def _key(config: TeacherConfig, setting: Setting) -> str:
     """Returns a hash of everything that determines a trained teacher."""
     prepared = setting.prepared
     teacher = dataclasses.asdict(config)
-    del teacher["train"]["chunk_size"]  # changes rounding only
+    for name in ("chunk_size", "rows_per_device"):  # they change rounding only
+        del teacher["train"][name]
+    if teacher["model"]["remat"] == "auto":  # which was added later; the same holds
+        teacher["model"]["remat"] = "none"
     del teacher["dtype"]  # applies to loaded teachers only
     del teacher["weight"]  # applies to the ensemble only
     optimizer = teacher["train"]["optimizer"]

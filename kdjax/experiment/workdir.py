@@ -30,6 +30,7 @@ _FREE = (
     "config.cache_dir",
     "config.compile_cache",
     "config.log_every",
+    "config.profile",
     "config.wandb",
     "config.evaluate.every",
     "config.checkpoint",
@@ -37,6 +38,7 @@ _FREE = (
     "config.tokenizer.lost_fraction",
     "config.data.special_tokens",
 )
+_REMAT = ".model.remat"  # of every model
 _STEPS = "config.student.train.steps"  # may be raised: students are trained on
 FAILED = "failed.json"  # why a point of a sweep failed
 LOCK, _OWNER = ".lock", ".lock.owner"
@@ -214,7 +216,7 @@ def _steps(config: Any) -> int:
 
 
 def _differences(found: Any, wanted: Any, path: str = "config") -> Iterator[str]:
-    if path in _FREE:
+    if path in _FREE or path.endswith(_REMAT):
         return
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted(found.keys() | wanted.keys()):

@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from kdjax.core.xla_flags import libraries_of, set_flags
+from kdjax.parallel.chips import Chip
 from kdjax.planning.program import make_job
 from kdjax.planning.resolve import Subject, from_json
 from kdjax.planning.target import described, parse_target
@@ -76,11 +78,14 @@ def ask(request: Mapping[str, Any], **environment: str) -> dict[str, Any]:
     # Models of a single device differ from those of several.
     is_single = parse_target(request["target"]).devices == 1
     devices = {"JAX_NUM_CPU_DEVICES": "1" if is_single else "2"}
+    variables = os.environ | _ENVIRONMENT | devices | environment
+    chip = _flags_of(parse_target(request["target"]).chip)
+    set_flags(variables, chip, libraries_of(chip, variables))
     command = [sys.executable, "-m", "kdjax.planning.compiled", json.dumps(request)]
     try:
         run = subprocess.run(
             command,
-            env=os.environ | _ENVIRONMENT | devices | environment,
+            env=variables,
             capture_output=True,
             text=True,
             check=False,
@@ -92,6 +97,11 @@ def ask(request: Mapping[str, Any], **environment: str) -> dict[str, Any]:
         return {"error": reason(run.stderr)}
     answer: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
     return answer
+
+
+def _flags_of(chip: Chip) -> Any:
+    """Returns the name under which `core.xla_flags` has a chip's flags."""
+    return chip.name if chip.platform == "tpu" else "nvidia"
 
 
 def reason(message: str) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from kdjax.experiment.runs import student_roles
 from kdjax.models.flops import training_flops
 from kdjax.planning.arrays import state_shapes, tree_bytes
-from kdjax.planning.resolve import Subject
+from kdjax.planning.resolve import Subject, checked
 from kdjax.planning.time import times
 from kdjax.results.measured import teacher_role
 
@@ -69,7 +69,7 @@ def training_of(subject: Subject, name: str) -> Subject:
         ),
     )
     model = subject.teachers[name].model
-    return subject._replace(config=config, student=model, teachers={})
+    return checked(subject._replace(config=config, student=model, teachers={}))
 
 
 def run_costs(subject: Subject) -> list[RunCost]:

@@ -6,9 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from kdjax.config.architecture import ModelConfig
-from kdjax.models.transformer.kernels import choose
-from kdjax.parallel.placement import Devices, Placement
-from kdjax.planning.resolve import Subject
+from kdjax.planning.resolve import Subject, kernel_of
 
 _LANES = 128  # of a TPU: kernels pad narrower heads to it
 
@@ -137,7 +135,6 @@ def layer_of(subject: Subject, model: ModelConfig) -> Layer:
     train, length = subject.config.student.train, subject.config.data.length
     rows = train.batch_size // train.micro_batches
     mesh, platform = subject.mesh, subject.target.chip.platform
-    devices = Devices(platform, subject.batch_shards, mesh["tensor"], lambda run: run)
-    kernel = choose(model, Placement(devices=devices), (rows, length))
+    kernel = kernel_of(subject, model)
     tokens = rows * length // subject.batch_shards
     return Layer(model, tokens, length, kernel, mesh["tensor"], platform == "tpu")

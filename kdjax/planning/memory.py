@@ -111,20 +111,11 @@ def _casts(subject: Subject) -> float:
 
 
 def _tables(subject: Subject) -> float:
-    """Returns the bytes of gathered heads, and of tables that are kept beside them.
-
-    Micro-batches share what is gathered before the first of them: the tables that
-    embeddings are looked up in as well. Where a teacher's table is its head, one copy
-    serves both; the student's head is another one, which its gradient flows through.
-    """
+    """Returns the bytes of gathered heads; embeddings are looked up where they are."""
     if subject.mesh["fsdp"] == 1:
         return 0.0
-    is_parted = subject.config.student.train.micro_batches > 1
-    tables = (2 if is_parted else 1) * _table(subject, subject.student)
-    for each in subject.teachers.values():
-        is_apart = is_parted and not each.model.tie_embeddings
-        tables += (2 if is_apart else 1) * _table(subject, each.model)
-    return tables
+    models = [subject.student, *(each.model for each in subject.teachers.values())]
+    return sum(_table(subject, model) for model in models)
 
 
 def _table(subject: Subject, model: ModelConfig) -> float:
@@ -139,7 +130,9 @@ def _at_the_loss(subject: Subject) -> dict[str, float]:
     ids = table_size(subject.student) / subject.mesh["tensor"]
     widest = max(model.width for model in models)
     size = subject.config.student.train.chunk_size
-    size = size or default_size(student.tokens, widest, int(ids))
+    size = size or default_size(
+        student.tokens, widest, int(ids), subject.target.chip.platform
+    )
     logits = 4.0 * min(size, student.tokens) * ids
     head = 4.0 * ids * subject.student.width  # its gradient, summed over the chunks
     # Where nothing scatters it, the sum over devices is another array.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from kdjax.checkpoints import hub, open_model
 from kdjax.config.architecture import ModelConfig
+from kdjax.config.devices import micro_batches_of, remat_of, teacher_dtype
 from kdjax.config.model_rules import check_model
 from kdjax.config.parsing import convert
 from kdjax.config.schema import Config, MeshConfig, Rules, StudentConfig, TeacherConfig
@@ -17,6 +18,8 @@ from kdjax.core.errors import UsageError
 from kdjax.core.inputs import exists
 from kdjax.experiment.setting import check_vocabularies
 from kdjax.models import build
+from kdjax.models.transformer.kernels import choose
+from kdjax.parallel.placement import Devices, Placement
 from kdjax.parallel.sharding import AXES, BATCH_AXES, axis_sizes
 from kdjax.planning.target import Target, parse_target
 from kdjax.text import load_tokenizer
@@ -115,7 +118,7 @@ def unplaced(config: Config, target: Target) -> Subject:
     """
     ids = _Vocabulary(config)
     teachers = {
-        name: _teacher(teacher, config.teacher_path(name), ids)
+        name: _teacher(teacher, config.teacher_path(name), ids, target)
         for name, teacher in config.all_teachers.items()
     }
     first = next(iter(teachers.values())).model
@@ -125,7 +128,7 @@ def unplaced(config: Config, target: Target) -> Subject:
 
 
 def checked(subject: Subject) -> Subject:
-    """Returns the subject.
+    """Returns the subject, with what its config leaves to the devices.
 
     Raises:
         UsageError: Its models, mesh and batches do not fit each other.
@@ -139,6 +142,7 @@ def checked(subject: Subject) -> Subject:
             "config.mesh.data or config.mesh.fsdp"
         )
     check_batches(config, subject.batch_shards)
+    subject = _settled(subject)
     check_model(subject.student, config, "config.student.model")
     student = build(subject.student)
     for name, teacher in subject.teachers.items():
@@ -147,13 +151,46 @@ def checked(subject: Subject) -> Subject:
     return subject
 
 
-def _teacher(config: TeacherConfig, key: str, ids: "_Vocabulary") -> Teacher:
+def kernel_of(subject: Subject, model: ModelConfig) -> str:
+    """Returns what computes the attention of one of the subject's models."""
+    train, platform = subject.config.student.train, subject.target.chip.platform
+    heads = subject.mesh["tensor"]
+    devices = Devices(platform, subject.batch_shards, heads, lambda run: run)
+    shape = train.batch_size // train.micro_batches, subject.config.data.length
+    return choose(model, Placement(devices=devices), shape)
+
+
+def _settled(subject: Subject) -> Subject:
+    """Returns the subject with micro-batches and policies as the devices want them."""
+    config = subject.config
+    train = config.student.train
+    parts = micro_batches_of(train, subject.batch_shards)
+    train = dataclasses.replace(train, micro_batches=parts, rows_per_device=0)
+    student = dataclasses.replace(config.student, train=train)
+    subject = subject._replace(config=dataclasses.replace(config, student=student))
+
+    def computed(model: ModelConfig) -> ModelConfig:
+        is_blockwise = kernel_of(subject, model) != "xla"
+        platform = subject.target.chip.platform
+        remat = remat_of(model, platform, is_blockwise=is_blockwise)
+        return dataclasses.replace(model, remat=remat)
+
+    teachers = {
+        name: dataclasses.replace(teacher, model=computed(teacher.model))
+        for name, teacher in subject.teachers.items()
+    }
+    return subject._replace(student=computed(subject.student), teachers=teachers)
+
+
+def _teacher(
+    config: TeacherConfig, key: str, ids: "_Vocabulary", target: Target
+) -> Teacher:
     if not config.path:
         model, dtype = config.model, "float32"
     else:
         model = _stored(config.path, config.model, key)
-        dtype = config.dtype or model.dtype
-        model = dataclasses.replace(model, dtype=dtype)
+        found: Any = teacher_dtype(config, target.chip.platform) or model.dtype
+        model, dtype = dataclasses.replace(model, dtype=found), found
     is_trained = not config.path
     return Teacher(ids.filled(model), dtype, config.rules, config.weight, is_trained)
 

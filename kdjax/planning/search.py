@@ -78,8 +78,12 @@ def _variants(subject: Subject) -> Iterator[Subject]:
     for sizes in _meshes(subject.target.devices, len(AXES)):
         mesh = dict(zip(AXES, sizes, strict=True))
         moved = subject._replace(mesh=mesh)
-        if rows % moved.batch_shards or not _is_valid(moved):
+        if rows % moved.batch_shards:
             continue
+        valid = _valid(moved)
+        if valid is None:
+            continue
+        moved = valid
         parts = rows // moved.batch_shards
         counts = [n for n in range(1, parts + 1) if parts % n == 0]
         for micro, remat in itertools.product(counts, POLICIES):
@@ -98,7 +102,9 @@ def _meshes(devices: int, axes: int) -> Iterator[tuple[int, ...]]:
 
 def _with(subject: Subject, micro: int, remat: str) -> Subject:
     config = subject.config
-    train = dataclasses.replace(config.student.train, micro_batches=micro)
+    train = dataclasses.replace(
+        config.student.train, micro_batches=micro, rows_per_device=0
+    )
     config = dataclasses.replace(
         config, student=dataclasses.replace(config.student, train=train)
     )
@@ -106,11 +112,11 @@ def _with(subject: Subject, micro: int, remat: str) -> Subject:
     return subject._replace(config=config, student=student)
 
 
-def _is_valid(subject: Subject) -> bool:
-    """Returns whether models can be sharded over the mesh, and slices linked."""
+def _valid(subject: Subject) -> Subject | None:
+    """Returns the subject for its mesh; None: a model cannot be sharded over it."""
     try:
-        checked(_with(subject, 1, subject.student.remat))
-        memory(subject)  # raises if the mesh does not divide a parameter
+        valid = checked(_with(subject, 1, subject.student.remat))
+        memory(valid)  # raises if the mesh does not divide a parameter
     except UsageError:
-        return False
-    return True
+        return None
+    return valid

@@ -163,7 +163,11 @@ def _head(subject: Subject, layers: list[Layer]) -> tuple[float, float]:
     flops = 2 * student.tokens * ids * (3 * widths[0] + sum(widths[1:]))
     size = subject.config.student.train.chunk_size
     size = min(
-        size or default_size(student.tokens, max(widths), int(ids)), student.tokens
+        size
+        or default_size(
+            student.tokens, max(widths), int(ids), subject.target.chip.platform
+        ),
+        student.tokens,
     )
     chunks = -(-student.tokens // size)
     gradient = 8 * ids * widths[0] * chunks  # the sum of the head's, read and written

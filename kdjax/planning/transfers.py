@@ -38,10 +38,10 @@ def _along_fsdp(subject: Subject) -> dict[str, float]:
     passes = 2 if POLICIES[subject.student.remat].gathers else 1
     weights = passes * student.model.layers * student.weights
     weights += sum(each.model.layers * each.weights for each in teachers)
-    # Tables are gathered before the first micro-batch, for all of them.
-    tables = 2 * sum(_table(each) for each in [student, *teachers])
-    gradients = student.model.layers * student.weights + 2 * _table(student)
-    return {"weights": micro * weights + tables, "gradients": micro * gradients}
+    # Heads are gathered before the first micro-batch, for all of them.
+    heads = sum(_table(each) for each in [student, *teachers])
+    gradients = student.model.layers * student.weights + _table(student)
+    return {"weights": micro * weights + heads, "gradients": micro * gradients}
 
 
 def _along_tensor(subject: Subject) -> dict[str, float]:

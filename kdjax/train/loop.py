@@ -5,6 +5,7 @@ side effects come in sequence.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -14,6 +15,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from kdjax.config.devices import micro_batches_of
 from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
 from kdjax.core.compilation import little_optimised
 from kdjax.core.errors import UsageError
@@ -21,7 +23,7 @@ from kdjax.core.logging import say
 from kdjax.core.mirrors import pull
 from kdjax.core.stopping import after_the_step
 from kdjax.losses import LossSharding
-from kdjax.parallel.sharding import abstract
+from kdjax.parallel.sharding import BATCH_AXES, abstract
 from kdjax.results.measured import CurvePoint, Training
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.learner import Frozen, Learner
@@ -29,6 +31,7 @@ from kdjax.train.meter import Meter, curve, summary
 from kdjax.train.objective import Objective
 from kdjax.train.optimizers import make_optimizer
 from kdjax.train.position import START
+from kdjax.train.profiling import Profiler
 from kdjax.train.records import METRICS, read_metrics
 from kdjax.train.saving import Saver
 from kdjax.train.schedules import learning_rate
@@ -131,12 +134,13 @@ def prepare(job: Job) -> Program:
     placed = state_shardings(shapes, job.mesh, job.rules)
     shapes = abstract(shapes, placed)
     rate = learning_rate(job.config.optimizer, job.config.steps)
+    shards = math.prod(job.mesh.shape[axis] for axis in BATCH_AXES)
     step: Any = make_train_step(
         job.learner,
         optimizer,
         job.objective,
         job.task,
-        micro_batches=job.config.micro_batches,
+        micro_batches=micro_batches_of(job.config, shards),
         state_shardings=placed,
         loss_sharding=LossSharding(job.mesh),
         chunk_size=job.config.chunk_size or None,
@@ -157,6 +161,7 @@ def train(
     checkpoints: CheckpointConfig,
     log_every: int,
     wandb: str = "",
+    profile: str = "",
 ) -> Result:
     """Trains to the last step, from the newest good checkpoint if there is one.
 
@@ -168,6 +173,7 @@ def train(
         checkpoints: When the state is saved, and what is kept.
         log_every: Steps between records of the training metrics.
         wandb: A Weights & Biases project that gets the metrics too; "": none.
+        profile: The steps that are traced, as in the config; "": none.
 
     Raises:
         FloatingPointError: Loss or gradients stayed non-finite for several steps.
@@ -178,10 +184,13 @@ def train(
     """
     config = program.job.config
     guard = SpikeGuard(run.source, config.spike_guard, checkpoints.every, run.extends)
+    profiler = Profiler(run.name, run.directory, profile)
     state = None
     with closing(guard):
         while state is None:
-            state = _until_a_jump(program, run, guard, checkpoints, log_every, wandb)
+            state = _until_a_jump(
+                program, run, guard, profiler, checkpoints, log_every, wandb
+            )
     if jax.process_index():
         pull(run.directory / METRICS)  # which the first process has written
     records = read_metrics(run.directory)
@@ -194,6 +203,7 @@ def _until_a_jump(
     program: Program,
     run: Run,
     guard: SpikeGuard,
+    profiler: Profiler,
     checkpoints: CheckpointConfig,
     log_every: int,
     wandb: str,
@@ -248,14 +258,17 @@ def _until_a_jump(
         after_the_step() as stop,
         closing(meter),
         closing(saved),
+        closing(profiler),
         jax.transfer_guard("disallow"),
     ):
         if not begun.is_evaluated:
             meter.held_out(start, run.evaluate(state.params))
             meter.resume(is_planned=False)
         for step in range(start + 1, steps + 1):
+            profiler.begin(step, state)
             batch = guard.next(step, state)
             state, metrics = program.step(state, run.frozen, batch)
+            profiler.end(step, state)
             meter.record(step, metrics)
             is_save = saver.is_due(step, stop)
             is_planned = step == steps or not all(

@@ -45,11 +45,13 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    return optax.scale_by_adam(
+        config.beta1, config.beta2, config.epsilon, mu_dtype=config.mu_dtype
+    )
 
 
 def _lion(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.scale_by_lion(config.beta1, config.beta2)
+    return optax.scale_by_lion(config.beta1, config.beta2, config.mu_dtype)
 
 
 def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -72,12 +74,13 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
         adam_b2=config.beta2,
         muon_weight_dimension_numbers=_matrices,
         consistent_rms=_MUON_RMS,
+        mu_dtype=config.mu_dtype,
     )
     return optax.chain(muon, optax.scale(-1.0))  # it descends; a direction ascends
 
 
 def _sgd(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.trace(config.momentum, config.nesterov)
+    return optax.trace(config.momentum, config.nesterov, config.mu_dtype)
 
 
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {

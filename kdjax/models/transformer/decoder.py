@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from kdjax.config.architecture import ModelConfig
+from kdjax.config.devices import remat_of
 from kdjax.models.transformer.attention import Cache, View, narrow
 from kdjax.models.transformer.kernels import CONTEXT
 from kdjax.models.transformer.layers import INIT_SCALE, Block, dtype_of, norm
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
         elif config.windows[0]:
             view = narrow(view, jnp.array(config.windows[0]))
         layers = nn.scan(
-            _layer(config, self.placement, self.is_initializing()),
+            _layer(config, self.placement, self.is_initializing(), view.mask is None),
             variable_axes={"params": 0, STATISTICS: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast if windows is None else 0, nn.broadcast, 0),
@@ -99,7 +100,9 @@ class Decoder(nn.Module):
         return self.placement.whole(norm(config, "final_norm")(x)), cache
 
 
-def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
+def _layer(
+    config: ModelConfig, placement: Placement, is_init: bool, is_blockwise: bool
+) -> Any:
     """Returns the block with its weights placed at use and its remat policy."""
 
     def place(variables: Any) -> Any:
@@ -109,13 +112,15 @@ def _layer(config: ModelConfig, placement: Placement, is_init: bool) -> Any:
         return jax.tree_util.tree_map_with_path(one, variables)
 
     block = nn.map_variables(Block, "params", place, init=is_init)
-    if config.remat == "none":
+    platform = placement.devices.platform if placement.devices else "cpu"
+    remat = remat_of(config, platform, is_blockwise=is_blockwise)
+    if remat == "none":
         return block
     policy = {
         "block": None,
         "context": jax.checkpoint_policies.save_only_these_names(CONTEXT),
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    }[config.remat]
+    }[remat]
     # XLA's CSE cannot undo rematerialisation inside a scan, so prevent_cse would only
     # cost speed.
     return nn.remat(block, policy=policy, prevent_cse=False)

@@ -15,6 +15,7 @@ _IRRELEVANT = (
         "cache_dir",
         "compile_cache",
         "log_every",
+        "profile",
         "wandb",
         "mesh",
         "checkpoint",
