@@ -84,7 +84,8 @@ def set_flags(
     switch = environ.get(SWITCH, "")
     if switch.lower() not in _SWITCHED:
         raise UsageError(f"{SWITCH}={switch} must be true or false")
-    if chip not in FLAGS or not libraries or not _SWITCHED[switch.lower()]:
+    is_wanted = _SWITCHED[switch.lower()] and bool(libraries)
+    if chip is None or chip not in FLAGS or not is_wanted:
         return ""
     given = f"{environ.get(_ALL, '')} {environ.get(_TPU, '')}".split()
     theirs = {_name(flag) for flag in given}

@@ -155,7 +155,7 @@ def kernel_of(subject: Subject, model: ModelConfig) -> str:
     """Returns what computes the attention of one of the subject's models."""
     train, platform = subject.config.student.train, subject.target.chip.platform
     heads = subject.mesh["tensor"]
-    devices = Devices(platform, subject.batch_shards, heads, lambda run: run)
+    devices = Devices(platform, lambda: subject.batch_shards, heads, lambda run: run)
     shape = train.batch_size // train.micro_batches, subject.config.data.length
     return choose(model, Placement(devices=devices), shape)
 
