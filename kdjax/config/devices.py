@@ -13,9 +13,9 @@ def remat_of(model: ModelConfig, platform: str, *, is_blockwise: bool) -> Remat:
 
     "auto" recomputes nothing on CPUs, where memory is plentiful and time is not, and
     every layer on accelerators. What blockwise attention has returned is kept there,
-    as large as a layer's input: with it the backward pass needs no second forward pass
-    of the kernel, the part of a layer that grows with the square of the length. XLA's
-    attention would recompute its scores in any case.
+    about as large as a layer's input: with it the backward pass needs no second forward
+    pass of the kernel, the part of a layer that grows with the square of the length.
+    XLA's attention would recompute its scores in any case.
 
     Args:
         model: The architecture.

@@ -84,12 +84,12 @@ def set_flags(
     switch = environ.get(SWITCH, "")
     if switch.lower() not in _SWITCHED:
         raise UsageError(f"{SWITCH}={switch} must be true or false")
-    is_wanted = _SWITCHED[switch.lower()] and bool(libraries)
-    if chip is None or chip not in FLAGS or not is_wanted:
+    wanted = FLAGS.get(chip, ()) if chip and _SWITCHED[switch.lower()] else ()
+    if not chip or not libraries:
         return ""
     given = f"{environ.get(_ALL, '')} {environ.get(_TPU, '')}".split()
     theirs = {_name(flag) for flag in given}
-    missing = [flag for flag in FLAGS[chip] if _name(flag) not in theirs]
+    missing = [flag for flag in wanted if _name(flag) not in theirs]
     if not missing:
         return ""
     known, variable = _known(missing, libraries), _variable(chip)
@@ -152,5 +152,6 @@ def _files(package: str, pattern: str) -> list[pathlib.Path]:
 
 def _has_started() -> bool:
     """Returns whether jax has started its backend, after which it reads no flags."""
-    bridge = sys.modules.get("jax._src.xla_bridge")
-    return bridge is not None and bool(bridge.backends_are_initialized())
+    bridge = sys.modules.get("jax._src.xla_bridge")  # jax has no public way to ask
+    has_started = getattr(bridge, "backends_are_initialized", lambda: False)
+    return bool(has_started())
