@@ -209,7 +209,7 @@ def test_residuals_are_sharded_along_batch_and_length_where_it_divides(length, p
     placement = make_placement(make_mesh(MeshConfig(2, 2, 2)))
     residual = jax.jit(placement.activation)(jnp.zeros((8, length, 5)))
     assert residual.addressable_shards[0].data.shape == piece
-    read = jax.jit(placement.whole)(residual)
+    read = jax.jit(placement.gather)(residual)
     assert read.addressable_shards[0].data.shape == (2, length, 5)
     single = jnp.zeros((1, length, 5))
     assert jax.jit(placement.activation)(single).shape == single.shape

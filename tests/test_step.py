@@ -153,6 +153,29 @@ def test_the_data_axis_reduces_gradients_once_whatever_the_micro_batches(
     assert "data" in axes_of_collectives(program, shape, in_loops=False)
 
 
+@pytest.mark.slow
+def test_the_tensor_axis_exchanges_activations_and_never_weights():
+    """In both passes: a gradient goes back the way that its value came."""
+    mesh = make_mesh(MeshConfig(1, 1, 8))
+    config = dataclasses.replace(STUDENT, mlp="gated", ffn_width=256, remat="block")
+    student = models.build(config, placement=make_placement(mesh))
+    optimizer = keep_gradient()
+    state = jax.eval_shape(lambda: start(random_params(student), optimizer))
+    placed = shardings(state, mesh)
+    options = {"state_shardings": placed, "loss_sharding": losses.LossSharding(mesh)}
+    step = train_step(student, optimizer, **options)
+    batch = to_devices(packed_batch(4, 128, 120), mesh, data_shard(mesh, 4))
+    program = step.lower(abstract(state, placed), {}, batch).compile().as_text()
+    kinds = r"(?:all-gather|all-to-all|all-reduce|reduce-scatter)\("
+    found = set()
+    for line in program.splitlines():
+        call = re.search(r"= (.*?) " + kinds, line)
+        if call and re.search(r"Decoder\)+/while/body", line):
+            found |= {*re.findall(r"\w+\[([\d,]+)\]", call[1])}
+    assert "4,128,64" in found
+    assert found <= {"4,128,64", "4,16,64", "64"}  # residuals, and the norms' scales
+
+
 def axes_of_collectives(program, shape, *, in_loops):
     """Returns along which axes of the mesh a compiled program's devices communicate."""
     places = np.indices(shape).reshape(3, -1)

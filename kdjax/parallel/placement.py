@@ -29,9 +29,10 @@ class Placement(NamedTuple):
 
     Attributes:
         activation: Applied to the residual stream [B, T, D] at the input and after
-            every block, and to what a block adds to it.
-        whole: Applied to [B, T, D] that products read: the normalised input of
+            every block.
+        gather: Applied to [B, T, D] that products read: the normalised input of
             attention and MLP, and the last hidden states.
+        scatter: Applied to what attention and MLP return.
         weight: Applied to (path, parameter) where the parameter is used; parameters
             of a block come without the leading layer axis.
         lookup: `lookup(path, table, tokens, dtype)`, the rows [B, T, D] of the table
@@ -40,7 +41,8 @@ class Placement(NamedTuple):
     """
 
     activation: Callable[[Array], Array] = lambda x: x
-    whole: Callable[[Array], Array] = lambda x: x
+    gather: Callable[[Array], Array] = lambda x: x
+    scatter: Callable[[Array], Array] = lambda x: x
     weight: Callable[[str, Array], Array] = lambda path, x: x
     lookup: Callable[[str, Array, Array, Any], Array] = (
         lambda path, table, tokens, dtype: table.astype(dtype)[tokens]

@@ -189,6 +189,9 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
         is_cut = x.shape[1] % mesh.shape["tensor"] == 0
         return placed(x, P(BATCH_AXES, "tensor") if is_cut else BATCH)
 
+    def whole(x: jax.Array) -> jax.Array:
+        return placed(x, BATCH)
+
     def weight(path: str, x: jax.Array) -> jax.Array:
         is_layer = path.startswith("layers/")
         spec = _spec(path, x.ndim + is_layer, (*rules, *DEFAULT_RULES))[is_layer:]
@@ -214,7 +217,24 @@ def make_placement(mesh: Mesh, rules: Rules = ()) -> Placement:
 
     platform = mesh.devices.flat[0].platform
     devices = Devices(platform, rows, mesh.shape["tensor"], local)
-    return Placement(activation, lambda x: placed(x, BATCH), weight, lookup, devices)
+    gather, scatter = _turned(whole, activation), _turned(activation, whole)
+    return Placement(activation, gather, scatter, weight, lookup, devices)
+
+
+def _turned(
+    there: Callable[[jax.Array], jax.Array], back: Callable[[jax.Array], jax.Array]
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns `there`, whose gradient goes `back`: to where the value came from.
+
+    The gradient of a constraint alone is constrained to where the value went.
+    """
+
+    @jax.custom_vjp
+    def turned(x: jax.Array) -> jax.Array:
+        return there(x)
+
+    turned.defvjp(lambda x: (there(x), None), lambda _, gradient: (back(gradient),))
+    return turned
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

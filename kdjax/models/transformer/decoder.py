@@ -97,7 +97,7 @@ class Decoder(nn.Module):
         x, cache = layers(x, windows, view, cache)
         if not config.tie_embeddings:
             UntiedHead(config, name="head")()
-        return self.placement.whole(norm(config, "final_norm")(x)), cache
+        return self.placement.gather(norm(config, "final_norm")(x)), cache
 
 
 def _layer(

@@ -173,20 +173,20 @@ class Block(nn.Module):
             view = narrow(view, window)
         attention = Attention(config, self.placement, name="attention")
         mlp = Mlp(config, name="mlp")
-        whole, activation = self.placement.whole, self.placement.activation
+        gather, scatter = self.placement.gather, self.placement.scatter
 
         def written(y: Array, name: str) -> Array:
-            y = activation(y)
+            y = scatter(y)
             return norm(config, name)(y) if config.sandwich_norm else y
 
-        normed = whole(norm(config, "attention_norm")(x))
+        normed = gather(norm(config, "attention_norm")(x))
         mixed, cache = attention(normed, view, cache)
         mixed = written(mixed, "attention_post_norm")
         if config.parallel_residual:
-            inner = mlp(whole(norm(config, "mlp_norm")(x)))
+            inner = mlp(gather(norm(config, "mlp_norm")(x)))
             x = x + mixed + written(inner, "mlp_post_norm")
         else:
             x = x + mixed
-            inner = mlp(whole(norm(config, "mlp_norm")(x)))
+            inner = mlp(gather(norm(config, "mlp_norm")(x)))
             x = x + written(inner, "mlp_post_norm")
-        return activation(x), cache
+        return self.placement.activation(x), cache
