@@ -17,7 +17,7 @@ from kdjax.planning.layers import POLICIES, Layer, layer_of
 from kdjax.planning.resolve import Subject
 
 _WORKING = 0.3  # of what a layer recomputes, alive at one time
-_GAPS = 1.03  # what is allocated, over what is alive: the heap has gaps
+_GAPS = 1.05  # what is allocated, over what is alive: the heap has gaps
 KINDS = (
     "student parameters",
     "optimiser moments",
@@ -82,7 +82,9 @@ def _common(subject: Subject) -> dict[str, float]:
     """Returns what is alive at the loss and in the student's backward pass."""
     student = layer_of(subject, subject.student)
     parameters = stored(subject).parameters
-    kept = student.residual + POLICIES[subject.student.remat].kept(student)
+    # Between layers the residual stream is sharded over `tensor` too.
+    kept = student.residual / student.tensor
+    kept += POLICIES[subject.student.remat].kept(student)
     is_parted = subject.config.student.train.micro_batches > 1
     return {
         "gradients": float(parameters) if is_parted else 0.0,  # the sum so far
