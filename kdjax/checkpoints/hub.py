@@ -13,7 +13,7 @@ from etils import epath
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
 from kdjax.core.logging import say
-from kdjax.formats.safetensors import INDEX, SINGLE
+from kdjax.formats import INDEX, SINGLE
 
 # ORG/NAME or ORG/NAME@REVISION. Suffixes of letters alone are those of files.
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w.-][\w./-]*))?")

@@ -15,9 +15,9 @@ from etils import epath
 
 from kdjax.core.errors import UsageError
 from kdjax.core.files import read_json
+from kdjax.formats import INDEX, SINGLE
 
 Index = tuple[slice, ...]  # a part of a tensor
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),

@@ -20,7 +20,7 @@ from kdjax.checkpoints.hf.matching import file_sizes
 from kdjax.checkpoints.hf.translate import write_config
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import Progress
-from kdjax.formats.safetensors import INDEX, SINGLE
+from kdjax.formats import INDEX, SINGLE
 from kdjax.models.model import Model, Params
 from kdjax.parallel.placement import name_of
 from kdjax.parallel.sharding import barrier
