@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from kdjax.config.devices import micro_batches_of
 from kdjax.config.schema import CheckpointConfig, Rules, TrainConfig
-from kdjax.core.compilation import little_optimised
+from kdjax.core.compilation import little_optimised, well_optimised
 from kdjax.core.errors import UsageError
 from kdjax.core.logging import say
 from kdjax.core.mirrors import pull
@@ -151,7 +151,9 @@ def prepare(job: Job) -> Program:
         shapes,
         jax.jit(create, out_shardings=placed, compiler_options=little_optimised()),
         jax.jit(partial(start_state, optimizer), out_shardings=placed),
-        step.lower(shapes, job.frozen, job.batch).compile(),
+        step.lower(shapes, job.frozen, job.batch).compile(
+            well_optimised(job.mesh.devices.flat[0].platform)
+        ),
     )
 
 
