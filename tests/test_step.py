@@ -182,7 +182,7 @@ def axes_of_collectives(program, shape, *, in_loops):
     found = set()
     for line in program.splitlines():
         groups = re.search(
-            r"(?:replica_groups|source_target_pairs)=(\S+\}|\[\S+)", line
+            r"(?:replica_groups|source_target_pairs)=(mesh[^{]*\S+|\S+\}|\[\S+)", line
         )
         if groups and ("while/body" in line) is in_loops:
             for group in devices_of(groups[1]):
@@ -192,7 +192,14 @@ def axes_of_collectives(program, shape, *, in_loops):
 
 
 def devices_of(text):
-    """Returns the groups of devices that an instruction lists in either notation."""
+    """Returns the groups of devices that an instruction lists in any notation."""
+    if text.startswith("mesh"):  # mesh['data'=2,'fsdp'=4] {'data'}
+        of, along = (re.findall(r"'\w+'(?:=\d+)?", x) for x in text.split("]", 1))
+        names, sizes = zip(*(axis.split("=") for axis in of), strict=True)
+        last = [names.index(axis) for axis in along]
+        ids = np.arange(8).reshape([*map(int, sizes)])
+        ids = np.moveaxis(ids, last, range(-len(last), 0))
+        return ids.reshape(-1, np.prod(ids.shape[-len(last) :])).tolist()
     if text.startswith("{"):
         return [[*map(int, g.split(","))] for g in re.findall(r"\{([\d,]+)\}", text)]
     sizes, order, turned = re.match(
